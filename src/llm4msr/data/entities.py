@@ -1,0 +1,93 @@
+"""The users and the items of a data set, each with a code: its row in `users.parquet` or `items.parquet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.tables import Table, Tables
+
+
+@dataclass(frozen=True)
+class Entities:
+    """All ids of one side, sorted, with their raw features and texts.
+
+    `frame` has the id as text in the column `user` or `item`, then the columns that fields and texts read. A code is
+    a position in it. `key_column` is the id's name in the raw tables.
+    """
+
+    side: Literal["user", "item"]
+    key_column: str
+    frame: pl.DataFrame
+    rejected: pl.DataFrame
+
+    def encode(self, ids: pl.Series) -> NDArray[np.int32]:
+        """The code of each id, shape `(n,)`; every id must be present."""
+        codes = pl.DataFrame({"id": self.frame[self.side], "code": np.arange(self.frame.height, dtype=np.int32)})
+        joined = pl.DataFrame({"id": ids}).join(codes, on="id", how="left", maintain_order="left")
+        return joined["code"].to_numpy().astype(np.int32)
+
+
+def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl.DataFrame]) -> Entities:
+    """Collect the ids of a side from its own table and from the rows that were `seen`.
+
+    A text column that only the interactions have is taken from the id's earliest row. A second row of one id in the
+    side's own table is set aside.
+    """
+    schema = tables.schema
+    key = schema.columns.user if side == "user" else schema.columns.item
+    texts = schema.user_text.details if side == "user" else schema.item_text.columns
+    fields = [f.source for f in schema.fields if f.side == side]
+    wanted = [c for c in dict.fromkeys([*texts, *fields]) if c != key]
+    table = tables.users if side == "user" else tables.items
+    own = [] if table is None else [c for c in wanted if c in table.columns()]
+    ids = pl.concat([frame.select(pl.col(side)) for frame in seen])
+    rejected = _no_rejects()
+    features = None
+    if table is not None:
+        table.require(key, f"the schema's {side} column")
+        raw = table.collect(pl.col(key).cast(pl.String).alias(side), *(pl.col(c) for c in own)).with_row_index("row")
+        keep = pl.col(side).is_not_null() & pl.col(side).is_first_distinct()
+        rejected = _set_aside(raw.filter(~keep), side)
+        features = raw.filter(keep).drop("row")
+        ids = pl.concat([ids, features.select(side)])
+    frame = ids.unique().sort(side)
+    if features is not None:
+        frame = frame.join(features, on=side, how="left", maintain_order="left")
+    lent = [c for c in texts if c not in own and c != key]
+    if lent:
+        frame = frame.join(_earliest(tables.interactions, side, lent, seen[0]), on=side, how="left")
+        frame = frame.sort(side)
+    return Entities(side, key, frame, rejected)
+
+
+def _earliest(table: Table, side: str, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:
+    values = table.collect(*(pl.col(c) for c in columns))
+    first = rows.group_by(side, maintain_order=True).agg(pl.col("row").first())
+    return pl.concat([first.select(side), values[first["row"]]], how="horizontal")
+
+
+def _set_aside(rows: pl.DataFrame, side: str) -> pl.DataFrame:
+    missing = pl.lit(None, dtype=pl.String)
+    return rows.select(
+        pl.lit(f"{side}s").alias("table"),
+        pl.col("row").cast(pl.Int64),
+        pl.when(pl.col(side).is_null())
+        .then(pl.lit(f"{side} id missing"))
+        .otherwise(pl.lit(f"second row of one {side}"))
+        .alias("reason"),
+        (pl.col("user") if side == "user" else missing.alias("user")),
+        (pl.col("item") if side == "item" else missing.alias("item")),
+        missing.alias("scenario"),
+        missing.alias("time"),
+    )
+
+
+def _no_rejects() -> pl.DataFrame:
+    text = ("table", "reason", "user", "item", "scenario", "time")
+    schema = {name: (pl.Int64 if name == "row" else pl.String) for name in ("table", "row", *text[1:])}
+    return pl.DataFrame(schema=schema)

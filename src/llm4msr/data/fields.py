@@ -1,0 +1,94 @@
+"""One column for each field: values in, ids or standardised numbers out, fitted on the training rows only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.split import PARTS, Split
+from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
+from llm4msr.errors import InputError
+from llm4msr.schema import FieldSpec
+
+PADDING = -1
+"""Fills the places that a row of a multi-valued field leaves empty."""
+
+
+@dataclass(frozen=True)
+class EncodedField:
+    """A field over all rows, with what was fitted to make it.
+
+    `column` is int32 `(N,)` for a categorical field, int32 `(N, L)` padded with -1 for a multi-valued one, float32
+    `(N,)` with NaN for a missing number. `record` goes into the manifest.
+    """
+
+    spec: FieldSpec
+    column: NDArray[Any]
+    vocabulary: Vocabulary | None
+    record: dict[str, Any]
+
+
+def encode_field(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
+    """Fit on the training rows and encode all. `values` holds a value a row, in time order; `where` names its table."""
+    if spec.kind == "numeric":
+        return _numeric(spec, values, split, where)
+    if spec.kind == "multi":
+        return _multi(spec, values, split)
+    vocabulary = Vocabulary.fit(values[: split.valid], spec.min_count)
+    column = vocabulary.encode(values)
+    present = values.is_not_null().to_numpy()
+    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN) & present, split))
+
+
+def _multi(spec: FieldSpec, values: pl.Series, split: Split) -> EncodedField:
+    lists = values
+    if not isinstance(values.dtype, pl.List):
+        text = values.cast(pl.String)
+        lists = text.str.split(spec.separator if spec.separator is not None else "|")
+    frame = (
+        pl.DataFrame({"row": np.arange(len(lists), dtype=np.int64), "value": lists.cast(pl.List(pl.String))})
+        .with_columns(pl.col("value").list.head(spec.max_values))
+        .explode("value")
+        .with_columns(pl.col("value").str.strip_chars())
+        .filter(pl.col("value").is_not_null() & (pl.col("value") != MISSING))
+        .with_columns(pl.int_range(pl.len()).over("row").alias("place"))
+    )
+    row, place = frame["row"].to_numpy(), frame["place"].to_numpy()
+    vocabulary = Vocabulary.fit(frame["value"].filter(pl.Series(row < split.valid)), spec.min_count)
+    column = np.full((len(lists), spec.max_values), PADDING, dtype=np.int32)
+    column[row, place] = vocabulary.encode(frame["value"])
+    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN).any(axis=1), split))
+
+
+def _numeric(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
+    numbers = values.cast(pl.Float64, strict=False)
+    bad = values.filter(values.is_not_null() & numbers.is_null())
+    if values.dtype == pl.String:
+        bad = bad.filter(bad.str.strip_chars() != "")
+    if len(bad):
+        raise InputError(
+            f"{where}: the numeric field {spec.name!r} (column {spec.source!r}) holds {bad[0]!r}, which is not a "
+            "number; correct it, or declare the field as categorical"
+        )
+    array = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
+    array[~np.isfinite(array)] = np.nan
+    known = array[: split.valid]
+    known = known[~np.isnan(known)]
+    mean = float(known.mean()) if len(known) else 0.0
+    deviation = float(known.std()) if len(known) else 1.0
+    if not deviation > 0:
+        deviation = 1.0
+    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
+    return EncodedField(spec, ((array - mean) / deviation).astype(np.float32), None, record)
+
+
+def _record(spec: FieldSpec, vocabulary: Vocabulary, unknown: NDArray[np.bool_], split: Split) -> dict[str, Any]:
+    shares = {}
+    for part in PARTS:
+        first, last = split.range(part)
+        shares[part] = round(float(unknown[first:last].mean()), 6) if last > first else None
+    return {"kind": spec.kind, "side": spec.side, "size": vocabulary.size, "unknown_share": shares}

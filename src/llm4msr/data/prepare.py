@@ -1,0 +1,195 @@
+"""Raw tables in, a prepared folder out: checked, split by time, encoded column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.entities import Entities, gather_entities
+from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.prepared import KIND, VERSION, PreparedData
+from llm4msr.data.split import PARTS, Split, chronological_split
+from llm4msr.data.tables import Tables
+from llm4msr.data.validate import Accepted, accept_interactions, accept_positives, check_rejected
+from llm4msr.errors import InputError
+from llm4msr.folders import seal, written_aside
+from llm4msr.schema import FieldSpec, Schema
+
+Report = Callable[[str], None]
+
+
+def prepare(
+    tables: Tables,
+    out: Path,
+    *,
+    ratios: tuple[float, float, float] = (8, 1, 1),
+    max_rejected: float = 0.05,
+    overwrite: bool = False,
+    report: Report = lambda message: None,
+) -> PreparedData:
+    """Write the prepared folder `out` and open it.
+
+    Rows are sorted by time and split by `ratios`; vocabularies and statistics are fitted on the training part only.
+    Rows that cannot be used are set aside in `rejected.parquet`; more than the share `max_rejected` of them stops the
+    run. `report` is told of each step. The folder is complete or absent.
+
+    Raises `InputError` for anything wrong with the tables, naming file, column and row.
+    """
+    schema = tables.schema
+    _check_field_columns(tables)
+    report("reading and checking the interactions")
+    accepted = accept_interactions(tables.interactions, schema)
+    history = None
+    if tables.positives is not None:
+        report("reading and checking the history of positives")
+        history = accept_positives(tables.positives, schema)
+    rows = accepted.rows.sort("time", "user", "item", "scenario", "row")
+    rejected = accepted.rejected if history is None else pl.concat([accepted.rejected, history.rejected])
+    total = rows.height + accepted.rejected.height + (0 if history is None else history.rows.height)
+    check_rejected(rejected, total + (0 if history is None else history.rejected.height), max_rejected)
+    if rows.is_empty():
+        raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")
+    split = chronological_split(rows["time"].to_numpy(), ratios)
+
+    report("collecting users and items")
+    events = _positives(rows, history)
+    users = gather_entities(tables, "user", [rows, events])
+    items = gather_entities(tables, "item", [rows, events])
+    rejected = pl.concat([rejected, users.rejected, items.rejected])
+
+    with written_aside(out, overwrite=overwrite) as folder:
+        (folder / "columns").mkdir()
+        (folder / "vocabulary").mkdir()
+        user_code, item_code = users.encode(rows["user"]), items.encode(rows["item"])
+        core: dict[str, NDArray[Any]] = {
+            "user": user_code,
+            "item": item_code,
+            "scenario": rows["scenario"].to_numpy(),
+            "time": rows["time"].to_numpy(),
+            "label": rows["label"].to_numpy(),
+        }
+        for name, column in core.items():
+            np.save(folder / "columns" / f"{name}.npy", column)
+        order = rows["row"]
+        records: dict[str, Any] = {}
+        for spec in schema.fields:
+            report(f"encoding the field {spec.name}")
+            values = _values(spec, tables, order, {"user": (users, user_code), "item": (items, item_code)})
+            field = encode_field(spec, values, split, tables.interactions.name)
+            _save(field, folder)
+            records[spec.name] = field.record
+            _warn_of_drift(field, report)
+        users.frame.write_parquet(folder / "users.parquet")
+        items.frame.write_parquet(folder / "items.parquet")
+        positives = _encode_positives(events, users, items)
+        positives.write_parquet(folder / "positives.parquet")
+        rejected.write_parquet(folder / "rejected.parquet")
+        report("sealing the folder")
+        seal(
+            folder,
+            KIND,
+            VERSION,
+            {
+                "schema": schema.model_dump(mode="json"),
+                "recipe": tables.recipe,
+                "ratios": list(ratios),
+                "split": vars(split),
+                "counts": _counts(schema, rows, split, users, items, positives, rejected),
+                "fields": records,
+            },
+        )
+    return PreparedData.open(out)
+
+
+def _check_field_columns(tables: Tables) -> None:
+    """Every field and text column must exist in the table of its side or in the interactions."""
+    schema = tables.schema
+    wanted: list[tuple[str, str, str]] = [(f.side, f.source, f"the field {f.name!r}") for f in schema.fields]
+    wanted += [("item", c, "item_text") for c in schema.item_text.columns]
+    wanted += [("user", c, "user_text") for c in schema.user_text.details]
+    beside = {"user": tables.users, "item": tables.items, "context": None}
+    for side, column, role in wanted:
+        table = beside[side]
+        if table is None or column not in table.columns():
+            try:
+                tables.interactions.require(column, role)
+            except InputError as error:
+                also = "" if table is None else f"; nor has {table.name}"
+                raise InputError(f"{error}{also}") from None
+
+
+def _positives(rows: pl.DataFrame, history: Accepted | None) -> pl.DataFrame:
+    events = rows.filter(pl.col("behaviour") >= 0) if history is None else history.rows
+    return events.select("user", "item", "scenario", "time", "behaviour")
+
+
+def _encode_positives(events: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
+    return events.select(
+        pl.Series("user", users.encode(events["user"])),
+        pl.Series("item", items.encode(events["item"])),
+        pl.col("scenario"),
+        pl.col("time"),
+        pl.col("behaviour"),
+    ).sort("user", "time", "scenario", "item", "behaviour")
+
+
+def _values(
+    spec: FieldSpec, tables: Tables, order: pl.Series, entities: dict[str, tuple[Entities, NDArray[np.int32]]]
+) -> pl.Series:
+    """The field's raw value for each row in time order, from the table of its side or from the interactions."""
+    if spec.side in entities:
+        entity, codes = entities[spec.side]
+        if spec.source in entity.frame.columns:
+            return entity.frame[spec.source].gather(codes)
+        if spec.source == entity.key_column:
+            return entity.frame[spec.side].gather(codes)
+    return tables.interactions.collect(pl.col(spec.source)).to_series().gather(order)
+
+
+def _save(field: EncodedField, folder: Path) -> None:
+    np.save(folder / "columns" / f"field.{field.spec.name}.npy", field.column)
+    if field.vocabulary is not None:
+        field.vocabulary.save(folder / "vocabulary" / f"{field.spec.name}.parquet")
+
+
+def _warn_of_drift(field: EncodedField, report: Report) -> None:
+    shares = field.record.get("unknown_share")
+    if shares and shares["test"] is not None and shares["test"] > 0.5:
+        report(
+            f"warning: {shares['test']:.0%} of the test values of the field {field.spec.name} were not seen in "
+            "training; a field that only counts upwards in time is of no use"
+        )
+
+
+def _counts(
+    schema: Schema,
+    rows: pl.DataFrame,
+    split: Split,
+    users: Entities,
+    items: Entities,
+    positives: pl.DataFrame,
+    rejected: pl.DataFrame,
+) -> dict[str, Any]:
+    by_scenario: dict[str, dict[str, dict[str, int]]] = {}
+    scenario, label = rows["scenario"].to_numpy(), rows["label"].to_numpy()
+    for index, declared in enumerate(schema.scenarios):
+        parts: dict[str, dict[str, int]] = {}
+        for part in PARTS:
+            first, last = split.range(part)
+            chosen = scenario[first:last] == index
+            parts[part] = {"rows": int(chosen.sum()), "positive": int(label[first:last][chosen].sum())}
+        by_scenario[declared.value] = parts
+    reasons = rejected.group_by("reason").len().sort("reason")
+    return {
+        "rows": rows.height,
+        "users": users.frame.height,
+        "items": items.frame.height,
+        "positives": positives.height,
+        "scenarios": by_scenario,
+        "rejected": dict(zip(reasons["reason"].to_list(), reasons["len"].to_list(), strict=True)),
+    }

@@ -1,0 +1,117 @@
+"""A prepared folder, opened: memory-mapped columns, vocabularies, texts and histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.split import Split
+from llm4msr.data.vocabulary import Vocabulary
+from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.schema import FieldSpec, Schema
+
+KIND = "llm4msr prepared data"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What `prepare` wrote. Rows are in order of time; `split` says which range is which part.
+
+    `user` and `item` are codes: rows of `users` and `items`. Times are microseconds since 1970.
+    """
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+    schema: Schema
+    split: Split
+
+    @classmethod
+    def open(cls, path: Path, *, check: bool = True) -> PreparedData:
+        """Open a folder. Raises `InputError` for a wrong version and, with `check`, for a file that was altered."""
+        manifest = read_manifest(path, KIND, VERSION)
+        if check:
+            verify(path, manifest)
+        schema = Schema.from_dict(manifest["schema"], f"{path / MANIFEST}: schema")
+        return cls(path, manifest, schema, Split(**manifest["split"]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content: the checksum of the manifest, which holds those of all files."""
+        return checksum(self.path / MANIFEST)
+
+    @property
+    def rows(self) -> int:
+        """The number of impressions `N`."""
+        return self.split.rows
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column: NDArray[Any] = np.load(self.path / "columns" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return column
+
+    @cached_property
+    def user(self) -> NDArray[np.int32]:
+        """The user's code, `(N,)`."""
+        return self._column("user")
+
+    @cached_property
+    def item(self) -> NDArray[np.int32]:
+        """The item's code, `(N,)`."""
+        return self._column("item")
+
+    @cached_property
+    def scenario(self) -> NDArray[np.int16]:
+        """The scenario's index in the schema, `(N,)`."""
+        return self._column("scenario")
+
+    @cached_property
+    def time(self) -> NDArray[np.int64]:
+        """Microseconds since 1970, ascending, `(N,)`."""
+        return self._column("time")
+
+    @cached_property
+    def label(self) -> NDArray[np.int8]:
+        """1 for a click, `(N,)`."""
+        return self._column("label")
+
+    def field(self, name: str) -> NDArray[Any]:
+        """The encoded column of a field: see `llm4msr.data.fields.EncodedField`."""
+        return self._column(f"field.{name}")
+
+    def fields_of(self, kind: str) -> tuple[FieldSpec, ...]:
+        """The schema's fields of one kind, in order."""
+        return tuple(f for f in self.schema.fields if f.kind == kind)
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """The vocabulary of a categorical or multi-valued field."""
+        return Vocabulary.load(self.path / "vocabulary" / f"{name}.parquet")
+
+    def vocabulary_size(self, name: str) -> int:
+        """The number of ids of a field, the unknown value's included."""
+        return int(self.manifest["fields"][name]["size"])
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        """Ids, texts and features; a user's code is the row."""
+        return pl.read_parquet(self.path / "users.parquet")
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Ids, texts and features; an item's code is the row."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def positives(self) -> pl.DataFrame:
+        """The history: user, item, scenario, time, behaviour, sorted by user and time."""
+        return pl.read_parquet(self.path / "positives.parquet")
+
+    @property
+    def scenario_count(self) -> int:
+        """The number of scenarios `D`."""
+        return len(self.schema.scenarios)

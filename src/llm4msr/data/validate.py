@@ -1,0 +1,193 @@
+"""Which rows can be used: every raw row is either accepted, in one normal form, or set aside with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from llm4msr.data.tables import Table
+from llm4msr.errors import InputError
+from llm4msr.schema import Rule, Schema
+
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The rows of one table in normal form, and those set aside.
+
+    `rows`: row (number in the source), user and item (text), scenario (index in the schema), time (microseconds
+    since 1970), label (0 or 1) and behaviour (index in the schema, -1 for none).
+    `rejected`: table, row, reason, and the four raw values as text.
+    """
+
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+
+
+def accept_interactions(table: Table, schema: Schema) -> Accepted:
+    """Check the impressions. Raises `InputError` for a missing column or a label that is neither 0 nor 1."""
+    label = _label(table, schema)
+    behaviour = pl.lit(-1, dtype=pl.Int16)
+    for index, kind in reversed(list(enumerate(schema.behaviours))):
+        holds = label == 1 if kind.rule is None else _rule(table, kind.rule, f"behaviour {kind.name}")
+        behaviour = pl.when(holds).then(pl.lit(index, dtype=pl.Int16)).otherwise(behaviour)
+    return _accept(table, schema, "interactions", label, behaviour)
+
+
+def accept_positives(table: Table, schema: Schema) -> Accepted:
+    """Check a history table: every row is a positive, of the behaviour it names or else of the schema's first."""
+    behaviour = pl.lit(0, dtype=pl.Int16)
+    if "behaviour" in table.columns():
+        names = {kind.name: index for index, kind in enumerate(schema.behaviours)}
+        code = pl.col("behaviour").cast(pl.String).replace_strict(names, default=-1, return_dtype=pl.Int16)
+        unknown = table.collect(pl.col("behaviour").filter(code == -1).head(1))
+        if unknown.height:
+            raise InputError(
+                f"{table.name}: the behaviour {unknown.item()!r} is not in the schema (it has {', '.join(names)})"
+            )
+        behaviour = code
+    return _accept(table, schema, "positives", pl.lit(1.0), behaviour)
+
+
+def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: pl.Expr) -> Accepted:
+    columns = schema.columns
+    for role, column in (
+        ("user", columns.user),
+        ("item", columns.item),
+        ("scenario", columns.scenario),
+        ("time", columns.time),
+    ):
+        table.require(column, f"the schema's {role} column")
+    types = table.frame.collect_schema()
+    codes = {s.value: i for i, s in enumerate(schema.scenarios)}
+    raw_time = pl.col(columns.time)
+    numbered = Table(table.name, table.frame.with_row_index("__row"))
+    frame = numbered.collect(
+        pl.col("__row").alias("row"),
+        _as_id(columns.user, types).alias("user"),
+        _as_id(columns.item, types).alias("item"),
+        pl.col(columns.scenario).cast(pl.String).alias("raw_scenario"),
+        pl.col(columns.scenario)
+        .cast(pl.String)
+        .replace_strict(codes, default=None, return_dtype=pl.Int16)
+        .alias("scenario"),
+        raw_time.cast(pl.String).alias("raw_time"),
+        _as_microseconds(table, schema, types).alias("time"),
+        label.alias("label"),
+        behaviour.alias("behaviour"),
+    )
+    reason = (
+        pl.when(pl.col("user").is_null())
+        .then(pl.lit(REASONS[0]))
+        .when(pl.col("item").is_null())
+        .then(pl.lit(REASONS[1]))
+        .when(pl.col("scenario").is_null())
+        .then(pl.lit(REASONS[2]))
+        .when(pl.col("raw_time").is_null())
+        .then(pl.lit(REASONS[3]))
+        .when(pl.col("time").is_null())
+        .then(pl.lit(REASONS[4]))
+        .when(pl.col("label").is_null())
+        .then(pl.lit(REASONS[5]))
+    )
+    frame = frame.with_columns(reason.alias("reason"))
+    rejected = frame.filter(pl.col("reason").is_not_null()).select(
+        pl.lit(part).alias("table"),
+        pl.col("row").cast(pl.Int64),
+        "reason",
+        "user",
+        "item",
+        pl.col("raw_scenario").alias("scenario"),
+        pl.col("raw_time").alias("time"),
+    )
+    rows = frame.filter(pl.col("reason").is_null()).select(
+        pl.col("row").cast(pl.Int64),
+        "user",
+        "item",
+        "scenario",
+        "time",
+        pl.col("label").cast(pl.Int8),
+        pl.col("behaviour").cast(pl.Int16),
+    )
+    return Accepted(rows, rejected)
+
+
+def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
+    """Raise `InputError` when more than the share `most` of all rows was set aside, with reasons and first rows."""
+    if rejected.height <= most * total:
+        return
+    parts = []
+    for reason, group in rejected.sort("row").group_by("reason", maintain_order=True):
+        first = group.row(0, named=True)
+        parts.append(
+            f"{group.height} x {reason[0]} (first: {first['table']} row {first['row']}, user {first['user']}, "
+            f"item {first['item']}, scenario {first['scenario']}, time {first['time']})"
+        )
+    raise InputError(
+        f"{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "
+        f"{'; '.join(parts)}. Correct them, or raise the allowed share"
+    )
+
+
+def _as_id(column: str, types: pl.Schema) -> pl.Expr:
+    value = pl.col(column)
+    if types[column].is_float():
+        whole = value.cast(pl.Int64, strict=False)
+        text = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
+    else:
+        text = value.cast(pl.String)
+    return pl.when(text != "").then(text)
+
+
+def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
+    name, unit = schema.columns.time, schema.columns.time_unit
+    dtype, value = types[name], pl.col(name)
+    if dtype == pl.Date or isinstance(dtype, pl.Datetime):
+        return value.cast(pl.Datetime("us")).cast(pl.Int64)
+    if unit is not None and (dtype.is_numeric() or dtype == pl.String):
+        microseconds = value.cast(pl.Float64, strict=False) * _MICROSECONDS[unit]
+        inside = microseconds.is_finite() & (microseconds.abs() < 2**53)  # beyond, a float is no longer exact
+        return pl.when(inside).then(microseconds).round().cast(pl.Int64, strict=False)
+    if dtype.is_numeric():
+        raise InputError(
+            f"{table.name}: the time column {name!r} is a number; say what it counts: time_unit = 's', 'ms' or 'us'"
+        )
+    if dtype == pl.String:
+        text = value.str.strip_chars()
+        parsed = [
+            text.str.to_datetime(form, time_unit="us", strict=False)
+            for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d %H:%M")
+        ]
+        days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+        return pl.coalesce(*parsed, days).cast(pl.Int64)
+    raise InputError(f"{table.name}: the time column {name!r} has type {dtype}, which is not a time")
+
+
+def _label(table: Table, schema: Schema) -> pl.Expr:
+    columns = schema.columns
+    if columns.label_rule is not None:
+        return _rule(table, columns.label_rule, "label_rule").cast(pl.Float64)
+    assert columns.label is not None  # the schema's own check
+    table.require(columns.label, "the schema's label column")
+    raw = pl.col(columns.label)
+    value = raw.cast(pl.Float64, strict=False)
+    wrong = raw.is_not_null() & ~value.is_in([0.0, 1.0]).fill_null(value=False)
+    numbered = Table(table.name, table.frame.with_row_index("__row"))
+    bad = numbered.collect(pl.col("__row").filter(wrong).head(1), raw.filter(wrong).head(1).alias("value"))
+    if bad.height:
+        row, found = bad.row(0)
+        raise InputError(
+            f"{table.name}: column {columns.label!r}, row {row}: the label {found!r} is neither 0 nor 1; "
+            f"correct it, or replace label by a label_rule such as '{columns.label} > 3'"
+        )
+    return value
+
+
+def _rule(table: Table, text: str, where: str) -> pl.Expr:
+    rule = Rule.parse(text)
+    table.require(rule.column, f"used in {where} = {text!r}")
+    return rule.holds(pl.col(rule.column).cast(pl.Float64, strict=False))

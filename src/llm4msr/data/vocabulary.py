@@ -1,0 +1,61 @@
+"""The values of a categorical field that training has seen, and their ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+UNKNOWN = 0
+MISSING = ""
+"""How a missing value is written: missing is a value of its own, unlike one that training never saw."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Values with ids 1, 2, ...; id 0 is every value that is not listed. `counts` are training occurrences."""
+
+    values: pl.Series
+    counts: pl.Series
+
+    @classmethod
+    def fit(cls, training: pl.Series, min_count: int = 1) -> Vocabulary:
+        """Keep the values seen at least `min_count` times, the most frequent first, ties in order of the value.
+
+        >>> Vocabulary.fit(pl.Series(["b", "a", "b", "c"]), min_count=1).values.to_list()
+        ['b', 'a', 'c']
+        """
+        counted = (
+            pl.DataFrame({"value": training.cast(pl.String).fill_null(MISSING)})
+            .group_by("value")
+            .agg(pl.len().cast(pl.Int64).alias("count"))
+            .filter(pl.col("count") >= min_count)
+            .sort("count", "value", descending=[True, False])
+        )
+        return cls(counted["value"], counted["count"])
+
+    @property
+    def size(self) -> int:
+        """The number of ids, the unknown value's included."""
+        return len(self.values) + 1
+
+    def encode(self, values: pl.Series) -> NDArray[np.int32]:
+        """The id of each value, shape `(n,)`."""
+        table = pl.DataFrame({"value": self.values, "id": np.arange(1, self.size, dtype=np.int32)})
+        asked = pl.DataFrame({"value": values.cast(pl.String).fill_null(MISSING)})
+        joined = asked.join(table, on="value", how="left", maintain_order="left")
+        return joined["id"].fill_null(UNKNOWN).to_numpy().astype(np.int32)
+
+    def save(self, path: Path) -> None:
+        """Write value, id and count as Parquet."""
+        ids = np.arange(1, self.size, dtype=np.int32)
+        pl.DataFrame({"value": self.values, "id": ids, "count": self.counts}).write_parquet(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        table = pl.read_parquet(path).sort("id")
+        return cls(table["value"], table["count"])

@@ -1,0 +1,1 @@
+"""Whole experiments: data, knowledge and several models, compared side by side."""

@@ -1,0 +1,154 @@
+"""The demo: the Complete Journey from raw logs to test metrics of a backbone alone and with knowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llm4msr.data.prepare import prepare
+from llm4msr.data.prepared import KIND, VERSION, PreparedData
+from llm4msr.data.sources.completejourney import complete_journey
+from llm4msr.errors import InputError
+from llm4msr.folders import read_manifest
+from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
+from llm4msr.knowledge.sources import Control, KnowledgeConfig, KnowledgeFolder
+from llm4msr.models.model import ModelConfig, PartChoice
+from llm4msr.report.explain import Explanation, explain_user
+from llm4msr.report.tables import Row
+from llm4msr.training.fit import TrainConfig, TrainProgress
+from llm4msr.training.run import RunConfig, RunResult, train_run
+
+REASONING = ReasonConfig(
+    history=4,  # short histories: a CPU reads about 1,500 tokens of prompts a second
+    scenario=Generation(pooling="last_generated", max_new_tokens=120),
+)
+_BEYOND_THE_PAPER = {"source": "composed", "candidate": True, "match": True}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the demo's table: an enhancer, and the control that its knowledge is replaced by."""
+
+    name: str
+    folder: str
+    enhancer: PartChoice
+    control: Control = "none"
+
+
+VARIANTS = (
+    Variant("backbone alone", "plain", PartChoice(name="none")),
+    Variant("llm4msr, prompted (the paper's)", "prompted", PartChoice(name="llm4msr", settings={"source": "prompted"})),
+    Variant("llm4msr, composed", "composed", PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER)),
+    Variant(
+        "control: composed of random vectors",
+        "random",
+        PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER),
+        control="random",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How large the demo is. `households` None takes all."""
+
+    households: int | None = 200
+    backbone: str = "star"
+    seeds: int = 3
+    batch_size: int = 2048
+    epochs: int = 4
+    negatives_per_visit: int = 24
+
+    @classmethod
+    def full(cls, seeds: int) -> DemoSettings:
+        """All households."""
+        return cls(households=None, seeds=seeds, batch_size=4096)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far the demo is."""
+
+    say: Callable[[str], None]
+    reasoning: Callable[[Progress], None]
+    training: Callable[[str, TrainProgress], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The table's rows, the scenarios' names, one explained user, and where everything lies."""
+
+    rows: Sequence[Row]
+    scenarios: Sequence[str]
+    explanation: Explanation
+    folder: Path
+
+
+def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine], listener: Listener) -> DemoResult:
+    """Prepare, reason, train and compare in `folder`. What is there already, from an earlier run, is reused."""
+    data = _prepared(folder / "data", settings, listener)
+    knowledge = _reasoned(folder / "knowledge", data, engine, listener)
+    rows = []
+    for variant in VARIANTS:
+        results: list[RunResult] = []
+        for seed in range(settings.seeds):
+            config = RunConfig(
+                data=folder / "data",
+                knowledge_folder=None if variant.enhancer.name == "none" else folder / "knowledge",
+                model=ModelConfig(backbone=PartChoice(name=settings.backbone), enhancer=variant.enhancer),
+                knowledge=KnowledgeConfig(control=variant.control),
+                train=TrainConfig(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed),
+            )
+            name = f"{variant.name}, seed {seed}"
+            listener.say(f"training {settings.backbone}: {name}")
+            run = folder / "runs" / f"{variant.folder}-{seed}"
+            results.append(train_run(config, run, partial(listener.training, name)))
+        rows.append(Row(variant.name, [r.scores for r in results], results[0].leaks))
+    listener.say("explaining one user")
+    explanation = explain_user(data, knowledge, _typical_user(data, knowledge), engine)
+    return DemoResult(rows, [s.title for s in data.schema.scenarios], explanation, folder)
+
+
+def _prepared(folder: Path, settings: DemoSettings, listener: Listener) -> PreparedData:
+    recipe = {
+        "source": "completejourney",
+        "households": settings.households,
+        "negatives_per_visit": settings.negatives_per_visit,
+        "seed": 0,
+    }
+    if folder.exists():
+        if read_manifest(folder, KIND, VERSION)["recipe"] != recipe:
+            raise InputError(f"{folder}: holds another selection of the data; choose another --out or remove it")
+        listener.say(f"reusing the prepared data in {folder}")
+        return PreparedData.open(folder)
+    listener.say("reading the Complete Journey")
+    tables = complete_journey(households=settings.households, negatives_per_visit=settings.negatives_per_visit)
+    return prepare(tables, folder, report=listener.say)
+
+
+def _reasoned(folder: Path, data: PreparedData, engine: Callable[[], Engine], listener: Listener) -> KnowledgeFolder:
+    try:
+        found = KnowledgeFolder.open(folder, data)
+        if found.manifest["config"] == REASONING.model_dump(mode="json"):
+            listener.say(f"reusing the knowledge in {folder}")
+            return found
+    except InputError:
+        pass  # absent, unfinished or of other data: reasoning asks for what is missing
+    listener.say("reasoning: scenarios, users at their snapshots, items")
+    for summary in reason(data, engine(), folder, REASONING, progress=listener.reasoning):
+        listener.say(
+            f"{summary.level}: {summary.prompts} prompts, {summary.distinct} different, "
+            f"{summary.distinct - summary.answered} of those known before"
+        )
+    return KnowledgeFolder.open(folder, data)
+
+
+def _typical_user(data: PreparedData, knowledge: KnowledgeFolder) -> str:
+    """The user with the median number of positives among those who have knowledge."""
+    known = knowledge.index.filter(knowledge.index["level"] == "user")["subject"].unique()
+    counts = data.positives.filter(data.positives["user"].is_in(known.implode())).group_by("user").len()
+    ordered = counts.sort("len", "user")
+    return str(data.users["user"][ordered["user"][ordered.height // 2]])

@@ -1,0 +1,108 @@
+"""Folders that are complete or absent: written aside, then renamed; sealed with a checksum of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm4msr.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written_aside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `target` that takes its name when the block ends well, and goes when it does not.
+
+    Raises `InputError` where `target` exists and may not be replaced: a folder is only ever overwritten when it has a
+    manifest of ours, never a user's own folder.
+    """
+    target = Path(os.path.abspath(target))
+    if target.exists():
+        if not overwrite:
+            raise InputError(f"{target}: exists already; choose another folder or allow it to be overwritten")
+        if not (target / MANIFEST).is_file():
+            raise InputError(f"{target}: is not a folder that llm4msr wrote (no {MANIFEST}), so it is left alone")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            os.rename(target, old / "was")
+            os.rename(aside, target)
+            shutil.rmtree(old)
+        else:
+            os.rename(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace one file in a single step, so that a reader sees the old content or the new, never a part."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, files: Sequence[str] | None = None) -> None:
+    """Write the manifest: kind, format version, content, and the checksum of each file (by default, of all)."""
+    if files is None:
+        found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        files = sorted(name for name in found if name != MANIFEST)
+    sums = {name: checksum(folder / name) for name in files}
+    manifest = {"kind": kind, "version": version, **content, "files": sums}
+    write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
+    """Read a manifest and check that it is of this kind and version; raises `InputError` where it is not."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {kind}")
+    if not path.is_file():
+        raise InputError(f"{folder}: has no {MANIFEST}, so it is not {kind}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found, found_version = manifest["kind"], manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); make the folder again") from error
+    if found != kind:
+        raise InputError(f"{folder}: is {found}, expected {kind}")
+    if found_version != version:
+        raise InputError(f"{folder}: has format version {found_version}, this program reads {version}; make it again")
+    return dict(manifest)
+
+
+def verify(folder: Path, manifest: dict[str, Any]) -> None:
+    """Compare every file with its checksum in the manifest; raises `InputError` that names the first that differs."""
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing, though {MANIFEST} lists it; make the folder again")
+        if checksum(path) != expected:
+            raise InputError(
+                f"{path}: its checksum is not the one in {MANIFEST}: it was altered; make the folder again"
+            )

@@ -1,0 +1,1 @@
+"""Engines run a frozen LLM: prompts in; text, vector and finish reason out."""

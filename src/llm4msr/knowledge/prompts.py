@@ -1,0 +1,180 @@
+"""Prompts for scenarios, users and items, rendered from template files (appendix B of the paper gives their slots)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.knowledge.history import recent_positives
+from llm4msr.knowledge.text import clean
+
+NAMES = ("scenario", "user", "item")
+
+
+class PromptWriter:
+    """Writes every prompt of one data set.
+
+    Args:
+        data: the prepared data.
+        history: the most positives a scenario in a user's prompt (the paper's T).
+        templates: a folder with `scenario.j2`, `user.j2` or `item.j2` to use in place of ours.
+        forbidden: the model's special tokens, which are taken out of every value.
+        text_limit: the most characters of a value.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        *,
+        history: int,
+        templates: Path | None = None,
+        forbidden: Sequence[str] = (),
+        text_limit: int = 100,
+    ) -> None:
+        self._data = data
+        self._history = history
+        self._forbidden = forbidden
+        self._limit = text_limit
+        environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+        self._templates = {}
+        self.sources: dict[str, str] = {}
+        """The templates' text by name, as used."""
+        for name in NAMES:
+            source, where = _read_template(name, templates)
+            self.sources[name] = source
+            try:
+                self._templates[name] = environment.from_string(source)
+            except TemplateError as error:
+                raise InputError(f"{where}: the template is not valid: {error}") from error
+        schema = data.schema
+        self._platform = {
+            "name": schema.name,
+            "description": schema.description,
+            "user_description": schema.user_description,
+            "item_description": schema.item_description,
+        }
+        self._titles = self._clean_column(data.items, schema.item_text.title, self._item_fallback())
+        self._categories = self._clean_column(data.items, schema.item_text.category, [""] * data.items.height)
+
+    def scenarios(self) -> list[str]:
+        """One prompt a scenario, in the schema's order. Its statistics are those of the training rows."""
+        data = self._data
+        train = slice(0, data.split.valid)
+        scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
+        user, item = np.asarray(data.user[train]), np.asarray(data.item[train])
+        facts: list[dict[str, Any]] = []
+        user_sets, item_sets = [], []
+        for index, declared in enumerate(data.schema.scenarios):
+            rows = scenario == index
+            users, items = np.unique(user[rows]), np.unique(item[rows])
+            user_sets.append(users)
+            item_sets.append(items)
+            facts.append(
+                {
+                    "title": self._clean(declared.title),
+                    "description": declared.description,
+                    "notes": declared.notes,
+                    "interactions": int(rows.sum()),
+                    "user_count": len(users),
+                    "item_count": len(items),
+                    "positive_share": f"{label[rows].mean():.1%}" if rows.any() else "none",
+                }
+            )
+        appearances = np.unique(np.concatenate(item_sets), return_counts=True)[1]
+        everywhere = np.unique(np.concatenate(user_sets), return_counts=True)[1] == len(facts)
+        shared = {
+            "user_count": len(np.unique(user)),
+            "item_count": len(np.unique(item)),
+            "shared_users": int(everywhere.sum()),
+            "shared_items": int((appearances > 1).sum()),
+        }
+        return [
+            self._render("scenario", platform=self._platform, scenarios=facts, scenario=fact, **shared)
+            for fact in facts
+        ]
+
+    def users(self, before: int) -> Iterator[tuple[int, str]]:
+        """(user's code, prompt) for each user who has a positive strictly before the time."""
+        recent = recent_positives(self._data, before, self._history)
+        for group in recent.partition_by("user", maintain_order=True):
+            yield int(group["user"][0]), self._user(group)
+
+    def user(self, code: int, before: int) -> str | None:
+        """The prompt of one user at a time, or None where no positive is before it."""
+        recent = recent_positives(self._data, before, self._history).filter(pl.col("user") == code)
+        return self._user(recent) if recent.height else None
+
+    def items(self, codes: list[int]) -> list[str]:
+        """The prompts of the items."""
+        frame = self._data.items
+        names = self._data.schema.item_text.details
+        columns = {name: frame[name].gather(codes).to_list() for name in names}
+        prompts = []
+        for place, code in enumerate(codes):
+            values = [(name, self._clean(columns[name][place])) for name in names]
+            prompts.append(
+                self._render(
+                    "item",
+                    title=self._titles[code],
+                    category=self._categories[code],
+                    details=[{"name": name.replace("_", " ").capitalize(), "value": v} for name, v in values if v],
+                )
+            )
+        return prompts
+
+    def _user(self, recent: pl.DataFrame) -> str:
+        behaviours = [b.name for b in self._data.schema.behaviours]
+        by_scenario: dict[int, list[dict[str, str]]] = {}
+        for scenario, items, kinds in recent.select("scenario", "items", "behaviours").iter_rows():
+            by_scenario[scenario] = [
+                {"behaviour": behaviours[kind], "title": self._titles[item], "category": self._categories[item]}
+                for item, kind in zip(items, kinds, strict=True)
+            ]
+        code = int(recent["user"][0])
+        details = self._data.schema.user_text.details
+        known = [(d, self._clean(self._data.users[d][code])) for d in details]
+        return self._render(
+            "user",
+            platform=self._platform,
+            details=[f'{name.replace("_", " ")} "{value}"' for name, value in known if value],
+            scenarios=[
+                {"title": self._clean(s.title), "events": by_scenario.get(index, [])}
+                for index, s in enumerate(self._data.schema.scenarios)
+            ],
+        )
+
+    def _clean(self, value: object) -> str:
+        return clean(value, limit=self._limit, forbidden=self._forbidden)
+
+    def _clean_column(self, frame: pl.DataFrame, column: str | None, fallback: list[str]) -> list[str]:
+        if column is None:
+            return fallback
+        cleaned = {value: self._clean(value) for value in frame[column].unique().to_list()}
+        return [cleaned[v] or other for v, other in zip(frame[column].to_list(), fallback, strict=True)]
+
+    def _item_fallback(self) -> list[str]:
+        return [f"item {i}" for i in map(self._clean, self._data.items["item"].to_list())]
+
+    def _render(self, name: str, **slots: Any) -> str:
+        try:
+            return self._templates[name].render(**slots).strip()
+        except TemplateError as error:
+            raise InputError(f"{name}.j2: the template cannot be filled: {error}") from error
+
+
+def _read_template(name: str, folder: Path | None) -> tuple[str, str]:
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of templates")
+    if folder is not None and (folder / f"{name}.j2").is_file():
+        return (folder / f"{name}.j2").read_text(encoding="utf-8"), str(folder / f"{name}.j2")
+    own = files("llm4msr.knowledge") / "templates" / f"{name}.j2"
+    return own.read_text(encoding="utf-8"), str(own)

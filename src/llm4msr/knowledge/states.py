@@ -1,0 +1,137 @@
+"""States: a knowledge vector and the moment from which it is true; and which of them a row sees.
+
+A row sees the latest state of its user from strictly before its own time. A state made of an event carries the
+event's time, so ties count as later and no row ever sees a state made from itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN = 0
+"""The index of the state of whoever has none yet; its vector is learned by the model."""
+
+_DAY = 86_400_000_000.0
+
+
+@dataclass(frozen=True)
+class StateTable:
+    """States `(n + 1, d)` float32, row 0 being the unknown state, and the state that each impression sees, `(N,)`."""
+
+    vectors: NDArray[np.float32]
+    index: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class States:
+    """States sorted by user and time: `user` and `time` are `(n,)`, `vectors` `(n, d)`."""
+
+    user: NDArray[np.int32]
+    time: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+    def seen_by(self, row_user: NDArray[np.int32], row_time: NDArray[np.int64]) -> StateTable:
+        """The as-of join: for each row the latest state of its user strictly before its time, else `UNKNOWN`."""
+        index = as_of(self.user, self.time, row_user, row_time)
+        blank = np.zeros((1, self.vectors.shape[1]), dtype=np.float32)
+        return StateTable(np.concatenate([blank, self.vectors]), index)
+
+
+def as_of(
+    user: NDArray[np.int32], time: NDArray[np.int64], row_user: NDArray[np.int32], row_time: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """1 + the position of the latest state strictly before each row, 0 where there is none, `(N,)`.
+
+    The states must be sorted by user, then time.
+
+    >>> as_of(np.array([0, 0], dtype=np.int32), np.array([5, 9]),
+    ...       np.array([0, 0, 0, 1], dtype=np.int32), np.array([5, 6, 10, 10]))
+    array([0, 1, 2, 0], dtype=int32)
+    """
+    moments = np.unique(time)
+    width = len(moments) + 1
+    keys = user.astype(np.int64) * width + np.searchsorted(moments, time)
+    asked = row_user.astype(np.int64) * width + np.searchsorted(moments, row_time, side="left")
+    position = np.searchsorted(keys, asked, side="left")
+    if not len(user):
+        return np.zeros(len(row_user), dtype=np.int32)
+    found = (position > 0) & (user[np.maximum(position - 1, 0)] == row_user)
+    return np.where(found, position, UNKNOWN).astype(np.int32)
+
+
+def compose(
+    user: NDArray[np.int32],
+    time: NDArray[np.int64],
+    item: NDArray[np.int32],
+    vectors: NDArray[np.float32],
+    half_life_days: float,
+    block: int = 1_000_000,
+) -> States:
+    """Recency-weighted means of the vectors of a user's items, one state at each moment with an event.
+
+    At a moment t the state is `sum_e w_e v_e / sum_e w_e` over the user's events up to and with t, where
+    `w_e = 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time scales all weights alike.
+
+    Args:
+        user, time, item: the events, `(n,)`, sorted by user, then time (microseconds).
+        vectors: a vector an item, `(items, d)`, indexed by `item`.
+        half_life_days: after how long an event weighs half.
+        block: events handled at once, which bounds memory.
+    """
+    new = np.ones(len(user), dtype=bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first = np.flatnonzero(new)
+    state_user, state_time = user[first], time[first]
+    counts = np.diff(np.append(first, len(user))).astype(np.float64)
+    out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
+    for start, stop in _whole_users(state_user, first, len(user), block):
+        events = slice(first[start], first[stop] if stop < len(first) else len(user))
+        sums = np.add.reduceat(vectors[item[events]].astype(np.float64), first[start:stop] - first[start], axis=0)
+        out[start:stop] = _decayed_means(
+            state_user[start:stop], state_time[start:stop], sums, counts[start:stop], half_life_days * _DAY
+        )
+    return States(state_user, state_time, out)
+
+
+def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int, block: int) -> list[tuple[int, int]]:
+    """Ranges of states that hold whole users and about `block` events each."""
+    begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    for begin, end in zip(begins, np.append(begins[1:], len(user)), strict=True):
+        last_event = first[end] if end < len(first) else events
+        if begin > start and last_event - first[start] > block:
+            ranges.append((start, int(begin)))
+            start = int(begin)
+    if len(user):
+        ranges.append((start, len(user)))
+    return ranges
+
+
+def _decayed_means(
+    user: NDArray[np.int32],
+    time: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    half_life: float,
+) -> NDArray[np.float64]:
+    """The running mean at each state: one vectorised step for the first states of all users, one for the second, ..."""
+    begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
+    lengths = np.diff(np.append(begins, len(user)))
+    order = np.argsort(-lengths, kind="stable")  # users with more states first: those still active are a prefix
+    begins, lengths = begins[order], lengths[order]
+    means = np.empty_like(sums)
+    total, weight = sums[begins].copy(), counts[begins].copy()
+    means[begins] = total / weight[:, None]
+    for step in range(1, int(lengths[0]) if len(lengths) else 0):
+        active = int(np.searchsorted(-lengths, -step, side="left"))
+        here = begins[:active] + step
+        decay = np.exp2(-(time[here] - time[here - 1]) / half_life)
+        total, weight = total[:active], weight[:active]
+        total = total * decay[:, None] + sums[here]
+        weight = weight * decay + counts[here]
+        means[here] = total / weight[:, None]
+    return means

@@ -1,0 +1,161 @@
+"""The knowledge store: every answer the LLM gave, found again by what was asked and how.
+
+One SQLite file. A batch of answers is one transaction, so a killed job loses at most the batch in flight. An answer's
+key covers the model, its number format, the generation settings and the prompt, whatever template made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4msr.errors import InputError
+from llm4msr.knowledge.engines.base import Answer, Generation
+
+_APPLICATION = 0x4D5352  # "MSR"
+_VERSION = 1
+_TABLES = """
+CREATE TABLE answers (
+  key BLOB PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL, finish_reason TEXT NOT NULL,
+  prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL
+);
+"""
+
+
+def answer_key(identity: dict[str, Any], generation: Generation, prompt: str) -> bytes:
+    """What an answer is found by: 32 bytes over the engine's identity, the generation settings and the prompt."""
+    relevant = None if generation.generates else {"pooling", "chat"}  # where nothing is generated, no limit matters
+    settings = generation.model_dump(mode="json", include=relevant)
+    asked = json.dumps([identity, settings, prompt], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).digest()
+
+
+class Store:
+    """Answers on disk. Raises `InputError` for a file that is no store, or of another version.
+
+    Args:
+        path: the SQLite file; made where it is absent, unless `read_only`.
+        read_only: refuse to write.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        if read_only and not path.is_file():
+            raise InputError(f"{path}: no such store; run `llm4msr reason` first")
+        fresh = not path.exists() or path.stat().st_size == 0
+        try:
+            mode = "ro" if read_only else "rwc"
+            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
+            if fresh:
+                self._db.executescript(
+                    f"PRAGMA journal_mode=WAL; BEGIN; {_TABLES}"
+                    f"PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT;"
+                )
+            application = self._db.execute("PRAGMA application_id").fetchone()[0]
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{path}: is not a knowledge store ({error}); remove it and run `llm4msr reason`"
+            ) from error
+        if application != _APPLICATION:
+            self._db.close()
+            raise InputError(f"{path}: is an SQLite file but not a knowledge store; choose another path")
+        if version != _VERSION:
+            self._db.close()
+            raise InputError(
+                f"{path}: has format version {version}, this program reads {_VERSION}; reason anew into another folder"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+
+    def missing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of the keys that have no answer yet, in order, each once."""
+        wanted = list(dict.fromkeys(keys))
+        present: set[bytes] = set()
+        for chunk in _chunks(wanted):
+            marks = ",".join("?" * len(chunk))
+            present.update(row[0] for row in self._db.execute(f"SELECT key FROM answers WHERE key IN ({marks})", chunk))
+        return [key for key in wanted if key not in present]
+
+    def write(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
+        """Add a batch in one transaction; an answer that is there already stays."""
+        rows = []
+        for key, a in answers:
+            if not np.isfinite(a.vector).all():
+                raise InputError("the engine gave a vector that is not finite; try float32, or another model")
+            vector = np.ascontiguousarray(a.vector, dtype=np.float16).tobytes()
+            numbers = (a.finish_reason, a.prompt_tokens, a.generated_tokens)
+            rows.append((key, a.text, vector, *numbers, _row_checksum(key, a.text, vector, *numbers)))
+        with self._explained(), self._db:
+            self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def read(self, key: bytes) -> Answer | None:
+        """One answer, or None. Raises `InputError` for a row that was altered."""
+        for _, answer in self._rows([key]):
+            return answer
+        return None
+
+    def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
+        """The vectors of the keys, `(n, d)`. Raises `InputError` where one is missing, altered or of another width."""
+        distinct = {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
+        absent = sum(key not in distinct for key in set(keys))
+        if absent:
+            raise InputError(f"{self.path}: {absent} answers are missing; run `llm4msr reason` again to complete it")
+        if not keys:
+            return np.zeros((0, 0), dtype=np.float16)
+        if len({len(vector) for vector in distinct.values()}) > 1:
+            raise InputError(f"{self.path}: vectors of several widths stand under one setting; reason anew")
+        return np.stack([distinct[key] for key in keys])
+
+    def _rows(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        for chunk in _chunks(keys):
+            marks = ",".join("?" * len(chunk))
+            with (
+                self._explained(),
+                closing(self._db.execute(f"SELECT * FROM answers WHERE key IN ({marks})", chunk)) as cursor,
+            ):
+                found = cursor.fetchall()
+            for key, text, vector, reason, prompt, generated, stored in found:
+                if _row_checksum(key, text, vector, reason, prompt, generated) != stored:
+                    raise InputError(
+                        f"{self.path}: the answer {key.hex()[:16]} was altered on disk (its checksum does not fit); "
+                        f"delete it (DELETE FROM answers WHERE hex(key) LIKE '{key.hex()[:16].upper()}%') and run "
+                        "`llm4msr reason` again"
+                    )
+                yield key, Answer(text, np.frombuffer(vector, dtype=np.float16), reason, prompt, generated)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path}: the store cannot be used: {error}") from error
+
+
+def _row_checksum(key: bytes, text: str, vector: bytes, reason: str, prompt: int, generated: int) -> bytes:
+    body = key + vector + json.dumps([text, reason, prompt, generated], ensure_ascii=False).encode("utf-8")
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+def _chunks(keys: list[bytes], size: int = 500) -> Iterator[list[bytes]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]

@@ -1,0 +1,36 @@
+"""Texts from data are data: cleaned, capped and quoted before they enter a prompt."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_MARKERS = re.compile(r"<\|[^|<>]{0,64}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>", re.IGNORECASE)
+_DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def clean(value: object, *, limit: int = 100, forbidden: Iterable[str] = ()) -> str:
+    """A value as one line of at most `limit` characters, without control characters or tokens that steer a model.
+
+    `forbidden` are the model's own special tokens. Double quotes become single ones, since prompts quote values with
+    double quotes. Missing values become the empty text.
+
+    >>> clean('ice\\ncream <|im_end|> "5 L"')
+    "ice cream '5 L'"
+    """
+    if value is None:
+        return ""
+    text = str(value)[: limit * 8]
+    text = "".join(" " if unicodedata.category(c) in _DROPPED else c for c in text)
+    tokens = [t for t in forbidden if t]
+    for _ in range(4):  # removing one marker may join the halves of another
+        before = text
+        text = _MARKERS.sub(" ", text)
+        for token in tokens:
+            text = text.replace(token, " ")
+        if text == before:
+            break
+    text = text.replace('"', "'").replace("<|", "( ").replace("|>", " )")
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

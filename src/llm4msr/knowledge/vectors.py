@@ -1,0 +1,57 @@
+"""Hidden states made fit for learning: standardised, clipped, and reduced by statistics of the training part.
+
+A raw hidden state has a few dimensions that hold most of its energy, and all states point the same way; after
+standardising they do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+CLIP = 4.0
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """`x -> clip((x - mean) / deviation, -4, 4) @ components + offset`, whitened when it was fitted so.
+
+    `mean` and `deviation` are `(d,)`, `components` is `(d, k)` and `offset` `(k,)`, all float32.
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    components: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, training: NDArray[np.float16] | NDArray[np.float32], dimensions: int) -> Reduction:
+        """Fit on the vectors of the training part, `(n, d)`: standardise, clip, whiten to `dimensions` by PCA.
+
+        Fewer dimensions come out where there are fewer vectors. With `dimensions` 0 nothing is projected.
+        """
+        x = training.astype(np.float64)
+        mean, deviation = x.mean(0), x.std(0)
+        deviation[deviation < 1e-6] = 1.0
+        standard = np.clip((x - mean) / deviation, -CLIP, CLIP)
+        width = x.shape[1]
+        if dimensions == 0 or len(x) < 3:
+            components, offset = np.eye(width), np.zeros(width)
+        else:
+            pca = PCA(min(dimensions, len(x) - 1, width), svd_solver="covariance_eigh").fit(standard)
+            scale = 1.0 / np.sqrt(np.maximum(pca.explained_variance_, 1e-6))
+            components = pca.components_.T * scale
+            offset = -(pca.mean_ @ components)
+        arrays = (mean, deviation, components, offset)
+        return cls(*(np.ascontiguousarray(a, dtype=np.float32) for a in arrays))
+
+    def apply(self, vectors: NDArray[np.float16] | NDArray[np.float32], block: int = 65536) -> NDArray[np.float32]:
+        """Reduce vectors `(n, d)` to `(n, k)`."""
+        out = np.empty((len(vectors), self.components.shape[1]), dtype=np.float32)
+        for start in range(0, len(vectors), block):
+            x = (vectors[start : start + block].astype(np.float32) - self.mean) / self.deviation
+            out[start : start + block] = np.clip(x, -CLIP, CLIP) @ self.components + self.offset
+        return out

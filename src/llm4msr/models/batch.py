@@ -1,0 +1,80 @@
+"""What a model is given: the rows of a batch, sorted by scenario, and the states that they see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FieldLayout:
+    """The fields of a data set as the models see them.
+
+    `categorical`: the number of ids of each field. `multi`: (number of ids, most values a row) of each.
+    `numeric`: how many there are. A field's embedding is `(dim,)`; `E = fields x dim`, in this order.
+    """
+
+    categorical: tuple[int, ...] = ()
+    multi: tuple[tuple[int, int], ...] = ()
+    numeric: int = 0
+
+    @property
+    def fields(self) -> int:
+        """The number of fields."""
+        return len(self.categorical) + len(self.multi) + self.numeric
+
+
+@dataclass(frozen=True)
+class UserStates:
+    """The different user states of a batch.
+
+    `vectors` `(S, d)` has the sources' vectors side by side, `known` `(S, sources)` says which are known, and
+    `inverse` `(B,)` gives each row its state.
+    """
+
+    vectors: Tensor
+    known: Tensor
+    inverse: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`B` rows sorted by scenario.
+
+    `categorical` `(B, Fc)` int64; `multi` `(B, sum of lengths)` int64 padded with -1; `numeric` `(B, Fn)` float32, NaN
+    where missing; `offsets` `D + 1` positions, so that scenario d has the rows `offsets[d]:offsets[d + 1]`;
+    `label` `(B,)` float32; `rows` `(B,)` the rows' numbers in the data. `item` `(B, d)` is the candidate's vector and
+    `item_known` `(B,)` whether it has one.
+    """
+
+    categorical: Tensor
+    multi: Tensor
+    numeric: Tensor
+    offsets: tuple[int, ...]
+    label: Tensor
+    rows: Tensor
+    users: UserStates | None = None
+    item: Tensor | None = None
+    item_known: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+    def scenario_ids(self) -> Tensor:
+        """The scenario's index of each row, `(B,)` int64."""
+        sizes = torch.tensor([b - a for a, b in pairwise(self.offsets)])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.rows.device)
+
+
+@dataclass(frozen=True)
+class KnowledgeWidths:
+    """How wide the knowledge is: each user-level source, the item's vector (0 for none), and the scenarios' vectors."""
+
+    users: tuple[int, ...] = ()
+    item: int = 0
+    scenario: Any = None
+    """The scenarios' vectors themselves, `(D, d)` float32, or None: they are constants of the model."""

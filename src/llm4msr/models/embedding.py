@@ -1,0 +1,67 @@
+"""All fields of a row as one vector `(B, E)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm4msr.models.batch import Batch, FieldLayout
+
+
+class FeatureEmbedding(nn.Module):
+    """Embeds the fields: all categorical and multi-valued ones in one table with offsets, by one look-up.
+
+    A multi-valued field is the mean over its values (zero for none); a numeric one is `x * w + b` with vectors of its
+    own, and a third learned vector where the number is missing. Ids beyond a field's size are refused by the look-up
+    of `Batches`, not here.
+
+    Args:
+        layout: the fields.
+        dim: length of a field's embedding.
+        sparse: whether the table's gradient holds the looked-up rows only.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, layout: FieldLayout, dim: int, *, sparse: bool = False) -> None:
+        super().__init__()
+        self.layout = layout
+        self.dim = dim
+        sizes = list(layout.categorical) + [size for size, _ in layout.multi]
+        starts = torch.cumsum(torch.tensor([0, *sizes], dtype=torch.int64), 0)
+        self.register_buffer("offsets", starts[: len(sizes)], persistent=False)
+        self.table = nn.Embedding(max(1, int(starts[-1])), dim, sparse=sparse)
+        nn.init.normal_(self.table.weight, std=0.01)
+        self.numeric = nn.Parameter(torch.randn(3, layout.numeric, dim) * 0.01) if layout.numeric else None
+
+    @property
+    def output_dim(self) -> int:
+        """`E`."""
+        return self.layout.fields * self.dim
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Embeddings `(B, E)`: categorical, multi-valued, then numeric fields, each in the schema's order."""
+        count = len(self.layout.categorical)
+        rows = batch.rows.shape[0]
+        parts: list[Tensor] = []
+        ids = [batch.categorical + self.offsets[:count]] if count else []
+        start = 0
+        for place, (_, length) in enumerate(self.layout.multi):
+            values = batch.multi[:, start : start + length]
+            ids.append(values.clamp(min=0) + self.offsets[count + place])
+            start += length
+        if ids:
+            looked_up = self.table(torch.cat(ids, 1) if len(ids) > 1 else ids[0])
+            parts.append(looked_up[:, :count].reshape(rows, count * self.dim))
+            start = 0
+            for _, length in self.layout.multi:
+                inside = (batch.multi[:, start : start + length] >= 0).to(looked_up.dtype)[:, :, None]
+                values = looked_up[:, count + start : count + start + length]
+                parts.append((values * inside).sum(1) / inside.sum(1).clamp(min=1))
+                start += length
+        if self.numeric is not None:
+            scale, shift, missing = self.numeric
+            known = ~torch.isnan(batch.numeric)[:, :, None]
+            number = torch.nan_to_num(batch.numeric)[:, :, None]
+            parts.append(torch.where(known, number * scale + shift, missing).reshape(rows, -1))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

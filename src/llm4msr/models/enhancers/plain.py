@@ -1,0 +1,31 @@
+"""No enhancer: the backbone as it is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
+
+
+class PlainConfig(ModelPartConfig):
+    """Nothing to set."""
+
+
+@ENHANCERS.register("none", PlainConfig)
+class Plain(Enhancer):
+    """`logit = backbone(e)`."""
+
+    def __init__(self, config: PlainConfig, width: int, scenarios: int, knowledge: KnowledgeWidths) -> None:
+        super().__init__()
+        del config, scenarios, knowledge
+        self._width = width
+
+    @property
+    def backbone_width(self) -> int:
+        """`E`."""
+        return self._width
+
+    def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, None]:
+        """Logits `(B,)`."""
+        return backbone(e, batch.offsets), None

@@ -1,0 +1,41 @@
+"""Layers that several models share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them: `widths[0] -> ... -> widths[-1]`.
+
+    Args:
+        widths: input width, hidden widths, output width.
+        activate_last: whether ReLU follows the last layer too. Never for a logit.
+        dropout: share of hidden units dropped while training.
+    """
+
+    def __init__(self, widths: Sequence[int], *, activate_last: bool = False, dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        for place, (inside, outside) in enumerate(pairwise(widths)):
+            linear = nn.Linear(inside, outside)
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers.append(linear)
+            if place < len(widths) - 2 or activate_last:
+                layers.append(nn.ReLU())
+                if dropout:
+                    layers.append(nn.Dropout(dropout))
+        super().__init__(*layers)
+
+
+def by_scenario(x: Tensor, offsets: Sequence[int], tower: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Run `tower(d, rows of scenario d)` on each slice that has rows, and put the results back together.
+
+    `x` is `(B, W)` sorted by scenario; no tower sees a row of another scenario. Returns `(B, ...)`.
+    """
+    results = [tower(d, x[start:stop]) for d, (start, stop) in enumerate(pairwise(offsets)) if stop > start]
+    return torch.cat(results) if len(results) != 1 else results[0]

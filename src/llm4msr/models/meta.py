@@ -1,0 +1,129 @@
+"""Meta networks and the meta layers they generate (LLM4MSR, equations 4 to 7).
+
+A meta network maps a knowledge vector `z` to the weights of K small layers; rows that share a knowledge vector share
+the layers, which are made once for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Weights = Literal["full", "low_rank"]
+
+
+class MetaLayers(nn.Module):
+    """K generated layers `widths[0] -> ... -> widths[K]`, applied to `(B, widths[0])`.
+
+    `full` is the paper's: one fully connected meta network gives every weight and bias (equations 4 to 6),
+
+        W_i = reshape(M_w z + m_w),   b_i = reshape(M_b z + m_b),   h_i = relu(W_i h_(i-1) + b_i).
+
+    `low_rank` generates only a `rank x rank` core and a shift between two shared projections,
+
+        W_i = U_i (I + S_i(z)) V_i,   b_i = c_i(z) V_i + b_i0,
+
+    so that all layers start as one shared network and depart from it as far as the knowledge helps.
+
+    Args:
+        knowledge: width of `z`.
+        widths: input, hidden and output widths of the layers.
+        weights: `full` or `low_rank`.
+        rank: of the cores.
+        activate_last: whether ReLU follows the last layer too, as in equation 7. Never for a logit.
+        last_scale: factor on the last layer's initial weights; small where a residual is added.
+    """
+
+    def __init__(
+        self,
+        knowledge: int,
+        widths: Sequence[int],
+        *,
+        weights: Weights = "low_rank",
+        rank: int = 16,
+        activate_last: bool = False,
+        last_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.weights = weights
+        self.rank = rank
+        self.activate_last = activate_last
+        shapes = list(pairwise(self.widths))
+        scales = [1.0] * (len(shapes) - 1) + [last_scale]
+        generators = []
+        if weights == "full":
+            for (i, o), scale in zip(shapes, scales, strict=True):
+                generator = nn.Linear(knowledge, i * o + o)
+                start = nn.init.xavier_uniform_(torch.empty(i, o)) * scale
+                nn.init.normal_(generator.weight, std=0.1 * float(start.std()) / knowledge**0.5)
+                with torch.no_grad():
+                    generator.bias.copy_(torch.cat([start.reshape(-1), torch.zeros(o)]))
+                generators.append(generator)
+        else:
+            self.left = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(i, rank)) for i, _ in shapes)
+            self.right = nn.ParameterList(
+                nn.init.xavier_uniform_(torch.empty(rank, o)) * scale
+                for (_, o), scale in zip(shapes, scales, strict=True)
+            )
+            self.bias = nn.ParameterList(torch.zeros(o) for _, o in shapes)
+            for _ in shapes:
+                generator = nn.Linear(knowledge, rank * rank + rank)
+                nn.init.normal_(generator.weight, std=0.1 / (knowledge * rank) ** 0.5)
+                nn.init.zeros_(generator.bias)
+                generators.append(generator)
+        self.generators = nn.ModuleList(generators)
+
+    def forward(self, x: Tensor, z: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply to each row of `x` `(B, widths[0])` the layers made of `z[inverse]`, `z` being `(S, knowledge)`.
+
+        Returns `(B, widths[K])` and the mean square of what was generated.
+        """
+        penalty = x.new_zeros(())
+        h = x
+        for place, generator in enumerate(self.generators):
+            generated = generator(z)
+            penalty = penalty + generated.square().mean()
+            apply = self._full if self.weights == "full" else self._low_rank
+            h = apply(place, h, generated, inverse)
+            if place < len(self.generators) - 1 or self.activate_last:
+                h = functional.relu(h)
+        return h, penalty / len(self.generators)
+
+    def _low_rank(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+        r = self.rank
+        core = generated[:, : r * r].reshape(-1, r, r)
+        shift = generated[:, r * r :]
+        inner = h @ self.left[place]
+        turned = torch.bmm(inner[:, None, :], core[inverse])[:, 0] + shift[inverse]
+        out: Tensor = (inner + turned) @ self.right[place] + self.bias[place]
+        return out
+
+    def _full(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+        inside, outside = self.widths[place], self.widths[place + 1]
+        weight = generated[:, : inside * outside].reshape(-1, inside, outside)
+        return grouped_matmul(h, weight, inverse) + generated[:, inside * outside :][inverse]
+
+
+def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+    """`x[b] @ weight[group[b]]` for each row, in one batched product: `(B, I), (S, I, O), (B,) -> (B, O)`.
+
+    No row's own copy of its weights is made: rows are laid out group by group, padded to the largest group.
+    """
+    groups = weight.shape[0]
+    sizes = torch.bincount(group, minlength=groups)
+    order = torch.argsort(group, stable=True)
+    begins = torch.cumsum(sizes, 0) - sizes
+    width = int(sizes.max())
+    sorted_group = group[order]
+    place = torch.arange(len(group), device=x.device) - begins[sorted_group]
+    slot = torch.empty_like(order)
+    slot[order] = sorted_group * width + place
+    padded = x.new_zeros(groups * width, x.shape[1]).index_copy(0, slot, x)
+    product = torch.bmm(padded.view(groups, width, -1), weight)
+    return product.view(groups * width, -1)[slot]

@@ -1,0 +1,73 @@
+"""A whole model: embedding, enhancer and backbone put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from llm4msr.models import backbones, enhancers
+from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
+from llm4msr.models.embedding import FeatureEmbedding
+from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone, Enhancer
+
+__all__ = ["ModelConfig", "MultiScenarioModel", "PartChoice", "backbones", "build_model", "enhancers"]
+
+
+class PartChoice(BaseModel):
+    """A backbone or an enhancer by name, with its settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelConfig(BaseModel):
+    """What a model is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding_dim: int = Field(default=16, ge=1, le=4096)
+    sparse_embedding: bool = False
+    backbone: PartChoice = PartChoice(name="star")
+    enhancer: PartChoice = PartChoice(name="none")
+
+    def enhancer_config(self) -> Any:
+        """The enhancer's settings, checked."""
+        return ENHANCERS.config(self.enhancer.name, self.enhancer.settings)
+
+
+class MultiScenarioModel(nn.Module):
+    """`logit = enhancer(embedding(batch), backbone)`."""
+
+    def __init__(self, embedding: FeatureEmbedding, enhancer: Enhancer, backbone: Backbone) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.enhancer = enhancer
+        self.backbone = backbone
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits `(B,)`, and the mean square of generated weights where there are any."""
+        logits, penalty = self.enhancer(self.embedding(batch), batch, self.backbone)
+        return logits, penalty
+
+
+def build_model(
+    config: ModelConfig, layout: FieldLayout, scenarios: int, knowledge: KnowledgeWidths, seed: int
+) -> MultiScenarioModel:
+    """Make a model; the same seed gives the same initial weights, whatever was drawn before.
+
+    Raises `InputError` for a backbone, an enhancer or a setting that does not exist.
+    """
+    backbone_type, enhancer_type = BACKBONES.get(config.backbone.name), ENHANCERS.get(config.enhancer.name)
+    backbone_config = BACKBONES.config(config.backbone.name, config.backbone.settings)
+    enhancer_config = config.enhancer_config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        embedding = FeatureEmbedding(layout, config.embedding_dim, sparse=config.sparse_embedding)
+        enhancer: Enhancer = enhancer_type(enhancer_config, embedding.output_dim, scenarios, knowledge)
+        backbone: Backbone = backbone_type(backbone_config, enhancer.backbone_width, scenarios)
+    return MultiScenarioModel(embedding, enhancer, backbone)

@@ -1,0 +1,101 @@
+"""The zoo: backbones and enhancers by name. A new one is one file, and a line in the zoo's test."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from llm4msr.errors import InputError, nearest
+from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.schema import explain_validation
+
+
+class ModelPartConfig(BaseModel):
+    """Settings of a backbone or an enhancer; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The kinds of knowledge that the part reads: of scenario, prompted, own, others, item."""
+        return frozenset()
+
+
+class Backbone(nn.Module, ABC):
+    """A multi-scenario model of embeddings: `forward(x (B, E), offsets) -> logits (B,)`.
+
+    A subclass takes `(config, width E, scenarios D)`. Rows come sorted by scenario.
+    """
+
+    config_type: ClassVar[type[ModelPartConfig]]
+
+    @abstractmethod
+    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        """Logits `(B,)`."""
+
+
+class Enhancer(nn.Module, ABC):
+    """What is put around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.
+
+    A subclass takes `(config, width E, scenarios D, knowledge widths)`. `penalty` is a scalar, the mean square of the
+    weights that were generated for the batch, or None where none are.
+    """
+
+    config_type: ClassVar[type[ModelPartConfig]]
+
+    @property
+    @abstractmethod
+    def backbone_width(self) -> int:
+        """The width of what the backbone is given."""
+
+    @abstractmethod
+    def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
+        """Logits `(B,)` and the penalty."""
+
+
+Part = TypeVar("Part", Backbone, Enhancer)
+
+
+class Registry(Generic[Part]):
+    """Classes by name; an unknown name is answered with the nearest ones."""
+
+    def __init__(self, what: Literal["backbone", "enhancer"]) -> None:
+        self._what = what
+        self._types: dict[str, type[Part]] = {}
+
+    def register(self, name: str, config_type: type[ModelPartConfig]) -> Callable[[type[Part]], type[Part]]:
+        """Decorate a class to make it known under `name`, with the type of its settings."""
+
+        def remember(kind: type[Part]) -> type[Part]:
+            kind.config_type = config_type
+            self._types[name] = kind
+            return kind
+
+        return remember
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._types)
+
+    def get(self, name: str) -> type[Part]:
+        """The class of a name; raises `InputError` for one that is not known."""
+        if name not in self._types:
+            raise InputError(f"there is no {self._what} {name!r}; {nearest(name, self.names())}")
+        return self._types[name]
+
+    def config(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """The settings of `name`, checked; raises `InputError` that names what is wrong with them."""
+        try:
+            return self.get(name).config_type.model_validate(dict(settings))
+        except ValidationError as error:
+            raise InputError(f"{self._what} {name}: {explain_validation(error)}") from error
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone")
+ENHANCERS: Registry[Enhancer] = Registry("enhancer")
+
+__all__ = ["BACKBONES", "ENHANCERS", "Backbone", "Enhancer", "KnowledgeWidths", "ModelPartConfig", "Registry"]

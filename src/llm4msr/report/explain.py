@@ -1,0 +1,129 @@
+"""What the LLM was told of a user, what it wrote, and how the model's vectors were taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError, nearest
+from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.reason import ReasonConfig
+from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.store import Store, answer_key
+
+_HOW = {
+    "last_generated": "the hidden state of the last token that the LLM generated",
+    "mean_generated": "the mean hidden state of the tokens that the LLM generated",
+    "closing": "the hidden state of the last token of a closing question after the text",
+    "last_prompt": "the hidden state of the prompt's last token; the model needs no text",
+    "mean_prompt": "the mean hidden state of the prompt's tokens; the model needs no text",
+}
+
+FOR_PEOPLE = Generation(pooling="last_generated", max_new_tokens=160)
+"""How a text is written on request, where the vectors needed none."""
+
+
+@dataclass(frozen=True)
+class Positive:
+    """One line of a history."""
+
+    time: datetime
+    scenario: str
+    behaviour: str
+    item: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything about one user's knowledge at its latest snapshot.
+
+    `prompt` and `text` are None where no positive is before any snapshot. `on_request` says that the text was written
+    for this explanation only. `counts` are the positives by scenario over all time, of which composed states are made.
+    """
+
+    user: str
+    snapshot: datetime | None
+    history: list[Positive]
+    prompt: str | None
+    text: str | None
+    finish_reason: str
+    on_request: bool
+    how: str
+    counts: dict[str, int]
+
+
+def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: Callable[[], Engine]) -> Explanation:
+    """Explain one user. The `engine` is made only where a text has to be written; it is then kept in the store.
+
+    Raises `InputError` for a user that the data does not have.
+    """
+    ids = data.users["user"]
+    found = (ids == user).arg_max() if (ids == user).any() else None
+    if found is None:
+        close = nearest(user, ids.to_list()) if len(ids) <= 20_000 else f"there are {len(ids)} users"
+        raise InputError(f"{data.path}: there is no user {user!r}; {close}")
+    config = ReasonConfig.model_validate(folder.manifest["config"])
+    events = data.positives.filter(pl.col("user") == found)
+    names = [s.title for s in data.schema.scenarios]
+    by_scenario = dict(events["scenario"].value_counts().iter_rows())
+    counts = {name: int(by_scenario.get(d, 0)) for d, name in enumerate(names)}
+    snapshots = folder.index.filter((pl.col("level") == "user") & (pl.col("subject") == found)).sort("time")
+    how = _HOW[config.user.pooling]
+    if snapshots.is_empty():
+        return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
+    latest = snapshots.row(-1, named=True)
+    history = _history(data, events.filter(pl.col("time") < latest["time"]), names, config.history)
+    with Store(folder.path / "store.sqlite") as store:
+        answer = store.read(latest["key"])
+        if answer is None:
+            raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
+        writer = PromptWriter(
+            data,
+            history=config.history,
+            templates=folder.path / "templates",
+            forbidden=folder.manifest["special_tokens"],
+            text_limit=config.text_limit,
+        )
+        prompt = writer.user(int(found), latest["time"])
+        on_request = not config.user.generates
+        if on_request and prompt is not None:
+            key = answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt)
+            kept = store.read(key)
+            if kept is None:
+                (written,) = [answer for batch in engine().run([prompt], FOR_PEOPLE) for _, answer in batch]
+                store.write([(key, written)])
+                kept = written
+            answer = kept
+    return Explanation(
+        user,
+        _as_datetime(latest["time"]),
+        history,
+        prompt,
+        answer.text,
+        answer.finish_reason,
+        on_request,
+        how,
+        counts,
+    )
+
+
+def _history(data: PreparedData, events: pl.DataFrame, names: list[str], most: int) -> list[Positive]:
+    """The positives that the prompt was made of: the most recent ones of each scenario, oldest first."""
+    shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
+    title = data.schema.item_text.title
+    items = data.items[title if title is not None else "item"].gather(shown["item"]).to_list()
+    return [
+        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, str(item))
+        for (time, scenario, kind), item in zip(
+            shown.select("time", "scenario", "behaviour").iter_rows(), items, strict=True
+        )
+    ]
+
+
+def _as_datetime(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC)

@@ -1,0 +1,233 @@
+"""What a multi-scenario data set is: its scenarios, the roles of its columns, its fields and its texts.
+
+A schema is written once, as TOML, by whoever knows the data::
+
+    name = "shop"
+    description = "an online shop"
+
+    [columns]
+    user = "user_id"
+    item = "item_id"
+    scenario = "department"
+    time = "ts"
+    time_unit = "s"
+    label_rule = "rating > 3"
+
+    [[scenarios]]
+    value = "beauty"
+    description = "creams and perfumes"
+
+    [[fields]]
+    name = "brand"
+    side = "item"
+
+    [item_text]
+    title = "title"
+    category = "category_path"
+
+Unknown keys are refused, so that a misspelt one cannot be ignored in silence.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llm4msr.errors import InputError
+
+Side = Literal["user", "item", "context"]
+Kind = Literal["categorical", "numeric", "multi"]
+TimeUnit = Literal["s", "ms", "us"]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+
+_RULE = re.compile(r"^\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """A comparison of one column with a number, written ``column operator number``.
+
+    >>> Rule.parse("rating > 3")
+    Rule(column='rating', operator='>', value=3.0)
+    """
+
+    column: str
+    operator: Literal[">", ">=", "<", "<=", "==", "!="]
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read ``"rating > 3"``; raises `ValueError` on anything else."""
+        match = _RULE.match(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a rule; write: column operator number, as in 'rating > 3'")
+        return cls.model_validate(match.groupdict())
+
+    def holds(self, value: pl.Expr) -> pl.Expr:
+        """The rule over a numeric expression; null where the value is null."""
+        return {
+            ">": value > self.value,
+            ">=": value >= self.value,
+            "<": value < self.value,
+            "<=": value <= self.value,
+            "==": value == self.value,
+            "!=": value != self.value,
+        }[self.operator]
+
+
+class Columns(_Strict):
+    """Which column plays which role. Exactly one of `label` (0 or 1) and `label_rule` is given."""
+
+    user: str
+    item: str
+    scenario: str
+    time: str
+    time_unit: TimeUnit | None = None
+    label: str | None = None
+    label_rule: str | None = None
+
+    @model_validator(mode="after")
+    def _one_label(self) -> Columns:
+        if (self.label is None) == (self.label_rule is None):
+            raise ValueError("give either label (a column of 0 and 1) or label_rule (such as 'rating > 3')")
+        if self.label_rule is not None:
+            Rule.parse(self.label_rule)
+        return self
+
+
+class Scenario(_Strict):
+    """One place where items are shown: the value found in the scenario column, and what people say of it."""
+
+    value: str
+    name: str = ""
+    description: str = ""
+    notes: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name to show: `name`, or the raw value where none was given."""
+        return self.name or self.value
+
+
+class FieldSpec(_Strict):
+    """One input field of the models.
+
+    `categorical` values become ids (0 is the unknown value; a value seen fewer than `min_count` times in training is
+    unknown). `numeric` values are standardised by training statistics. `multi` holds up to `max_values` values a
+    row, as a list column or as text cut at `separator`.
+    """
+
+    name: FieldName
+    side: Side
+    kind: Kind = "categorical"
+    column: str = ""
+    min_count: int = Field(default=2, ge=1)
+    separator: str | None = None
+    max_values: int = Field(default=8, ge=1, le=256)
+
+    @property
+    def source(self) -> str:
+        """The column that the field is read from: `column`, or the field's own name."""
+        return self.column or self.name
+
+
+class ItemText(_Strict):
+    """The item's columns that a language model reads."""
+
+    title: str | None = None
+    category: str | None = None
+    details: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every text column, in reading order."""
+        return tuple(c for c in (self.title, self.category) if c is not None) + self.details
+
+
+class UserText(_Strict):
+    """The user's columns that a language model reads."""
+
+    details: tuple[str, ...] = ()
+
+
+class Behaviour(_Strict):
+    """A positive behaviour: its name in prompts, and the rule by which a row has it (default: the label is 1)."""
+
+    name: str
+    rule: str | None = None
+
+    @model_validator(mode="after")
+    def _rule_is_a_rule(self) -> Behaviour:
+        if self.rule is not None:
+            Rule.parse(self.rule)
+        return self
+
+
+class Schema(_Strict):
+    """A multi-scenario data set. The order of `behaviours` is their strength: a row has the first that holds."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    user_description: str = ""
+    item_description: str = ""
+    columns: Columns
+    scenarios: tuple[Scenario, ...] = Field(min_length=1)
+    fields: tuple[FieldSpec, ...] = Field(min_length=1)
+    item_text: ItemText = ItemText()
+    user_text: UserText = UserText()
+    behaviours: tuple[Behaviour, ...] = (Behaviour(name="click"),)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Schema:
+        for what, names in (
+            ("scenario", [s.value for s in self.scenarios]),
+            ("field", [f.name for f in self.fields]),
+            ("behaviour", [b.name for b in self.behaviours]),
+        ):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"the {what} {twice[0]!r} is declared twice")
+        if not self.behaviours:
+            raise ValueError("at least one behaviour is needed")
+        return self
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Schema:
+        """Read a schema file; raises `InputError` that names the file and the key."""
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: the schema cannot be read: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the schema is not valid TOML: {error}") from error
+        return cls.from_dict(raw, str(path))
+
+    @classmethod
+    def from_dict(cls, raw: Any, where: str) -> Schema:
+        """Check a parsed schema; `where` names its origin in errors."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise InputError(f"{where}: {explain_validation(error)}") from error
+
+
+def explain_validation(error: ValidationError) -> str:
+    """Pydantic's findings as one sentence each: the key, what is wrong with it, and what was found."""
+    findings = []
+    for e in error.errors(include_url=False):
+        key = ".".join(str(part) for part in e["loc"]) or "the whole"
+        if e["type"] == "extra_forbidden":
+            findings.append(f"unknown key {key!r}; remove it or correct its spelling")
+        elif e["type"] == "missing":
+            findings.append(f"the key {key!r} is missing")
+        else:
+            findings.append(f"{key}: {e['msg'].removeprefix('Value error, ')}")
+    return "; ".join(findings)

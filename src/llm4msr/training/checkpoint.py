@@ -1,0 +1,81 @@
+"""A checkpoint: model, best weights, optimizer, position and random state, in one file written in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llm4msr.errors import InputError
+from llm4msr.models.model import MultiScenarioModel
+from llm4msr.training.optim import Optimizers
+
+
+@dataclass
+class Position:
+    """How far training is: the next step, and what early stopping knows."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = float("-inf")
+    best_epoch: float = 0.0
+    waited: int = 0
+    done: bool = False
+    lines: int = 0
+    """How many lines of the metrics file belong to what was done so far."""
+
+
+def copy_of(model: MultiScenarioModel) -> dict[str, Tensor]:
+    """The model's weights, by value."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def save_checkpoint(
+    path: Path, model: MultiScenarioModel, best: dict[str, Tensor], optimizers: Optimizers, position: Position
+) -> None:
+    """Replace the checkpoint in one step."""
+    tensors = {f"model/{name}": tensor for name, tensor in copy_of(model).items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
+    tensors["random"] = torch.get_rng_state()
+    write_tensors(path, tensors, {"position": json.dumps(asdict(position))})
+
+
+def load_checkpoint(
+    path: Path, model: MultiScenarioModel, optimizers: Optimizers
+) -> tuple[Position, dict[str, Tensor]]:
+    """Restore everything; returns the position and the best weights so far. Raises `InputError` if it does not fit."""
+    tensors, metadata = read_tensors(path)
+    try:
+        model.load_state_dict(_under(tensors, "model/"))
+        optimizers.load(_under(tensors, "optimizer/"))
+        torch.set_rng_state(tensors["random"].cpu())
+        return Position(**json.loads(metadata["position"])), _under(tensors, "best/")
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: the checkpoint does not fit this run ({error}); remove it to start anew") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, in one step."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
+    os.replace(aside, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata; raises `InputError` for a file that is not safetensors, or cut off."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,170 @@
+"""The training loop, flat: read it from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch.nn import functional
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.data.split import Part
+from llm4msr.errors import InputError
+from llm4msr.models.model import MultiScenarioModel
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
+from llm4msr.training.metrics import Scores, score
+from llm4msr.training.optim import Optimizers
+
+
+class TrainConfig(BaseModel):
+    """How a model is trained.
+
+    `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
+    than most settings. `weight_decay` is L2 on the other parameters, `generated_decay` on the generated weights.
+    Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without a better
+    mean validation AUC over the scenarios, and the best weights are restored in any case.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=4096, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    embedding_decay: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    generated_decay: float = Field(default=0.0, ge=0)
+    validations_per_epoch: int = Field(default=4, ge=1)
+    patience: int = Field(default=4, ge=1)
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def torch_device(self) -> torch.device:
+        """The device to train on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device = 'cuda', but PyTorch finds no GPU here; take 'auto' or 'cpu'")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where training is: steps done and planned, the rows a second of late, the last validation's mean AUC."""
+
+    step: int
+    steps: int
+    rows_per_second: float
+    validation: float | None
+    best: float
+
+
+def fit(
+    model: MultiScenarioModel,
+    data: PreparedData,
+    source: BatchSource,
+    config: TrainConfig,
+    folder: Path,
+    progress: Callable[[TrainProgress], None] = lambda progress: None,
+) -> Position:
+    """Train, writing `metrics.jsonl` and `checkpoint.safetensors` into `folder`, and leave the best weights in `model`.
+
+    Where the folder has a checkpoint, training goes on from it and ends with the same numbers as if it had never been
+    stopped. Raises `InputError` when the loss is no longer a number.
+    """
+    torch.manual_seed(config.seed)
+    optimizers = Optimizers(
+        model,
+        learning_rate=config.learning_rate,
+        embedding_decay=config.embedding_decay,
+        weight_decay=config.weight_decay,
+    )
+    checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
+    position, best = Position(), copy_of(model)
+    if checkpoint.exists():
+        position, best = load_checkpoint(checkpoint, model, optimizers)
+    _keep_lines(metrics, position.lines)
+    steps = source.steps("train", config.batch_size)
+    every = max(1, steps // config.validations_per_epoch)
+    names = [s.value for s in data.schema.scenarios]
+
+    while not position.done and position.epoch < config.epochs:
+        began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
+        for batch in source.epoch(config.batch_size, config.seed, position.epoch, start=position.step):
+            model.train()
+            logits, penalty = model(batch)
+            loss = functional.binary_cross_entropy_with_logits(logits, batch.label)
+            total = loss if penalty is None else loss + config.generated_decay * penalty
+            optimizers.zero_grad()
+            total.backward()
+            optimizers.step()
+
+            position.step += 1
+            rows, seen, loss_sum = rows + len(batch), seen + 1, loss_sum + float(loss.detach())
+            if not np.isfinite(loss_sum):
+                raise InputError(
+                    f"the loss is not a number at epoch {position.epoch + 1}, step {position.step}; "
+                    f"lower the learning rate ({config.learning_rate:g})"
+                )
+            if position.step % every == 0 or position.step == steps:
+                seconds = time.perf_counter() - began
+                scores = evaluate(model, data, source, "valid")
+                position.waited += 1
+                if scores.selection > position.best:
+                    position.best, position.waited, best = scores.selection, 0, copy_of(model)
+                    position.best_epoch = position.epoch + position.step / steps
+                record = {
+                    "epoch": position.epoch + 1,
+                    "step": position.step,
+                    "train_loss": loss_sum / seen,
+                    "rows_per_second": round(rows / seconds),
+                    "validation": scores.as_dict(names),
+                }
+                with metrics.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                position.lines += 1
+                position.done = position.waited >= config.patience
+                done, planned = steps * position.epoch + position.step, steps * config.epochs
+                progress(TrainProgress(done, planned, rows / seconds, scores.mean_auc, position.best))
+                if position.step == steps:
+                    position.epoch, position.step = position.epoch + 1, 0
+                save_checkpoint(checkpoint, model, best, optimizers, position)
+                began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
+                if position.done:
+                    break
+
+    model.load_state_dict(best)
+    return position
+
+
+def predict(model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part) -> NDArray[np.float32]:
+    """The logits of a part's rows, `(n,)`, in the order of the data."""
+    first, last = data.split.range(part)
+    out = np.empty(last - first, dtype=np.float32)
+    model.eval()
+    with torch.inference_mode():
+        for batch in source.part(part):
+            out[batch.rows.cpu().numpy() - first] = model(batch)[0].float().cpu().numpy()
+    return out
+
+
+def evaluate(model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part) -> Scores:
+    """AUC and log loss of a part, overall and for each scenario."""
+    first, last = data.split.range(part)
+    logits = predict(model, data, source, part)
+    label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
+    return score(label, logits, scenario, data.scenario_count)
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    """Drop metrics written after the checkpoint: those steps are done again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:count] if path.exists() else []
+    path.write_text("".join(lines), encoding="utf-8")

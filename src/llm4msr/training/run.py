@@ -1,0 +1,204 @@
+"""A run: one config, one folder with everything that came of it.
+
+The folder holds `config.json`, `versions.json`, `metrics.jsonl` (a line a validation), `checkpoint.safetensors` while
+training goes on, and at the end `model.safetensors` (the best weights), `knowledge.safetensors` (how vectors were
+standardised and reduced) and `result.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llm4msr import __version__
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.folders import write_text_atomically
+from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, KnowledgeFolder, Source, load_knowledge
+from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
+from llm4msr.schema import explain_validation
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.checkpoint import read_tensors, write_tensors
+from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit
+from llm4msr.training.metrics import Scores
+from llm4msr.training.optim import parameter_count
+
+
+class RunConfig(BaseModel):
+    """Everything that a run depends on. `prepared` and `reasoned` identify the content of the two folders."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Path
+    knowledge_folder: Path | None = None
+    model: ModelConfig = ModelConfig()
+    knowledge: KnowledgeConfig = KnowledgeConfig()
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. `leaks` is not empty where the knowledge protocol shows training rows their labels."""
+
+    folder: Path
+    scores: Scores
+    validation_auc: float | None
+    best_epoch: float
+    seconds: float
+    parameters: int
+    leaks: str
+
+
+def train_run(
+    config: RunConfig, folder: Path, progress: Callable[[TrainProgress], None] = lambda progress: None
+) -> RunResult:
+    """Train in `folder`, or go on where an interrupted run of the same config stopped, or give a finished one's result.
+
+    Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
+    """
+    data = PreparedData.open(config.data)
+    reasoned = _open_knowledge(config, data)
+    resolved = {
+        "config": config.model_dump(mode="json"),
+        "prepared": data.fingerprint,
+        "knowledge": None if reasoned is None else reasoned.fingerprint,
+    }
+    _claim(folder, resolved)
+    if (folder / "result.json").is_file():
+        return read_result(folder)
+    began = time.perf_counter()
+    knowledge = _knowledge(config, data, reasoned)
+    source, model = _model(config, data, knowledge)
+    position = fit(model, data, source, config.train, folder, progress)
+    scores = evaluate(model, data, source, "test")
+    write_tensors(folder / "model.safetensors", model.state_dict())
+    reductions = {
+        f"{level}/{name}": torch.from_numpy(array)
+        for level, reduction in knowledge.reductions.items()
+        for name, array in vars(reduction).items()
+    }
+    write_tensors(folder / "knowledge.safetensors", reductions)
+    result = {
+        "test": scores.as_dict([s.value for s in data.schema.scenarios]),
+        "validation_auc": position.best if position.best > float("-inf") else None,
+        "best_epoch": round(position.best_epoch, 3),
+        "seconds": round(time.perf_counter() - began, 2),
+        "parameters": parameter_count(model),
+        "leaks": knowledge.leaks,
+    }
+    _write_json(folder / "result.json", result)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return read_result(folder)
+
+
+def evaluate_run(folder: Path) -> Scores:
+    """Score the test part anew with a run's stored weights. Raises `InputError` where anything changed since."""
+    resolved = _read_json(folder / "config.json")
+    config = run_config(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder}: the run has not ended; run `llm4msr train` with the same settings to finish it")
+    data = PreparedData.open(config.data)
+    reasoned = _open_knowledge(config, data)
+    for name, now in (("prepared", data.fingerprint), ("knowledge", reasoned and reasoned.fingerprint)):
+        if resolved[name] != now:
+            raise InputError(f"{folder}: the {name} data changed since the run was trained; train it anew")
+    source, model = _model(config, data, _knowledge(config, data, reasoned))
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{folder / 'model.safetensors'}: the weights do not fit the config: {error}") from error
+    return evaluate(model, data, source, "test")
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The config of a run; raises `InputError` for a folder that is none."""
+    path = folder / "config.json"
+    return parse_config(_read_json(path).get("config"), str(path))
+
+
+def parse_config(raw: Any, where: str) -> RunConfig:
+    """Check a config; `where` names it in errors."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain_validation(error)}") from error
+
+
+def read_result(folder: Path) -> RunResult:
+    """The result of a finished run."""
+    raw = _read_json(folder / "result.json")
+    return RunResult(
+        folder=folder,
+        scores=Scores.from_dict(raw["test"]),
+        validation_auc=raw["validation_auc"],
+        best_epoch=raw["best_epoch"],
+        seconds=raw["seconds"],
+        parameters=raw["parameters"],
+        leaks=raw["leaks"],
+    )
+
+
+def _needs(config: RunConfig) -> set[Source]:
+    """Which knowledge the enhancer reads."""
+    return set(config.model.enhancer_config().needs)
+
+
+def _open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
+    needs = _needs(config)
+    if not needs:
+        return None
+    if config.knowledge_folder is None:
+        raise InputError(
+            f"the enhancer {config.model.enhancer.name!r} reads {', '.join(sorted(needs))} knowledge; "
+            "name the folder that `llm4msr reason` wrote"
+        )
+    return KnowledgeFolder.open(config.knowledge_folder, data)
+
+
+def _knowledge(config: RunConfig, data: PreparedData, folder: KnowledgeFolder | None) -> Knowledge:
+    return NO_KNOWLEDGE if folder is None else load_knowledge(folder, data, config.knowledge, _needs(config))
+
+
+def _model(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple[BatchSource, MultiScenarioModel]:
+    device = config.train.torch_device()
+    source = BatchSource(data, knowledge, device)
+    model = build_model(config.model, source.layout, data.scenario_count, source.widths, config.train.seed)
+    return source, model.to(device)
+
+
+def _claim(folder: Path, resolved: dict[str, Any]) -> None:
+    """Make the folder this run's, or check that it is."""
+    path = folder / "config.json"
+    if path.is_file():
+        if _read_json(path) != resolved:
+            raise InputError(f"{folder}: holds a run with other settings or data; choose another folder or remove it")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and not a run; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = ("torch", "numpy", "polars", "scikit-learn", "safetensors", "transformers")
+    versions = {"llm4msr": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
+    _write_json(folder / "versions.json", versions)
+    _write_json(path, resolved)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a run's JSON ({error}); is {path.parent} a run?") from error
+    return dict(content)
