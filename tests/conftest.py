@@ -18,6 +18,8 @@ from llm4msr.knowledge.reason import ReasonConfig, reason
 from llm4msr.knowledge.sources import KnowledgeFolder
 from llm4msr.schema import Schema
 
+torch.set_num_threads(1)  # tensors are tiny here; threads would only wait for each other
+
 SHOP = {
     "name": "shop",
     "description": "a small shop",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST = 20
+"""Names listed at the most where none is close."""
+
 
 class InputError(Exception):
     """What the user gave cannot be used: says what was found, where, what was expected and what to do.
@@ -23,4 +26,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
-    return f"known: {', '.join(names)}" if names else "none is known"
+    if not names:
+        return "none is known"
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return f"known: {', '.join(names[:_MOST])}{more}"

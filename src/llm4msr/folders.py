@@ -24,23 +24,20 @@ def checksum(path: Path) -> str:
 
 
 @contextmanager
-def written_aside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `target` that takes its name when the block ends well, and goes when it does not.
 
-    Raises `InputError` where `target` exists and may not be replaced: a folder is only ever overwritten when it has a
-    manifest of ours, never a user's own folder.
+    An existing `target` is replaced only when its manifest says that it is of the kind `replaces`; otherwise, and
+    always for a folder of the user's own, `InputError` is raised before anything is done.
     """
     target = Path(os.path.abspath(target))
-    if target.exists():
-        if not overwrite:
-            raise InputError(f"{target}: exists already; choose another folder or allow it to be overwritten")
-        if not (target / MANIFEST).is_file():
-            raise InputError(f"{target}: is not a folder that llm4msr wrote (no {MANIFEST}), so it is left alone")
+    _check_replaceable(target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield aside
         aside.chmod(0o755)
+        _check_replaceable(target, replaces)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             os.rename(target, old / "was")
@@ -51,6 +48,19 @@ def written_aside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _check_replaceable(target: Path, kind: str | None) -> None:
+    if not target.exists():
+        return
+    if kind is None:
+        raise InputError(f"{target}: exists already; choose another folder or allow it to be overwritten")
+    try:
+        found = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != kind:
+        raise InputError(f"{target}: is not {kind}, so it is left alone; choose another folder")
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -68,12 +78,13 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, files: Sequence[str] | None = None) -> None:
-    """Write the manifest: kind, format version, content, and the checksum of each file (by default, of all)."""
+    """Write the manifest: kind, version, content, the checksum of each file (by default, of all), and its own."""
     if files is None:
         found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = sorted(name for name in found if name != MANIFEST)
     sums = {name: checksum(folder / name) for name in files}
     manifest = {"kind": kind, "version": version, **content, "files": sums}
+    manifest["seal"] = _digest(manifest)
     write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -93,7 +104,13 @@ def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
         raise InputError(f"{folder}: is {found}, expected {kind}")
     if found_version != version:
         raise InputError(f"{folder}: has format version {found_version}, this program reads {version}; make it again")
+    if manifest.pop("seal", None) != _digest(manifest):
+        raise InputError(f"{path}: was altered (its own checksum does not fit); make the folder again")
     return dict(manifest)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def verify(folder: Path, manifest: dict[str, Any]) -> None:

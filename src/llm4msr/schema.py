@@ -189,6 +189,7 @@ class Schema(_Strict):
     def _names_are_unique(self) -> Schema:
         for what, names in (
             ("scenario", [s.value for s in self.scenarios]),
+            ("scenario name", [s.title for s in self.scenarios]),
             ("field", [f.name for f in self.fields]),
             ("behaviour", [b.name for b in self.behaviours]),
         ):

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.tables import Table, Tables
+from llm4msr.data.tables import Table, Tables, as_id
+from llm4msr.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,18 @@ def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl
     """Collect the ids of a side from its own table and from the rows that were `seen`.
 
     A text column that only the interactions have is taken from the id's earliest row. A second row of one id in the
-    side's own table is set aside.
+    side's own table is set aside. Raises `InputError` for a column whose name is taken by the id.
     """
     schema = tables.schema
     key = schema.columns.user if side == "user" else schema.columns.item
     texts = schema.user_text.details if side == "user" else schema.item_text.columns
     fields = [f.source for f in schema.fields if f.side == side]
     wanted = [c for c in dict.fromkeys([*texts, *fields]) if c != key]
+    if side in wanted:
+        raise InputError(
+            f"{tables.interactions.name}: the column {side!r} is a field or a text, but the {side} column is {key!r}; "
+            f"rename the column {side!r}"
+        )
     table = tables.users if side == "user" else tables.items
     own = [] if table is None else [c for c in wanted if c in table.columns()]
     ids = pl.concat([frame.select(pl.col(side)) for frame in seen])
@@ -50,14 +56,17 @@ def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl
     features = None
     if table is not None:
         table.require(key, f"the schema's {side} column")
-        raw = table.collect(pl.col(key).cast(pl.String).alias(side), *(pl.col(c) for c in own)).with_row_index("row")
+        dtype = table.frame.collect_schema()[key]
+        raw = table.collect(as_id(key, dtype).alias(side), *(pl.col(c) for c in own)).with_row_index("__row")
         keep = pl.col(side).is_not_null() & pl.col(side).is_first_distinct()
         rejected = _set_aside(raw.filter(~keep), side)
-        features = raw.filter(keep).drop("row")
+        features = raw.filter(keep).drop("__row")
         ids = pl.concat([ids, features.select(side)])
     frame = ids.unique().sort(side)
     if features is not None:
         frame = frame.join(features, on=side, how="left", maintain_order="left")
+    if key in texts and key != side:
+        frame = frame.with_columns(pl.col(side).alias(key))  # the id itself is read as a text
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         frame = frame.join(_earliest(tables.interactions, side, lent, seen[0]), on=side, how="left")
@@ -75,7 +84,7 @@ def _set_aside(rows: pl.DataFrame, side: str) -> pl.DataFrame:
     missing = pl.lit(None, dtype=pl.String)
     return rows.select(
         pl.lit(f"{side}s").alias("table"),
-        pl.col("row").cast(pl.Int64),
+        pl.col("__row").cast(pl.Int64).alias("row"),
         pl.when(pl.col(side).is_null())
         .then(pl.lit(f"{side} id missing"))
         .otherwise(pl.lit(f"second row of one {side}"))

@@ -33,7 +33,20 @@ class EncodedField:
 
 
 def encode_field(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
-    """Fit on the training rows and encode all. `values` holds a value a row, in time order; `where` names its table."""
+    """Fit on the training rows and encode all. `values` holds a value a row, in time order; `where` names its table.
+
+    Raises `InputError` where the values are not of the field's kind.
+    """
+    lists = isinstance(values.dtype, pl.List | pl.Array) and not values.dtype.inner.is_nested()
+    if values.dtype.is_nested() and not (spec.kind == "multi" and lists):
+        raise _unfit(spec, values, where, "one plain value a row (or, for a field of kind 'multi', a list of them)")
+    try:
+        return _encode(spec, values, split, where)
+    except pl.exceptions.PolarsError as error:
+        raise _unfit(spec, values, where, f"what can be read ({str(error).splitlines()[0]})") from error
+
+
+def _encode(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
     if spec.kind == "numeric":
         return _numeric(spec, values, split, where)
     if spec.kind == "multi":
@@ -44,18 +57,25 @@ def encode_field(spec: FieldSpec, values: pl.Series, split: Split, where: str) -
     return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN) & present, split))
 
 
+def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> InputError:
+    return InputError(
+        f"{where}: column {spec.source!r} of the {spec.kind} field {spec.name!r} is {values.dtype}, "
+        f"expected {expected}; convert the column"
+    )
+
+
 def _multi(spec: FieldSpec, values: pl.Series, split: Split) -> EncodedField:
-    lists = values
-    if not isinstance(values.dtype, pl.List):
+    lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
+    if not isinstance(lists.dtype, pl.List):
         text = values.cast(pl.String)
         lists = text.str.split(spec.separator if spec.separator is not None else "|")
     frame = (
         pl.DataFrame({"row": np.arange(len(lists), dtype=np.int64), "value": lists.cast(pl.List(pl.String))})
-        .with_columns(pl.col("value").list.head(spec.max_values))
         .explode("value")
         .with_columns(pl.col("value").str.strip_chars())
         .filter(pl.col("value").is_not_null() & (pl.col("value") != MISSING))
         .with_columns(pl.int_range(pl.len()).over("row").alias("place"))
+        .filter(pl.col("place") < spec.max_values)
     )
     row, place = frame["row"].to_numpy(), frame["place"].to_numpy()
     vocabulary = Vocabulary.fit(frame["value"].filter(pl.Series(row < split.valid)), spec.min_count)
@@ -83,7 +103,10 @@ def _numeric(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> En
     if not deviation > 0:
         deviation = 1.0
     record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
-    return EncodedField(spec, ((array - mean) / deviation).astype(np.float32), None, record)
+    with np.errstate(over="ignore"):
+        column = ((array - mean) / deviation).astype(np.float32)
+    column[np.isinf(column)] = np.nan
+    return EncodedField(spec, column, None, record)
 
 
 def _record(spec: FieldSpec, vocabulary: Vocabulary, unknown: NDArray[np.bool_], split: Split) -> dict[str, Any]:

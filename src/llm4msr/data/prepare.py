@@ -14,9 +14,9 @@ from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
-from llm4msr.data.tables import Tables
+from llm4msr.data.tables import Table, Tables
 from llm4msr.data.validate import Accepted, accept_interactions, accept_positives, check_rejected
-from llm4msr.errors import InputError
+from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema
 
@@ -40,6 +40,14 @@ def prepare(
 
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
+    with written_aside(out, replaces=KIND if overwrite else None) as folder:
+        _write(tables, folder, ratios, max_rejected, report)
+    return PreparedData.open(out)
+
+
+def _write(
+    tables: Tables, folder: Path, ratios: tuple[float, float, float], max_rejected: float, report: Report
+) -> None:
     schema = tables.schema
     _check_field_columns(tables)
     report("reading and checking the interactions")
@@ -62,48 +70,46 @@ def prepare(
     items = gather_entities(tables, "item", [rows, events])
     rejected = pl.concat([rejected, users.rejected, items.rejected])
 
-    with written_aside(out, overwrite=overwrite) as folder:
-        (folder / "columns").mkdir()
-        (folder / "vocabulary").mkdir()
-        user_code, item_code = users.encode(rows["user"]), items.encode(rows["item"])
-        core: dict[str, NDArray[Any]] = {
-            "user": user_code,
-            "item": item_code,
-            "scenario": rows["scenario"].to_numpy(),
-            "time": rows["time"].to_numpy(),
-            "label": rows["label"].to_numpy(),
-        }
-        for name, column in core.items():
-            np.save(folder / "columns" / f"{name}.npy", column)
-        order = rows["row"]
-        records: dict[str, Any] = {}
-        for spec in schema.fields:
-            report(f"encoding the field {spec.name}")
-            values = _values(spec, tables, order, {"user": (users, user_code), "item": (items, item_code)})
-            field = encode_field(spec, values, split, tables.interactions.name)
-            _save(field, folder)
-            records[spec.name] = field.record
-            _warn_of_drift(field, report)
-        users.frame.write_parquet(folder / "users.parquet")
-        items.frame.write_parquet(folder / "items.parquet")
-        positives = _encode_positives(events, users, items)
-        positives.write_parquet(folder / "positives.parquet")
-        rejected.write_parquet(folder / "rejected.parquet")
-        report("sealing the folder")
-        seal(
-            folder,
-            KIND,
-            VERSION,
-            {
-                "schema": schema.model_dump(mode="json"),
-                "recipe": tables.recipe,
-                "ratios": list(ratios),
-                "split": vars(split),
-                "counts": _counts(schema, rows, split, users, items, positives, rejected),
-                "fields": records,
-            },
-        )
-    return PreparedData.open(out)
+    (folder / "columns").mkdir()
+    (folder / "vocabulary").mkdir()
+    user_code, item_code = users.encode(rows["user"]), items.encode(rows["item"])
+    core: dict[str, NDArray[Any]] = {
+        "user": user_code,
+        "item": item_code,
+        "scenario": rows["scenario"].to_numpy(),
+        "time": rows["time"].to_numpy(),
+        "label": rows["label"].to_numpy(),
+    }
+    for name, column in core.items():
+        np.save(folder / "columns" / f"{name}.npy", column)
+    order = rows["row"]
+    records: dict[str, Any] = {}
+    for spec in schema.fields:
+        report(f"encoding the field {spec.name}")
+        table, values = _values(spec, tables, order, {"user": (users, user_code), "item": (items, item_code)})
+        field = encode_field(spec, values, split, table.name)
+        _save(field, folder)
+        records[spec.name] = field.record
+        _warn_of_drift(field, report)
+    users.frame.write_parquet(folder / "users.parquet")
+    items.frame.write_parquet(folder / "items.parquet")
+    positives = _encode_positives(events, users, items)
+    positives.write_parquet(folder / "positives.parquet")
+    rejected.write_parquet(folder / "rejected.parquet")
+    report("sealing the folder")
+    seal(
+        folder,
+        KIND,
+        VERSION,
+        {
+            "schema": schema.model_dump(mode="json"),
+            "recipe": tables.recipe,
+            "ratios": list(ratios),
+            "split": vars(split),
+            "counts": _counts(schema, rows, split, users, items, positives, rejected),
+            "fields": records,
+        },
+    )
 
 
 def _check_field_columns(tables: Tables) -> None:
@@ -115,12 +121,10 @@ def _check_field_columns(tables: Tables) -> None:
     beside = {"user": tables.users, "item": tables.items, "context": None}
     for side, column, role in wanted:
         table = beside[side]
-        if table is None or column not in table.columns():
-            try:
-                tables.interactions.require(column, role)
-            except InputError as error:
-                also = "" if table is None else f"; nor has {table.name}"
-                raise InputError(f"{error}{also}") from None
+        known = tables.interactions.columns() + ([] if table is None else table.columns())
+        if column not in known:
+            places = tables.interactions.name + ("" if table is None else f", {table.name}")
+            raise InputError(f"{places}: no column {column!r} ({role}); {nearest(column, dict.fromkeys(known))}")
 
 
 def _positives(rows: pl.DataFrame, history: Accepted | None) -> pl.DataFrame:
@@ -140,15 +144,17 @@ def _encode_positives(events: pl.DataFrame, users: Entities, items: Entities) ->
 
 def _values(
     spec: FieldSpec, tables: Tables, order: pl.Series, entities: dict[str, tuple[Entities, NDArray[np.int32]]]
-) -> pl.Series:
+) -> tuple[Table, pl.Series]:
     """The field's raw value for each row in time order, from the table of its side or from the interactions."""
     if spec.side in entities:
         entity, codes = entities[spec.side]
-        if spec.source in entity.frame.columns:
-            return entity.frame[spec.source].gather(codes)
-        if spec.source == entity.key_column:
-            return entity.frame[spec.side].gather(codes)
-    return tables.interactions.collect(pl.col(spec.source)).to_series().gather(order)
+        column = spec.side if spec.source == entity.key_column else spec.source
+        if column in entity.frame.columns:
+            table = tables.users if spec.side == "user" else tables.items
+            if table is None or spec.source not in table.columns():
+                table = tables.interactions
+            return table, entity.frame[column].gather(codes)
+    return tables.interactions, tables.interactions.collect(pl.col(spec.source)).to_series().gather(order)
 
 
 def _save(field: EncodedField, folder: Path) -> None:

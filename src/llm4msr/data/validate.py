@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llm4msr.data.tables import Table
+from llm4msr.data.tables import Table, as_id, as_text
 from llm4msr.errors import InputError
 from llm4msr.schema import Rule, Schema
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d %H:%M")
 
 REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
 
@@ -64,18 +66,15 @@ def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: 
         table.require(column, f"the schema's {role} column")
     types = table.frame.collect_schema()
     codes = {s.value: i for i, s in enumerate(schema.scenarios)}
-    raw_time = pl.col(columns.time)
+    raw_scenario = as_text(pl.col(columns.scenario), types[columns.scenario])
     numbered = Table(table.name, table.frame.with_row_index("__row"))
     frame = numbered.collect(
         pl.col("__row").alias("row"),
-        _as_id(columns.user, types).alias("user"),
-        _as_id(columns.item, types).alias("item"),
-        pl.col(columns.scenario).cast(pl.String).alias("raw_scenario"),
-        pl.col(columns.scenario)
-        .cast(pl.String)
-        .replace_strict(codes, default=None, return_dtype=pl.Int16)
-        .alias("scenario"),
-        raw_time.cast(pl.String).alias("raw_time"),
+        as_id(columns.user, types[columns.user]).alias("user"),
+        as_id(columns.item, types[columns.item]).alias("item"),
+        raw_scenario.alias("raw_scenario"),
+        raw_scenario.replace_strict(codes, default=None, return_dtype=pl.Int16).alias("scenario"),
+        as_text(pl.col(columns.time), types[columns.time]).alias("raw_time"),
         _as_microseconds(table, schema, types).alias("time"),
         label.alias("label"),
         behaviour.alias("behaviour"),
@@ -133,16 +132,6 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
     )
 
 
-def _as_id(column: str, types: pl.Schema) -> pl.Expr:
-    value = pl.col(column)
-    if types[column].is_float():
-        whole = value.cast(pl.Int64, strict=False)
-        text = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
-    else:
-        text = value.cast(pl.String)
-    return pl.when(text != "").then(text)
-
-
 def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
     name, unit = schema.columns.time, schema.columns.time_unit
     dtype, value = types[name], pl.col(name)
@@ -152,19 +141,26 @@ def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
         microseconds = value.cast(pl.Float64, strict=False) * _MICROSECONDS[unit]
         inside = microseconds.is_finite() & (microseconds.abs() < 2**53)  # beyond, a float is no longer exact
         return pl.when(inside).then(microseconds).round().cast(pl.Int64, strict=False)
-    if dtype.is_numeric():
+    if dtype.is_numeric() or (dtype == pl.String and _first_is_a_number(table, name)):
         raise InputError(
             f"{table.name}: the time column {name!r} is a number; say what it counts: time_unit = 's', 'ms' or 'us'"
         )
     if dtype == pl.String:
         text = value.str.strip_chars()
-        parsed = [
-            text.str.to_datetime(form, time_unit="us", strict=False)
-            for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d %H:%M")
-        ]
+        parsed = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _TIMES]
+        parsed.append(
+            text.str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False
+            ).dt.replace_time_zone(None)
+        )
         days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
         return pl.coalesce(*parsed, days).cast(pl.Int64)
     raise InputError(f"{table.name}: the time column {name!r} has type {dtype}, which is not a time")
+
+
+def _first_is_a_number(table: Table, column: str) -> bool:
+    first = table.collect(pl.col(column).drop_nulls().head(1).cast(pl.Float64, strict=False)).to_series()
+    return len(first) > 0 and first[0] is not None
 
 
 def _label(table: Table, schema: Schema) -> pl.Expr:
@@ -174,8 +170,9 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
     assert columns.label is not None  # the schema's own check
     table.require(columns.label, "the schema's label column")
     raw = pl.col(columns.label)
-    value = raw.cast(pl.Float64, strict=False)
-    wrong = raw.is_not_null() & ~value.is_in([0.0, 1.0]).fill_null(value=False)
+    value = _as_number(columns.label)
+    present = as_text(raw, table.frame.collect_schema()[columns.label]).is_not_null()
+    wrong = present & ~value.is_in([0.0, 1.0]).fill_null(value=False)
     numbered = Table(table.name, table.frame.with_row_index("__row"))
     bad = numbered.collect(pl.col("__row").filter(wrong).head(1), raw.filter(wrong).head(1).alias("value"))
     if bad.height:
@@ -190,4 +187,9 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
 def _rule(table: Table, text: str, where: str) -> pl.Expr:
     rule = Rule.parse(text)
     table.require(rule.column, f"used in {where} = {text!r}")
-    return rule.holds(pl.col(rule.column).cast(pl.Float64, strict=False))
+    return rule.holds(_as_number(rule.column))
+
+
+def _as_number(column: str) -> pl.Expr:
+    """Null where there is no number: a NaN would compare as greater than any."""
+    return pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.tables import as_text
+
 UNKNOWN = 0
 MISSING = ""
 """How a missing value is written: missing is a value of its own, unlike one that training never saw."""
@@ -29,7 +31,7 @@ class Vocabulary:
         ['b', 'a', 'c']
         """
         counted = (
-            pl.DataFrame({"value": training.cast(pl.String).fill_null(MISSING)})
+            _values(training)
             .group_by("value")
             .agg(pl.len().cast(pl.Int64).alias("count"))
             .filter(pl.col("count") >= min_count)
@@ -45,8 +47,7 @@ class Vocabulary:
     def encode(self, values: pl.Series) -> NDArray[np.int32]:
         """The id of each value, shape `(n,)`."""
         table = pl.DataFrame({"value": self.values, "id": np.arange(1, self.size, dtype=np.int32)})
-        asked = pl.DataFrame({"value": values.cast(pl.String).fill_null(MISSING)})
-        joined = asked.join(table, on="value", how="left", maintain_order="left")
+        joined = _values(values).join(table, on="value", how="left", maintain_order="left")
         return joined["id"].fill_null(UNKNOWN).to_numpy().astype(np.int32)
 
     def save(self, path: Path) -> None:
@@ -59,3 +60,7 @@ class Vocabulary:
         """Read what `save` wrote."""
         table = pl.read_parquet(path).sort("id")
         return cls(table["value"], table["count"])
+
+
+def _values(raw: pl.Series) -> pl.DataFrame:
+    return raw.to_frame("value").select(as_text(pl.col("value"), raw.dtype).fill_null(MISSING))

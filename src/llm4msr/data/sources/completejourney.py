@@ -91,8 +91,8 @@ def complete_journey(
 
     Raises `InputError` where the package is not installed or a number is out of range.
     """
-    if negatives_per_visit < 0 or (households is not None and households < 1):
-        raise InputError("households must be at least 1 and negatives_per_visit at least 0")
+    if min(negatives_per_visit, seed) < 0 or (households is not None and households < 1):
+        raise InputError("households must be at least 1, negatives_per_visit and seed at least 0")
     folder = _installed_folder() if folder is None else folder
     schema = Schema.from_dict(_SCHEMA, "the Complete Journey")
     departments = [s.value for s in schema.scenarios]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm4msr.data.fields import PADDING, EncodedField, encode_field
+from llm4msr.data.split import Split
+from llm4msr.errors import InputError
+from llm4msr.schema import FieldSpec
+
+
+def encode(values: Any, training: int | None = None, dtype: Any = None, **spec: Any) -> EncodedField:
+    """Encode a field whose first rows are the training part, the next is for validation, the rest for the test."""
+    series = values if isinstance(values, pl.Series) else pl.Series(values, dtype=dtype, strict=False)
+    valid = len(series) if training is None else training
+    split = Split(len(series), valid, min(valid + 1, len(series)), 0, 0)
+    given = {"name": "f", "side": "item", "min_count": 1, **spec}
+    return encode_field(FieldSpec.model_validate(given), series, split, "log.csv")
+
+
+def test_categories_are_ids_of_the_training_vocabulary() -> None:
+    field = encode(["a", "b", "b", "c", "a"], training=3)
+    assert field.column.tolist() == [2, 1, 1, 0, 2]
+    assert field.column.dtype == np.int32
+
+
+def test_the_record_says_what_share_of_each_part_is_unknown() -> None:
+    field = encode(["a", "a", "b", "b", "z", "a", None], training=4, min_count=2)
+    assert field.record["size"] == 3
+    assert field.record["unknown_share"] == {"train": 0.0, "valid": 1.0, "test": 0.0}
+
+
+def test_the_share_of_an_empty_part_is_unknown() -> None:
+    assert encode(["a", "a"]).record["unknown_share"] == {"train": 0.0, "valid": None, "test": None}
+
+
+def test_numbers_are_standardised_by_training_rows() -> None:
+    field = encode([1, 3, 100, -2], training=2, kind="numeric")
+    assert field.column.tolist() == [-1.0, 1.0, 98.0, -4.0]
+    assert field.record == {"kind": "numeric", "side": "item", "mean": 2.0, "deviation": 1.0}
+    assert field.vocabulary is None
+
+
+def test_a_missing_number_stays_missing_and_counts_for_nothing() -> None:
+    field = encode([1.0, None, float("nan"), 3.0, float("inf"), None], training=5, kind="numeric")
+    np.testing.assert_array_equal(field.column, np.array([-1, math.nan, math.nan, 1, math.nan, math.nan], np.float32))
+
+
+def test_numbers_may_be_text() -> None:
+    assert encode(["1", " ", "3.0", None, ""], kind="numeric").column[[0, 2]].tolist() == [-1.0, 1.0]
+
+
+def test_a_constant_is_only_centred() -> None:
+    field = encode([5, 5, 7], training=2, kind="numeric")
+    assert field.column.tolist() == [0.0, 0.0, 2.0]
+
+
+def test_a_number_that_training_never_has_keeps_its_scale() -> None:
+    field = encode([None, None, 7.0], training=2, kind="numeric")
+    assert (field.record["mean"], field.record["deviation"]) == (0.0, 1.0)
+    assert field.column[2] == 7.0
+
+
+def test_a_number_too_large_for_the_column_is_missing() -> None:
+    assert math.isnan(encode([1.0, 3.0, 1e300], training=2, kind="numeric").column[2])
+
+
+def test_text_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError) as error:
+        encode(["1", "cheap"], kind="numeric", column="price")
+    assert str(error.value) == (
+        "log.csv: the numeric field 'f' (column 'price') holds 'cheap', which is not a number; "
+        "correct it, or declare the field as categorical"
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["a|b", "b", "", None], [["a", "b"], ["b"], [], None], [["a", None, "b"], ["b", ""], [None], None]],
+)
+def test_many_values_are_ids_padded_at_the_end(values: list[Any]) -> None:
+    field = encode(values, kind="multi", max_values=3)
+    assert field.column.tolist() == [[2, 1, PADDING], [1, PADDING, PADDING], [PADDING] * 3, [PADDING] * 3]
+    assert field.column.dtype == np.int32
+
+
+def test_a_fixed_size_list_is_a_list() -> None:
+    field = encode([["a", "b"], ["b", "b"]], dtype=pl.Array(pl.String, 2), kind="multi", max_values=2)
+    assert field.column.tolist() == [[2, 1], [1, 1]]
+
+
+def test_the_first_values_are_kept_and_empty_ones_do_not_count() -> None:
+    assert encode(["|a| |b|c", "c"], kind="multi", max_values=2).column.tolist() == [[1, 2], [3, PADDING]]
+
+
+def test_another_separator_cuts() -> None:
+    assert encode(["a, b", "a|b"], kind="multi", max_values=2, separator=",").column.tolist() == [
+        [1, 3],
+        [2, PADDING],
+    ]
+
+
+def test_many_values_are_counted_in_training_rows_only() -> None:
+    field = encode(["a|a|b", "b|c", "c|c|c"], training=2, kind="multi", max_values=3, min_count=2)
+    assert field.vocabulary is not None
+    assert field.vocabulary.values.to_list() == ["a", "b"]
+    assert field.column.tolist() == [[1, 1, 2], [2, 0, PADDING], [0, 0, 0]]
+    assert field.record["unknown_share"] == {"train": 0.5, "valid": 1.0, "test": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("categorical", [["a"], ["b"]]),
+        ("categorical", [{"a": 1}, {"a": 2}]),
+        ("categorical", [b"\xff", b"\xfe"]),
+        ("numeric", [[1.0], [2.0]]),
+        ("multi", [[["a"]], [["b"]]]),
+        ("multi", [{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_a_column_of_a_type_that_does_not_fit_is_refused(kind: str, values: list[Any]) -> None:
+    with pytest.raises(InputError, match=rf"log\.csv: column 'f' of the {kind} field 'f' is .*convert the column"):
+        encode(values, kind=kind)
+
+
+def test_categories_of_polars_are_plain_values() -> None:
+    assert encode(["a", "b", "b"], dtype=pl.Categorical).column.tolist() == [2, 1, 1]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from llm4msr.data.sources.frames import from_frames, read_table
+from llm4msr.errors import InputError
+
+from .tiny import log, schema
+
+FRAME = pl.DataFrame({"id": ["007", "8"], "text": ["a,b", 'say "x"\ntwice']})
+
+
+def content(source: object) -> pl.DataFrame:
+    return read_table(source, "items").frame.collect()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [FRAME, FRAME.lazy(), FRAME.to_arrow(), pa.table(FRAME.to_arrow()).to_batches()[0], FRAME.to_pandas()],
+    ids=["polars", "lazy", "table", "batch", "pandas"],
+)
+def test_any_data_frame_is_read(frame: object) -> None:
+    assert content(frame).rows() == FRAME.rows()
+    assert read_table(frame, "items").name == "the frame items"
+
+
+def test_a_lazy_frame_is_evaluated_once() -> None:
+    calls: list[int] = []
+
+    def seen(frame: pl.DataFrame) -> pl.DataFrame:
+        calls.append(frame.height)
+        return frame
+
+    table = read_table(FRAME.lazy().map_batches(seen), "items")
+    assert table.collect(pl.col("id")).height == table.collect(pl.col("text")).height == 2
+    assert calls == [2]
+
+
+def test_a_lazy_frame_that_fails_is_named() -> None:
+    with pytest.raises(InputError, match="the frame items: cannot be read"):
+        read_table(FRAME.lazy().select("colour"), "items")
+
+
+def test_missing_numbers_of_pandas_are_missing() -> None:
+    assert content(pd.DataFrame({"id": [1.0, None]}))["id"].to_list() == [1.0, None]
+
+
+def test_a_column_of_mixed_types_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the frame items: cannot be read: .*give each column values of one type"):
+        read_table(pd.DataFrame({"id": [1, "a"]}), "items")
+
+
+def test_other_objects_are_refused() -> None:
+    with pytest.raises(InputError, match="items: a list cannot be read; give a path, or a polars, pandas or pyarrow"):
+        read_table([1, 2], "items")
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "items.pq", "items.PARQUET", "items[1]*.parquet"])
+def test_parquet_is_read(tmp_path: Path, name: str) -> None:
+    FRAME.write_parquet(tmp_path / name)
+    assert content(tmp_path / name).rows() == FRAME.rows()
+    assert read_table(str(tmp_path / name), "items").name == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.CSV", ","), ("a.tsv", "\t"), ("a[1].csv", ",")])
+def test_csv_is_read_as_text(tmp_path: Path, name: str, separator: str) -> None:
+    FRAME.write_csv(tmp_path / name, separator=separator)
+    assert content(tmp_path / name).rows() == FRAME.rows()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "pq", "csv", "tsv"])
+def test_the_files_of_a_folder_are_one_table_in_order_of_their_names(tmp_path: Path, suffix: str) -> None:
+    for name, frame in (("b", FRAME[1:]), ("a", FRAME[:1])):
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix in ("parquet", "pq"):
+            frame.write_parquet(path)
+        else:
+            frame.write_csv(path, separator="\t" if suffix == "tsv" else ",")
+    (tmp_path / "_SUCCESS").touch()
+    assert content(tmp_path).rows() == FRAME.rows()
+
+
+def test_a_csv_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfid,text\r\n1,x\r\n")
+    assert content(tmp_path / "a.csv").to_dicts() == [{"id": "1", "text": "x"}]
+
+
+def test_an_empty_value_of_a_csv_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1,\n", encoding="utf-8")
+    assert content(tmp_path / "a.csv").rows() == [("1", None)]
+
+
+@pytest.mark.parametrize(("line", "found"), [("3,y,z", 3), ("3", 1)])
+def test_a_ragged_line_is_refused_with_its_row(tmp_path: Path, line: str, found: int) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n1,x\n{line}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"a\.csv: .*Row #3: Expected 2 columns, got {found}: {line}; correct"):
+        read_table(tmp_path / "a.csv", "items")
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a", "empty"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.xlsx").touch()
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match=rf"{name}: is neither Parquet \(.parquet\) nor CSV"):
+        read_table(tmp_path / name, "items")
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        read_table(tmp_path / "none.csv", "items")
+
+
+def test_the_tables_keep_their_parts() -> None:
+    tables = from_frames(schema(), log(), items=FRAME)
+    assert [name for name, _ in tables.named()] == ["interactions", "items"]
+    assert tables.recipe == {"source": "frames"}

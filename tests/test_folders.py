@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from llm4msr.errors import InputError
+from llm4msr.folders import MANIFEST, checksum, read_manifest, seal, verify, write_text_atomically, written_aside
+
+KIND = "llm4msr test"
+
+
+def make(target: Path, text: str = "one", *, overwrite: bool = False) -> None:
+    with written_aside(target, replaces=KIND if overwrite else None) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a.txt").write_text(text, encoding="utf-8")
+        seal(folder, KIND, 1, {"note": "é"})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_checksum_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert checksum(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
+    make(tmp_path / "new" / "data")
+    assert names(tmp_path / "new") == ["data"]
+    assert names(tmp_path / "new" / "data") == [MANIFEST, "sub"]
+
+
+def test_the_manifest_lists_every_file_with_its_checksum(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / MANIFEST).read_text(encoding="utf-8"))
+    assert len(manifest.pop("seal")) == 64
+    assert manifest == {
+        "kind": KIND,
+        "version": 1,
+        "note": "é",
+        "files": {"sub/a.txt": checksum(tmp_path / "data" / "sub" / "a.txt")},
+    }
+
+
+def test_only_the_chosen_files_are_sealed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a", encoding="utf-8")
+    (tmp_path / "b").write_text("b", encoding="utf-8")
+    seal(tmp_path, KIND, 1, {}, files=["b"])
+    assert list(read_manifest(tmp_path, KIND, 1)["files"]) == ["b"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+    def fail(target: Path) -> None:
+        with written_aside(target) as folder:
+            (folder / "a.txt").write_text("half", encoding="utf-8")
+            raise failure
+
+    with pytest.raises(failure):
+        fail(tmp_path / "data")
+    assert names(tmp_path) == []
+
+
+def test_a_failure_while_overwriting_leaves_the_old_folder(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(ValueError, match="stop"), written_aside(tmp_path / "data", replaces=KIND):
+        raise ValueError("stop")
+    assert names(tmp_path) == ["data"]
+    verify(tmp_path / "data", read_manifest(tmp_path / "data", KIND, 1))
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(InputError, match="data: exists already; choose another folder"):
+        make(tmp_path / "data", "two")
+    assert (tmp_path / "data" / "sub" / "a.txt").read_text(encoding="utf-8") == "one"
+
+
+def test_a_folder_of_ours_is_overwritten_on_request(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    make(tmp_path / "data", "two", overwrite=True)
+    assert (tmp_path / "data" / "sub" / "a.txt").read_text(encoding="utf-8") == "two"
+    assert names(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", "not json", "[]", '{"kind": "web extension", "manifest_version": 3}'])
+def test_a_foreign_folder_is_never_overwritten(tmp_path: Path, manifest: str | None) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    (target / "photo").write_text("mine", encoding="utf-8")
+    if manifest is not None:
+        (target / MANIFEST).write_text(manifest, encoding="utf-8")
+    with pytest.raises(InputError, match="data: is not llm4msr test, so it is left alone"):
+        make(target, overwrite=True)
+    assert (target / "photo").read_text(encoding="utf-8") == "mine"
+    assert names(tmp_path) == ["data"]
+
+
+def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="is not llm4msr test"):
+        make(tmp_path / "data", overwrite=True)
+    assert (tmp_path / "data").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_folder_of_ours_of_another_kind_is_never_overwritten(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with (
+        pytest.raises(InputError, match="is not llm4msr other"),
+        written_aside(tmp_path / "data", replaces="llm4msr other"),
+    ):
+        pass
+    verify(tmp_path / "data", read_manifest(tmp_path / "data", KIND, 1))
+
+
+def test_an_altered_manifest_is_noticed(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    path = tmp_path / "data" / MANIFEST
+    path.write_text(path.read_text(encoding="utf-8").replace("é", "e"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"manifest\.json: was altered"):
+        read_manifest(tmp_path / "data", KIND, 1)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_foreign_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    target, other = tmp_path / "data", tmp_path / "other"
+    other.mkdir()
+    (other / "photo").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="data: "), written_aside(target, replaces=KIND if overwrite else None):
+        other.rename(target)
+    assert names(target) == ["photo"]
+    assert names(tmp_path) == ["data"]
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text_atomically(path, "one")
+    write_text_atomically(path, "two")
+    assert path.read_text(encoding="utf-8") == "two"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one", encoding="utf-8")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, f"no space left for {descriptor}")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_text_atomically(path, "two")
+    assert path.read_text(encoding="utf-8") == "one"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_whole_folder_passes_the_check(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    manifest = read_manifest(tmp_path / "data", KIND, 1)
+    verify(tmp_path / "data", manifest)
+    assert manifest["note"] == "é"
+
+
+@pytest.mark.parametrize("content", [b"onE", b"on", b"", b"one more"])
+def test_a_file_that_was_altered_or_cut_is_named(tmp_path: Path, content: bytes) -> None:
+    make(tmp_path / "data")
+    (tmp_path / "data" / "sub" / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"data/sub/a\.txt: its checksum is not the one in manifest\.json"):
+        verify(tmp_path / "data", read_manifest(tmp_path / "data", KIND, 1))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    (tmp_path / "data" / "sub" / "a.txt").unlink()
+    with pytest.raises(InputError, match=r"data/sub/a\.txt: is missing"):
+        verify(tmp_path / "data", read_manifest(tmp_path / "data", KIND, 1))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data: no such folder; expected llm4msr test"):
+        read_manifest(tmp_path / "data", KIND, 1)
+
+
+def test_a_folder_without_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no manifest\.json, so it is not llm4msr test"):
+        read_manifest(tmp_path, KIND, 1)
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(InputError, match="data: is llm4msr test, expected llm4msr run"):
+        read_manifest(tmp_path / "data", "llm4msr run", 1)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(InputError, match="data: has format version 1, this program reads 2; make it again"):
+        read_manifest(tmp_path / "data", KIND, 2)
+
+
+@pytest.mark.parametrize("content", [b'{"kind": ', b"[]", b"{}", b"\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest\.json: is damaged"):
+        read_manifest(tmp_path, KIND, 1)
