@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -46,11 +46,12 @@ class PromptWriter:
         self._limit = text_limit
         environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
         self._templates = {}
+        self._origin: dict[str, str] = {}
         self.sources: dict[str, str] = {}
         """The templates' text by name, as used."""
         for name in NAMES:
             source, where = _read_template(name, templates)
-            self.sources[name] = source
+            self.sources[name], self._origin[name] = source, where
             try:
                 self._templates[name] = environment.from_string(source)
             except TemplateError as error:
@@ -62,8 +63,11 @@ class PromptWriter:
             "user_description": schema.user_description,
             "item_description": schema.item_description,
         }
-        self._titles = self._clean_column(data.items, schema.item_text.title, self._item_fallback())
-        self._categories = self._clean_column(data.items, schema.item_text.category, [""] * data.items.height)
+        self.titles = self._clean_column(schema.item_text.title, self._item_fallback())
+        """What prompts call each item."""
+        self._user_details = {name: _text(data, "user", name) for name in schema.user_text.details}
+        self._item_details = {name: _text(data, "item", name) for name in schema.item_text.details}
+        self._categories = self._clean_column(schema.item_text.category, [""] * data.items.height)
 
     def scenarios(self) -> list[str]:
         """One prompt a scenario, in the schema's order. Its statistics are those of the training rows."""
@@ -115,16 +119,14 @@ class PromptWriter:
 
     def items(self, codes: list[int]) -> list[str]:
         """The prompts of the items."""
-        frame = self._data.items
-        names = self._data.schema.item_text.details
-        columns = {name: frame[name].gather(codes).to_list() for name in names}
+        columns = {name: column.gather(codes).to_list() for name, column in self._item_details.items()}
         prompts = []
         for place, code in enumerate(codes):
-            values = [(name, self._clean(columns[name][place])) for name in names]
+            values = [(name, self._clean(column[place])) for name, column in columns.items()]
             prompts.append(
                 self._render(
                     "item",
-                    title=self._titles[code],
+                    title=self.titles[code],
                     category=self._categories[code],
                     details=[{"name": name.replace("_", " ").capitalize(), "value": v} for name, v in values if v],
                 )
@@ -136,12 +138,11 @@ class PromptWriter:
         by_scenario: dict[int, list[dict[str, str]]] = {}
         for scenario, items, kinds in recent.select("scenario", "items", "behaviours").iter_rows():
             by_scenario[scenario] = [
-                {"behaviour": behaviours[kind], "title": self._titles[item], "category": self._categories[item]}
+                {"behaviour": behaviours[kind], "title": self.titles[item], "category": self._categories[item]}
                 for item, kind in zip(items, kinds, strict=True)
             ]
         code = int(recent["user"][0])
-        details = self._data.schema.user_text.details
-        known = [(d, self._clean(self._data.users[d][code])) for d in details]
+        known = [(name, self._clean(column[code])) for name, column in self._user_details.items()]
         return self._render(
             "user",
             platform=self._platform,
@@ -155,11 +156,12 @@ class PromptWriter:
     def _clean(self, value: object) -> str:
         return clean(value, limit=self._limit, forbidden=self._forbidden)
 
-    def _clean_column(self, frame: pl.DataFrame, column: str | None, fallback: list[str]) -> list[str]:
+    def _clean_column(self, column: str | None, fallback: list[str]) -> list[str]:
         if column is None:
             return fallback
-        cleaned = {value: self._clean(value) for value in frame[column].unique().to_list()}
-        return [cleaned[v] or other for v, other in zip(frame[column].to_list(), fallback, strict=True)]
+        values = _text(self._data, "item", column)
+        cleaned = {value: self._clean(value) for value in values.unique().to_list()}
+        return [cleaned[v] or other for v, other in zip(values.to_list(), fallback, strict=True)]
 
     def _item_fallback(self) -> list[str]:
         return [f"item {i}" for i in map(self._clean, self._data.items["item"].to_list())]
@@ -167,14 +169,24 @@ class PromptWriter:
     def _render(self, name: str, **slots: Any) -> str:
         try:
             return self._templates[name].render(**slots).strip()
-        except TemplateError as error:
-            raise InputError(f"{name}.j2: the template cannot be filled: {error}") from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise InputError(f"{self._origin[name]}: the template cannot be filled: {error}") from error
+
+
+def _text(data: PreparedData, side: Literal["user", "item"], column: str) -> pl.Series:
+    """A text column, lists joined by commas. The id's own column is in the prepared data under the side's name."""
+    frame, key = (data.users, data.schema.columns.user) if side == "user" else (data.items, data.schema.columns.item)
+    text = frame[side if column == key else column]
+    return text.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if text.dtype == pl.List else text
 
 
 def _read_template(name: str, folder: Path | None) -> tuple[str, str]:
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: no such folder of templates")
     if folder is not None and (folder / f"{name}.j2").is_file():
-        return (folder / f"{name}.j2").read_text(encoding="utf-8"), str(folder / f"{name}.j2")
+        try:
+            return (folder / f"{name}.j2").read_text(encoding="utf-8"), str(folder / f"{name}.j2")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{folder / f'{name}.j2'}: the template cannot be read: {error}") from error
     own = files("llm4msr.knowledge") / "templates" / f"{name}.j2"
     return own.read_text(encoding="utf-8"), str(own)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.folders import seal, write_text_atomically
@@ -44,6 +44,13 @@ class ReasonConfig(BaseModel):
     scenario: Generation = Generation(pooling="last_generated", max_new_tokens=160)
     user: Generation = Generation(pooling="last_prompt")
     item: Generation = Generation(pooling="mean_prompt", chat=False)
+
+    @field_validator("levels")
+    @classmethod
+    def _different(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+        if not levels or len(set(levels)) < len(levels):
+            raise ValueError("name at least one level, and each only once")
+        return levels
 
     def generation(self, level: Level) -> Generation:
         """The generation settings of a level."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
-from llm4msr.knowledge.reason import KIND, VERSION, Level
+from llm4msr.knowledge.reason import KIND, LEVELS, VERSION, Level
 from llm4msr.knowledge.states import States, StateTable, compose
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.vectors import Reduction
@@ -103,19 +103,18 @@ def load_knowledge(
     folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig, needs: set[Source]
 ) -> Knowledge:
     """Build the tables that a model `needs`; raises `InputError` where the folder lacks a level."""
-    random = np.random.default_rng(config.control_seed)
     reductions: dict[str, Reduction] = {}
     scenario = None
     if "scenario" in needs:
         _, raw = folder.level("scenario")
         reductions["scenario"] = Reduction.fit(raw, 0)
-        scenario = _controlled(reductions["scenario"].apply(raw), np.arange(len(raw)), config, random)
+        scenario = _controlled(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
-        users["prompted"] = _prompted(folder, data, config, reductions, random)
+        users["prompted"] = _prompted(folder, data, config, reductions)
     item = None
     if needs & {"own", "others", "item"}:
-        vectors, known = _item_vectors(folder, data, config, reductions, random)
+        vectors, known = _item_vectors(folder, data, config, reductions)
         if "own" in needs:
             users["own"] = _composed(data, vectors, known, config, own=True)
         if "others" in needs:
@@ -134,7 +133,6 @@ def _prompted(
     data: PreparedData,
     config: KnowledgeConfig,
     reductions: dict[str, Reduction],
-    random: np.random.Generator,
 ) -> StateTable:
     index, raw = folder.level("user")
     reductions["user"] = Reduction.fit(raw, config.dimensions)  # every snapshot is of the training part
@@ -143,9 +141,9 @@ def _prompted(
     if config.control == "shuffled":
         for moment in np.unique(time):
             there = np.flatnonzero(time == moment)
-            vectors[there] = vectors[random.permutation(there)]
+            vectors[there] = _controlled(vectors[there], user[there], config, "user")
     else:
-        vectors = _controlled(vectors, user, config, random)
+        vectors = _controlled(vectors, user, config, "user")
     if folder.protocol == "train_end":
         time = np.full_like(time, data.time[0] - 1)  # the paper's protocol: every row is given the one snapshot
     order = np.lexsort((time, user))
@@ -158,7 +156,6 @@ def _item_vectors(
     data: PreparedData,
     config: KnowledgeConfig,
     reductions: dict[str, Reduction],
-    random: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """A vector for each item code `(items, k)`, and which of them are known. Fitted on the training part's items."""
     index, raw = folder.level("item")
@@ -168,7 +165,7 @@ def _item_vectors(
     past = data.positives.filter(pl.col("time") < data.split.valid_time)
     trained[past["item"].to_numpy()] = True
     reductions["item"] = Reduction.fit(raw[trained[codes]], config.dimensions)
-    reduced = _controlled(reductions["item"].apply(raw), codes, config, random)
+    reduced = _controlled(reductions["item"].apply(raw), codes, config, "item")
     vectors = np.zeros((data.items.height, reduced.shape[1]), dtype=np.float32)
     known = np.zeros(data.items.height, dtype=bool)
     vectors[codes], known[codes] = reduced, True
@@ -199,9 +196,10 @@ def _composed(
 
 
 def _controlled(
-    vectors: NDArray[np.float32], subjects: NDArray[Any], config: KnowledgeConfig, random: np.random.Generator
+    vectors: NDArray[np.float32], subjects: NDArray[Any], config: KnowledgeConfig, level: Level
 ) -> NDArray[np.float32]:
     """The vectors, or what a control puts in their place: one random vector a subject, or another subject's vector."""
+    random = np.random.default_rng((config.control_seed, LEVELS.index(level)))
     if config.control == "random":
         drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
         return np.asarray(drawn[subjects])

@@ -98,6 +98,8 @@ def compose(
 
 def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int, block: int) -> list[tuple[int, int]]:
     """Ranges of states that hold whole users and about `block` events each."""
+    if not len(user):
+        return []
     begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
     ranges: list[tuple[int, int]] = []
     start = 0
@@ -106,8 +108,7 @@ def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int,
         if begin > start and last_event - first[start] > block:
             ranges.append((start, int(begin)))
             start = int(begin)
-    if len(user):
-        ranges.append((start, len(user)))
+    ranges.append((start, len(user)))
     return ranges
 
 

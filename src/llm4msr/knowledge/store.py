@@ -28,6 +28,7 @@ CREATE TABLE answers (
   prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL
 );
 """
+_TYPES = [str, bytes, str, int, int]
 
 
 def answer_key(identity: dict[str, Any], generation: Generation, prompt: str) -> bytes:
@@ -54,10 +55,10 @@ class Store:
         try:
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
+            self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text then fails its checksum
             if fresh:
                 self._db.executescript(
-                    f"PRAGMA journal_mode=WAL; BEGIN; {_TABLES}"
-                    f"PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT;"
+                    f"BEGIN; {_TABLES}PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT;"
                 )
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -85,7 +86,8 @@ class Store:
         self.close()
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+        with self._explained():
+            return int(self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of the keys that have no answer yet, in order, each once."""
@@ -93,7 +95,9 @@ class Store:
         present: set[bytes] = set()
         for chunk in _chunks(wanted):
             marks = ",".join("?" * len(chunk))
-            present.update(row[0] for row in self._db.execute(f"SELECT key FROM answers WHERE key IN ({marks})", chunk))
+            with self._explained():
+                found = self._db.execute(f"SELECT key FROM answers WHERE key IN ({marks})", chunk)
+                present.update(row[0] for row in found)
         return [key for key in wanted if key not in present]
 
     def write(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
@@ -135,7 +139,8 @@ class Store:
             ):
                 found = cursor.fetchall()
             for key, text, vector, reason, prompt, generated, stored in found:
-                if _row_checksum(key, text, vector, reason, prompt, generated) != stored:
+                types = [type(value) for value in (text, vector, reason, prompt, generated)]
+                if types != _TYPES or _row_checksum(key, text, vector, reason, prompt, generated) != stored:
                     raise InputError(
                         f"{self.path}: the answer {key.hex()[:16]} was altered on disk (its checksum does not fit); "
                         f"delete it (DELETE FROM answers WHERE hex(key) LIKE '{key.hex()[:16].upper()}%') and run "

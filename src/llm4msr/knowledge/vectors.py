@@ -31,7 +31,8 @@ class Reduction:
     def fit(cls, training: NDArray[np.float16] | NDArray[np.float32], dimensions: int) -> Reduction:
         """Fit on the vectors of the training part, `(n, d)`: standardise, clip, whiten to `dimensions` by PCA.
 
-        Fewer dimensions come out where there are fewer vectors. With `dimensions` 0 nothing is projected.
+        Fewer dimensions come out where there are fewer vectors, and those stay 0 in whose direction no vector varies.
+        With `dimensions` 0, or fewer than 3 vectors, nothing is projected.
         """
         x = training.astype(np.float64)
         mean, deviation = x.mean(0), x.std(0)
@@ -42,7 +43,8 @@ class Reduction:
             components, offset = np.eye(width), np.zeros(width)
         else:
             pca = PCA(min(dimensions, len(x) - 1, width), svd_solver="covariance_eigh").fit(standard)
-            scale = 1.0 / np.sqrt(np.maximum(pca.explained_variance_, 1e-6))
+            varies = pca.explained_variance_ > 1e-6  # whitening a direction without variance would blow up new vectors
+            scale = np.where(varies, 1.0 / np.sqrt(np.where(varies, pca.explained_variance_, 1.0)), 0.0)
             components = pca.components_.T * scale
             offset = -(pca.mean_ @ components)
         arrays = (mean, deviation, components, offset)

@@ -60,7 +60,7 @@ class Explanation:
 def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: Callable[[], Engine]) -> Explanation:
     """Explain one user. The `engine` is made only where a text has to be written; it is then kept in the store.
 
-    Raises `InputError` for a user that the data does not have.
+    Raises `InputError` for a user that the data does not have, and for an engine that the knowledge was not made with.
     """
     ids = data.users["user"]
     found = (ids == user).arg_max() if (ids == user).any() else None
@@ -77,7 +77,6 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     if snapshots.is_empty():
         return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
     latest = snapshots.row(-1, named=True)
-    history = _history(data, events.filter(pl.col("time") < latest["time"]), names, config.history)
     with Store(folder.path / "store.sqlite") as store:
         answer = store.read(latest["key"])
         if answer is None:
@@ -90,12 +89,20 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
             text_limit=config.text_limit,
         )
         prompt = writer.user(int(found), latest["time"])
+        shown = events.filter(pl.col("time") < latest["time"])
+        history = _history(data, shown, names, writer.titles, config.history)
         on_request = not config.user.generates
         if on_request and prompt is not None:
             key = answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt)
             kept = store.read(key)
             if kept is None:
-                (written,) = [answer for batch in engine().run([prompt], FOR_PEOPLE) for _, answer in batch]
+                llm = engine()
+                if llm.identity != folder.manifest["engine"]:
+                    raise InputError(
+                        f"{folder.path}: was made with the language model {folder.manifest['engine']}, and the one "
+                        f"given is {llm.identity}; name the same model and number format"
+                    )
+                (written,) = [answer for batch in llm.run([prompt], FOR_PEOPLE) for _, answer in batch]
                 store.write([(key, written)])
                 kept = written
             answer = kept
@@ -112,16 +119,14 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     )
 
 
-def _history(data: PreparedData, events: pl.DataFrame, names: list[str], most: int) -> list[Positive]:
+def _history(
+    data: PreparedData, events: pl.DataFrame, names: list[str], titles: list[str], most: int
+) -> list[Positive]:
     """The positives that the prompt was made of: the most recent ones of each scenario, oldest first."""
     shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
-    title = data.schema.item_text.title
-    items = data.items[title if title is not None else "item"].gather(shown["item"]).to_list()
     return [
-        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, str(item))
-        for (time, scenario, kind), item in zip(
-            shown.select("time", "scenario", "behaviour").iter_rows(), items, strict=True
-        )
+        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, titles[item])
+        for time, scenario, kind, item in shown.select("time", "scenario", "behaviour", "item").iter_rows()
     ]
 
 

@@ -63,7 +63,7 @@ def _unpack(gguf: Path, folder: Path, source: str) -> None:
         for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
-    with written_aside(folder, overwrite=folder.exists()) as aside:
+    with written_aside(folder, replaces=_KIND) as aside:
         tokenizer.save_pretrained(aside)
         config = model.config.to_dict()
         config.pop("quantization_config", None)

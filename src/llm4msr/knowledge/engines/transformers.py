@@ -14,10 +14,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, FinishReason, Generation
+
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+)
+"""What an answer depends on beside the weights."""
 
 DType = Literal["bfloat16", "float32"]
 
@@ -43,12 +54,19 @@ class TransformersEngine:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self._model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+            self._model, loaded = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{folder}: the language model cannot be loaded: {reason}") from error
+        if loaded["missing_keys"]:  # transformers would go on with random numbers in their place
+            first, count = min(loaded["missing_keys"]), len(loaded["missing_keys"])
+            raise InputError(f"{folder}: the weights lack {count} tensors (first: {first}); download the model whole")
         self._model.requires_grad_(False).eval().to(self._device)
         self._batch_tokens = batch_tokens
         self._identity = {"engine": "transformers", "model": fingerprint(folder), "dtype": dtype}
@@ -60,8 +78,9 @@ class TransformersEngine:
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """The tokenizer's own control tokens."""
-        return tuple(self._tokenizer.all_special_tokens)
+        """The tokenizer's own control tokens, those without a role of their own included."""
+        added = [t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special]
+        return tuple(dict.fromkeys([*self._tokenizer.all_special_tokens, *added]))
 
     @property
     def context_length(self) -> int:
@@ -74,7 +93,7 @@ class TransformersEngine:
         Raises `InputError` for a prompt that does not fit the model's context.
         """
         ids = [self._tokens(prompt, generation) for prompt in prompts]
-        room = self.context_length - (generation.max_new_tokens + 32 if generation.generates else 0)
+        room = self.context_length - self._reserved(generation)
         for position, tokens in enumerate(ids):
             if len(tokens) > room:
                 raise InputError(
@@ -94,6 +113,15 @@ class TransformersEngine:
             encoded = self._tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
             return list(encoded["input_ids"])
         return list(self._tokenizer(prompt)["input_ids"]) or [self._tokenizer.eos_token_id or 0]
+
+    def _reserved(self, generation: Generation) -> int:
+        """The tokens that may follow a prompt."""
+        if not generation.generates:
+            return 0
+        return generation.max_new_tokens + (len(self._question()) if generation.pooling == "closing" else 0)
+
+    def _question(self) -> list[int]:
+        return list(self._tokenizer(f"\n{CLOSING_QUESTION}", add_special_tokens=False)["input_ids"])
 
     def _states(self, ids: Tensor, **inputs: Any) -> Any:
         return self._model.base_model(input_ids=ids, **inputs)
@@ -164,7 +192,7 @@ class TransformersEngine:
         ]
 
     def _close(self, mask: Tensor, cache: Any) -> Tensor:
-        question = self._tokenizer(f"\n{CLOSING_QUESTION}", add_special_tokens=False)["input_ids"]
+        question = self._question()
         ids = torch.tensor([question] * len(mask), device=self._device)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         positions = _positions(mask)[:, -len(question) :]
@@ -188,8 +216,11 @@ def _require_model(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Identifies a model by its config, and by the size and both ends of each weights file (they can be huge)."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    """Identifies a model by its small files, and by the size and both ends of each weights file (they can be huge)."""
+    digest = hashlib.sha256()
+    for name in _SMALL_FILES:
+        if (folder / name).is_file():
+            digest.update(name.encode() + (folder / name).read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())

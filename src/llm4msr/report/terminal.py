@@ -1,0 +1,101 @@
+"""What the terminal shows: progress with rate and time left, and explanations."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+if TYPE_CHECKING:  # the command line starts without loading torch
+    from llm4msr.knowledge.reason import Progress
+    from llm4msr.report.explain import Explanation
+    from llm4msr.training.fit import TrainProgress
+
+
+class Bars:
+    """Progress bars with rate and time left; where the output is no terminal, a line now and then instead.
+
+    Args:
+        console: where to show them.
+        seconds_between_lines: how often a line is written where there is no terminal.
+    """
+
+    def __init__(self, console: Console, seconds_between_lines: float = 20.0) -> None:
+        self._console = console
+        self._pause = seconds_between_lines
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, tuple[TaskID, float, int]] = {}
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._bars.stop()
+        if kind is KeyboardInterrupt:
+            say(self._console, "stopped; give the same command again to go on from here")
+
+    def reasoning(self, progress: Progress) -> None:
+        """Show one step of `reason`."""
+        self._update(progress.level, progress.done, progress.total, "")
+
+    def training(self, name: str, progress: TrainProgress) -> None:
+        """Show one validation of a training run."""
+        auc = "" if progress.validation is None else f"AUC {progress.validation:.4f}, "
+        self._update(name, progress.step, progress.steps, f"{auc}{progress.rows_per_second:,.0f} rows/s")
+
+    def _update(self, name: str, done: int, total: int, rate: str) -> None:
+        now = time.monotonic()
+        if name not in self._tasks:
+            for other, *_ in self._tasks.values():
+                self._bars.update(other, visible=False)
+            self._tasks[name] = self._bars.add_task(name, total=total, rate=""), now, done
+        task, began, before = self._tasks[name]
+        since = done - before
+        rate = rate or (f"{60 * since / (now - began):,.0f} prompts/min" if since else "")
+        self._bars.update(task, completed=done, total=total, rate=rate)
+        if not self._console.is_terminal and since and now - self._said > self._pause:
+            self._said = now
+            left = (now - began) / since * (total - done)
+            say(self._console, f"  {name}: {done} of {total}, {rate}, about {left:.0f} s left")
+
+
+def say(console: Console, message: str) -> None:
+    """Print a message as it is: no markup, no highlighting, no wrapping."""
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_explanation(console: Console, explanation: Explanation) -> None:
+    """Print a user's history, prompt and text, and how the vector was taken."""
+    counts = ", ".join(f"{name} {count}" for name, count in explanation.counts.items())
+    console.rule(f"user {escape(explanation.user)}")
+    say(console, f"positives: {counts}")
+    if explanation.prompt is None:
+        say(
+            console,
+            "no positive is before any snapshot, so there is no prompt; the model uses its learned default vector",
+        )
+        return
+    say(console, f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
+    for p in explanation.history:
+        say(console, f"  {p.time:%Y-%m-%d %H:%M}  {p.scenario}: {p.behaviour} {p.item}")
+    console.print(Panel(escape(explanation.prompt), title="prompt", title_align="left"))
+    title = "text, written for this page" if explanation.on_request else "text"
+    cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""
+    console.print(Panel(escape(explanation.text or "(empty)"), title=title + cut, title_align="left"))
+    say(console, f"the user's vector is {explanation.how}")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.history import recent_positives, snapshot_times
+from tests.knowledge.kiosk import SECOND, kiosk
+
+ANN, BOB = 0, 1
+BUN, COFFEE, TEA = 0, 1, 2
+HALL, APP = 0, 1
+BOUGHT, CLICKED = 0, 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return kiosk(tmp_path_factory.mktemp("kiosk") / "data")
+
+
+@pytest.mark.parametrize(
+    ("slices", "seconds"), [(1, [1, 9]), (2, [1, 5, 9]), (4, [1, 3, 5, 7, 9]), (8, [1, 2, 3, 4, 5, 6, 7, 8, 9])]
+)
+def test_slices_cut_the_training_period_into_equal_parts(data: PreparedData, slices: int, seconds: list[int]) -> None:
+    assert snapshot_times(data, "slices", slices) == [s * SECOND for s in seconds]
+
+
+def test_the_papers_protocol_takes_the_end_of_training_alone(data: PreparedData) -> None:
+    assert snapshot_times(data, "train_end", 4) == [9 * SECOND]
+
+
+def test_the_last_snapshot_is_the_first_moment_of_validation(data: PreparedData) -> None:
+    assert snapshot_times(data, "slices", 3)[-1] == data.split.valid_time
+
+
+def test_a_history_is_strictly_before_its_time(data: PreparedData) -> None:
+    assert recent_positives(data, 6 * SECOND, 9).rows() == [
+        (ANN, HALL, [COFFEE], [BOUGHT]),
+        (ANN, APP, [BUN], [CLICKED]),
+        (BOB, APP, [TEA], [CLICKED]),
+    ]
+
+
+def test_a_history_is_in_order_of_time_the_oldest_first(data: PreparedData) -> None:
+    assert recent_positives(data, 11 * SECOND, 9).rows() == [
+        (ANN, HALL, [COFFEE, TEA, BUN], [BOUGHT, CLICKED, BOUGHT]),
+        (ANN, APP, [BUN], [CLICKED]),
+        (BOB, APP, [TEA, TEA], [CLICKED, BOUGHT]),
+    ]
+
+
+def test_a_history_keeps_the_latest_positives_of_each_scenario(data: PreparedData) -> None:
+    assert recent_positives(data, 11 * SECOND, 2).rows() == [
+        (ANN, HALL, [TEA, BUN], [CLICKED, BOUGHT]),
+        (ANN, APP, [BUN], [CLICKED]),
+        (BOB, APP, [TEA, TEA], [CLICKED, BOUGHT]),
+    ]
+
+
+def test_before_the_first_positive_there_is_no_history(data: PreparedData) -> None:
+    empty = recent_positives(data, 1 * SECOND, 9)
+    assert empty.rows() == []
+    assert empty.columns == ["user", "scenario", "items", "behaviours"]
+
+
+def test_a_history_may_begin_before_the_impressions(tmp_path: Path) -> None:
+    wide = kiosk(tmp_path / "data", positives=[(0, "cid", "bun", "a"), (1, "cid", "tea", "a")])
+    assert recent_positives(wide, 1 * SECOND, 9).rows() == [(2, APP, [BUN], [BOUGHT])]
