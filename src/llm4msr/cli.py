@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tomllib
+import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from llm4msr.errors import InputError
+from llm4msr.report.terminal import Bars, print_explanation, say
 
 app = typer.Typer(
     help="Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows.",
@@ -117,7 +117,7 @@ def reason(
         },
     )
     opened = PreparedData.open(data)
-    with _Bars() as bars:
+    with Bars(console) as bars:
         summaries = run_reason(
             opened, _engine(model, dtype), knowledge, config, templates=templates, progress=bars.reasoning
         )
@@ -140,22 +140,18 @@ def train(
     ] = None,
 ) -> None:
     """Train a model; an interrupted run goes on where it stopped when the command is given again."""
-    from llm4msr.training.run import parse_config, train_run
+    from llm4msr.training.run import train_run
+    from llm4msr.training.settings import parse_assignment, read_settings
 
-    raw = _read_toml(config) if config is not None else {}
-    for path, value in (
-        ("data", data),
-        ("knowledge_folder", knowledge),
-        ("model.backbone.name", backbone),
-        ("model.enhancer.name", enhancer),
-    ):
-        if value is not None:
-            _put(raw, path, str(value))
-    for assignment in settings or []:
-        path, _, text = assignment.partition("=")
-        _put(raw, path.strip(), _value(text.strip()))
-    run_config = parse_config(raw, str(config) if config is not None else "the settings")
-    with _Bars() as bars:
+    options = {
+        "data": data,
+        "knowledge_folder": knowledge,
+        "model.backbone.name": backbone,
+        "model.enhancer.name": enhancer,
+    }
+    given = [(path, str(value)) for path, value in options.items() if value is not None]
+    run_config = read_settings(config, [*given, *map(parse_assignment, settings or [])])
+    with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
     _say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
     _print_scores(out)
@@ -182,7 +178,7 @@ def explain(
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    _print_explanation(explain_user(opened, folder, user, lambda: _engine(model, dtype)))
+    print_explanation(console, explain_user(opened, folder, user, lambda: _engine(model, dtype)))
 
 
 @app.command()
@@ -192,26 +188,25 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
 ) -> None:
     """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
-    import time
-
     from llm4msr.data.sources.completejourney import NOTICE
     from llm4msr.experiments.demo import DemoSettings, Listener, run_demo
-    from llm4msr.report.tables import rich_tables
+    from llm4msr.report.tables import grids, markdown, rich_table
 
     began = time.perf_counter()
     settings = DemoSettings.full(seeds) if full else DemoSettings(seeds=seeds)
-    with _Bars() as bars:
+    with Bars(console) as bars:
         listener = Listener(say=_say, reasoning=bars.reasoning, training=bars.training)
         folder = out / ("full" if full else "households-200")
         result = run_demo(folder, settings, lambda: _engine(None, "bfloat16"), listener)
-    _print_explanation(result.explanation)
-    for table in rich_tables(result.rows, result.scenarios):
-        console.print()
-        console.print(table)
+    print_explanation(console, result.explanation)
+    tables = grids(result.rows, result.scenarios)
+    for grid in tables:
+        console.print(rich_table(grid))
+    (folder / "table.md").write_text("\n".join(markdown(grid) for grid in tables), encoding="utf-8")
     console.print(
         f"Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}", style="dim"
     )
-    console.print(f"Everything lies in {folder}: data, knowledge, runs. {time.perf_counter() - began:.0f} s.")
+    console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
 
 
 def main() -> None:
@@ -219,105 +214,46 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        _fail(str(error), 2)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(where + str(error.strerror or error))}", soft_wrap=True
-        )
-        sys.exit(2)
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
 
 
-class _Bars:
-    """Progress bars with rate and time left, for reasoning and training."""
-
-    def __enter__(self) -> _Bars:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            transient=True,
-        )
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def reasoning(self, progress: Any) -> None:
-        """One step of `reason`."""
-        task = self._task(progress.level, progress.total)
-        speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
-        rate = f"{speed * 60:.0f} prompts/min" if speed else ""
-        self._bars.update(task, completed=progress.done, total=progress.total, rate=rate)
-
-    def training(self, name: str, progress: Any) -> None:
-        """One validation of a training run."""
-        task = self._task(name, progress.steps)
-        auc = "" if progress.validation is None else f"AUC {progress.validation:.4f}, "
-        rate = f"{auc}{progress.rows_per_second:,.0f} rows/s"
-        self._bars.update(task, completed=progress.step, rate=rate)
-
-    def _task(self, name: str, total: int) -> Any:
-        if name not in self._tasks:
-            for other in self._tasks.values():
-                self._bars.update(other, visible=False)
-            self._tasks[name] = self._bars.add_task(name, total=total, rate="")
-        return self._tasks[name]
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)
 
 
 def _say(message: str) -> None:
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    say(console, message)
 
 
 def _engine(model: Path | None, dtype: Literal["bfloat16", "float32"]) -> Any:
+    from transformers.utils import logging
+
     from llm4msr.knowledge.engines.embedded import embedded_model
     from llm4msr.knowledge.engines.transformers import TransformersEngine
 
+    logging.set_verbosity_error()  # the terminal is ours here
+    logging.disable_progress_bar()
     return TransformersEngine(model if model is not None else embedded_model(_say), dtype=dtype)
 
 
 def _print_scores(run: Path, *, anew: bool = False) -> None:
     from llm4msr.data.prepared import PreparedData
-    from llm4msr.report.tables import Row, rich_tables
+    from llm4msr.report.tables import Row, grids, rich_table
     from llm4msr.training.run import evaluate_run, read_result, run_config
 
     scores = evaluate_run(run) if anew else read_result(run).scores
     config = run_config(run)
     data = PreparedData.open(config.data, check=False)
     name = f"{config.model.backbone.name} + {config.model.enhancer.name}"
-    for table in rich_tables([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
-        console.print(table)
+    for grid in grids([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
+        console.print(rich_table(grid))
     leaks = read_result(run).leaks
     if leaks:
         _say(f"note: {leaks}")
     _say(f"everything lies in {run}")
-
-
-def _print_explanation(explanation: Any) -> None:
-    from rich.panel import Panel
-
-    counts = ", ".join(f"{name} {count}" for name, count in explanation.counts.items())
-    console.rule(f"user {escape(explanation.user)}")
-    _say(f"positives: {counts}")
-    if explanation.prompt is None:
-        _say("no positive is before any snapshot, so there is no prompt; the model uses its learned default vector")
-        return
-    _say(f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
-    for p in explanation.history:
-        _say(f"  {p.time:%Y-%m-%d %H:%M}  {p.scenario}: {p.behaviour} {p.item}")
-    console.print(Panel(escape(explanation.prompt), title="prompt", title_align="left"))
-    title = "text, written for this page" if explanation.on_request else "text"
-    cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""
-    console.print(Panel(escape(explanation.text or "(empty)"), title=title + cut, title_align="left"))
-    _say(f"the user's vector is {explanation.how}")
 
 
 def _ratios(text: str) -> tuple[float, float, float]:
@@ -327,29 +263,6 @@ def _ratios(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise InputError(f"--split {text}: expected three numbers, as in 8:1:1") from None
     return first, second, third
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the settings cannot be read: {error}") from error
-
-
-def _put(raw: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for name in parents:
-        raw = cast(dict[str, Any], raw.setdefault(name, {}))
-        if not isinstance(raw, dict):
-            raise InputError(f"--set {path}: {name} is a value, not a table of settings")
-    raw[last] = value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _validated(kind: Any, raw: dict[str, Any]) -> Any:

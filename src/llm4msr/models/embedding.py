@@ -12,8 +12,8 @@ class FeatureEmbedding(nn.Module):
     """Embeds the fields: all categorical and multi-valued ones in one table with offsets, by one look-up.
 
     A multi-valued field is the mean over its values (zero for none); a numeric one is `x * w + b` with vectors of its
-    own, and a third learned vector where the number is missing. Ids beyond a field's size are refused by the look-up
-    of `Batches`, not here.
+    own, and a third learned vector where the number is missing. Every id is below its field's size, since the
+    vocabulary that gave it also gave the layout.
 
     Args:
         layout: the fields.

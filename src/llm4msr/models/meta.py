@@ -100,14 +100,14 @@ class MetaLayers(nn.Module):
         core = generated[:, : r * r].reshape(-1, r, r)
         shift = generated[:, r * r :]
         inner = h @ self.left[place]
-        turned = torch.bmm(inner[:, None, :], core[inverse])[:, 0] + shift[inverse]
+        turned = torch.bmm(inner[:, None, :], core.index_select(0, inverse))[:, 0] + shift.index_select(0, inverse)
         out: Tensor = (inner + turned) @ self.right[place] + self.bias[place]
         return out
 
     def _full(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
         inside, outside = self.widths[place], self.widths[place + 1]
         weight = generated[:, : inside * outside].reshape(-1, inside, outside)
-        return grouped_matmul(h, weight, inverse) + generated[:, inside * outside :][inverse]
+        return grouped_matmul(h, weight, inverse) + generated[:, inside * outside :].index_select(0, inverse)
 
 
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ class Optimizers:
             if self._embedding_decay:
                 rows = gradient.indices()[0]
                 values = gradient.values() + self._embedding_decay * self._table.detach()[rows]
-                gradient = torch.sparse_coo_tensor(gradient.indices(), values, gradient.shape, is_coalesced=True)
+                gradient = torch.sparse_coo_tensor(
+                    gradient.indices(), values, gradient.shape, is_coalesced=True, check_invariants=False
+                )
             self._table.grad = gradient
         for optimizer in self._all:
             optimizer.step()

@@ -91,7 +91,7 @@ class LLM4MSR(Enhancer):
             self.candidate = nn.Linear(knowledge.item, config.match_dim)
             width += config.match_dim
         self._width = width
-        user_width = sum(knowledge.users)
+        user_width = sum(knowledge.users) if config.user_sources else 0
         if user_width:
             self.unknown_user = nn.Parameter(torch.zeros(user_width))
         self.user_layers = self._layers(config.user, user_width, width)
@@ -105,7 +105,7 @@ class LLM4MSR(Enhancer):
             self.match_user = nn.Linear(user_width, config.match_dim)
             self.match_item = nn.Linear(knowledge.item, config.match_dim)
         parallel = [level for level in (config.user, config.scenario) if level == "parallel"]
-        self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha))
+        self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
 
     def _layers(self, placement: Placement, knowledge: int, width: int) -> MetaLayers | None:
         if placement == "none":
@@ -152,17 +152,16 @@ class LLM4MSR(Enhancer):
             else:
                 beside.append(h[:, 0])
         if c.match and item is not None and z is not None and batch.users is not None:
-            product = self.match_user(z)[batch.users.inverse] * self.match_item(item)
+            product = self.match_user(z).index_select(0, batch.users.inverse) * self.match_item(item)
             x = torch.cat([x, product, product.sum(1, keepdim=True)], 1)
         logit = backbone(x, batch.offsets)
-        mixed = (1 - self.alpha.sum()) * logit
-        for alpha, other in zip(self.alpha, beside, strict=True):
-            mixed = mixed + alpha * other
-        return mixed, penalty
+        if self.alpha is None:
+            return logit, penalty
+        return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
 
     def _user(self, batch: Batch) -> Tensor | None:
         """The vectors of the batch's user states `(S, d)`, with the learned vector where a source knows nothing."""
-        if batch.users is None:
+        if batch.users is None or not self.config.user_sources:
             return None
         known = torch.repeat_interleave(
             batch.users.known, torch.tensor(self._splits, device=batch.users.known.device), dim=1
@@ -170,6 +169,6 @@ class LLM4MSR(Enhancer):
         return torch.where(known, batch.users.vectors, self.unknown_user)
 
     def _item(self, batch: Batch) -> Tensor | None:
-        if batch.item is None or batch.item_known is None:
+        if batch.item is None or batch.item_known is None or not (self.config.candidate or self.config.match):
             return None
         return torch.where(batch.item_known[:, None], batch.item, self.unknown_item)

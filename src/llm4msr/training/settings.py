@@ -1,0 +1,54 @@
+"""A run's settings from a TOML file and from `path=value` assignments."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llm4msr.errors import InputError
+from llm4msr.training.run import RunConfig, parse_config
+
+
+def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:
+    """The config of a TOML file, or the defaults, with the assignments (a dotted path and a value) put over it.
+
+    Raises `InputError` for a file that cannot be read, and for an unknown or unfit setting.
+    """
+    raw = {} if file is None else _read_toml(file)
+    for path, value in assignments:
+        _put(raw, path, value)
+    return parse_config(raw, "the settings" if file is None else str(file))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read `path=value`; the value is JSON where it can be read as such, and text otherwise.
+
+    >>> parse_assignment("train.seed=3"), parse_assignment("model.backbone.name=star")
+    (('train.seed', 3), ('model.backbone.name', 'star'))
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"{text!r} is not a setting; write path=value, as in train.seed=3")
+    try:
+        return path.strip(), json.loads(value)
+    except ValueError:
+        return path.strip(), value.strip()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the settings cannot be read: {error}") from error
+
+
+def _put(raw: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise InputError(f"the setting {path}: {name} is a value, not a table of settings")
+    raw[last] = value

@@ -1,0 +1,169 @@
+"""Meta layers and LLM4MSR by hand (equations 4 to 9), and the fast paths against plain loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from llm4msr.errors import InputError
+from llm4msr.models.enhancers.llm4msr import LLM4MSR, LLM4MSRConfig
+from llm4msr.models.meta import MetaLayers, grouped_matmul
+from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone
+from tests.models.zoo import WIDTHS, make_rows
+
+
+class SumOfInputs(Backbone):
+    """A backbone simple enough to compute by hand."""
+
+    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        del offsets
+        return x.sum(1)
+
+
+def test_full_meta_layers_by_hand() -> None:
+    layers = MetaLayers(1, (2, 1), weights="full")
+    (generator,) = layers.generators
+    with torch.no_grad():
+        generator.weight.copy_(torch.tensor([[1.0], [2.0], [3.0]]))  # type: ignore[operator]
+        generator.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))  # type: ignore[operator]
+    z = torch.tensor([[1.0], [2.0]])
+    x = torch.tensor([[1.0, 1.0], [10.0, 1.0]])
+    out, penalty = layers(x, z, torch.tensor([0, 1]))
+    # W = z * (1, 2) + (0, 1), b = 3 z - 1
+    assert out.tolist() == [[1.0 * 1 + 3.0 * 1 + 2.0], [2.0 * 10 + 5.0 * 1 + 5.0]]
+    assert penalty.item() == pytest.approx((1 + 9 + 4 + 4 + 25 + 25) / 6)
+
+
+def test_relu_follows_each_layer_of_equation_7_and_never_a_logit() -> None:
+    x, z, inverse = torch.randn(50, 3), torch.randn(4, 2), torch.randint(0, 4, (50,))
+    torch.manual_seed(0)
+    paper = MetaLayers(2, (3, 5, 3), weights="full", activate_last=True)(x, z, inverse)[0]
+    torch.manual_seed(0)
+    linear = MetaLayers(2, (3, 5, 3), weights="full")(x, z, inverse)[0]
+    torch.testing.assert_close(paper, functional.relu(linear))
+    assert bool((linear < 0).any())
+
+
+@pytest.mark.parametrize("weights", ["full", "low_rank"])
+def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
+    torch.manual_seed(0)
+    layers = MetaLayers(3, (4, 6, 2), weights=weights, rank=2).double()  # type: ignore[arg-type]
+    x, z = torch.randn(7, 4, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    inverse = torch.tensor([0, 2, 2, 1, 0, 2, 1])
+    rows = []
+    for row, state in zip(x, inverse, strict=True):
+        h = row
+        for place, (inside, outside) in enumerate([(4, 6), (6, 2)]):
+            generated = layers.generators[place](z[state])
+            if weights == "full":
+                matrix, bias = generated[: inside * outside].view(inside, outside), generated[inside * outside :]
+            else:
+                core = torch.eye(2, dtype=torch.float64) + generated[:4].view(2, 2)
+                matrix = layers.left[place] @ core @ layers.right[place]
+                bias = generated[4:] @ layers.right[place] + layers.bias[place]
+            h = h @ matrix + bias
+            h = functional.relu(h) if place == 0 else h
+        rows.append(h)
+    torch.testing.assert_close(layers(x, z, inverse)[0], torch.stack(rows))
+
+
+def test_low_rank_layers_start_close_to_one_shared_network() -> None:
+    torch.manual_seed(0)
+    layers = MetaLayers(64, (20, 16, 20), rank=8)
+    x = torch.randn(1, 20).expand(10, -1)
+    out = layers(x, torch.randn(10, 64), torch.arange(10))[0]
+    assert (out.std(0) / out.abs().mean()).max() < 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 100))
+def test_grouped_matmul_equals_a_product_for_each_row(groups: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(groups), 3, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, 3, 2, generator=generator, dtype=torch.float64)
+    group = torch.tensor(groups)
+    torch.testing.assert_close(grouped_matmul(x, weight, group), torch.einsum("bi,bio->bo", x, weight[group]))
+
+
+def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
+    config = LLM4MSRConfig(user="none", scenario="parallel", layers=1, weights="full", alpha=0.25)
+    enhancer = LLM4MSR(config, 2, 3, WIDTHS)
+    batch = make_rows([1, 1, 1])
+    e = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert enhancer.scenario_layers is not None
+    beside = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.arange(3))[0][:, 0]
+    logits, _ = enhancer(e, batch, SumOfInputs())
+    torch.testing.assert_close(logits, 0.25 * beside + 0.75 * e.sum(1))
+
+
+def test_user_layers_feed_the_backbone() -> None:
+    config = LLM4MSRConfig(user="bottom", scenario="none", layers=2, hidden=3, weights="full", residual=False)
+    enhancer = LLM4MSR(config, 2, 3, WIDTHS)
+    batch = make_rows([2, 0, 2])
+    assert batch.users is not None
+    assert enhancer.user_layers is not None
+    e = torch.randn(4, 2)
+    known = torch.repeat_interleave(batch.users.known, 5, dim=1)
+    z = torch.where(known, batch.users.vectors, torch.zeros(10))
+    below = enhancer.user_layers(e, z, batch.users.inverse)[0]
+    assert bool((below >= 0).all())
+    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], below.sum(1))
+
+
+def test_without_knowledge_the_learned_default_takes_its_place() -> None:
+    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, WIDTHS)
+    batch = make_rows([4, 0, 0])
+    assert batch.users is not None
+    batch.users.known[:] = False
+    e = torch.randn(4, 2)
+    before = enhancer(e, batch, SumOfInputs())[0]
+    batch.users.vectors.normal_()
+    assert torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
+    with torch.no_grad():
+        enhancer.unknown_user.normal_()
+    assert not torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
+
+
+def test_match_features_are_product_and_dot() -> None:
+    config = LLM4MSRConfig(user="none", scenario="none", match=True, match_dim=2)
+    enhancer = LLM4MSR(config, 1, 3, WIDTHS)
+    batch = make_rows([1, 0, 0])
+    assert batch.users is not None
+    assert batch.item is not None
+    batch.users.known[:] = True
+    assert batch.item_known is not None
+    batch.item_known[:] = True
+    product = enhancer.match_user(batch.users.vectors)[batch.users.inverse] * enhancer.match_item(batch.item)
+    logits, _ = enhancer(torch.tensor([[1.5]]), batch, SumOfInputs())
+    torch.testing.assert_close(logits, 1.5 + product.sum(1) + product.sum(1))
+    assert enhancer.backbone_width == 1 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("settings_", "needs"),
+    [
+        ({}, {"own", "others", "scenario"}),
+        ({"source": "prompted"}, {"prompted", "scenario"}),
+        ({"source": "both", "scenario": "none"}, {"prompted", "own", "others"}),
+        ({"user": "none"}, {"scenario"}),
+        ({"user": "none", "scenario": "none", "match": True}, {"own", "others", "item"}),
+    ],
+)
+def test_a_config_says_which_knowledge_it_needs(settings_: dict[str, object], needs: set[str]) -> None:
+    assert LLM4MSRConfig.model_validate(settings_).needs == needs
+
+
+def test_an_enhancer_that_does_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="take the enhancer 'none' instead"):
+        ENHANCERS.config("llm4msr", {"user": "none", "scenario": "none"})
+
+
+def test_unknown_names_and_settings_are_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="there is no backbone 'stat'; did you mean 'star'"):
+        BACKBONES.get("stat")
+    with pytest.raises(InputError, match="backbone star: unknown key 'hiden'"):
+        BACKBONES.config("star", {"hiden": [3]})

@@ -1,0 +1,123 @@
+"""What every backbone with every enhancer must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from llm4msr.models.registry import BACKBONES as REGISTERED_BACKBONES
+from llm4msr.models.registry import ENHANCERS as REGISTERED_ENHANCERS
+from llm4msr.training.checkpoint import read_tensors, write_tensors
+from tests.models.zoo import BACKBONES, ENHANCERS, PAIRS, make_model, make_rows, pick
+
+every_pair = pytest.mark.parametrize(("backbone", "enhancer"), PAIRS)
+
+
+def test_the_zoo_knows_every_registered_model() -> None:
+    assert sorted(BACKBONES) == REGISTERED_BACKBONES.names()
+    assert sorted({name for name, _ in ENHANCERS.values()}) == REGISTERED_ENHANCERS.names()
+
+
+@every_pair
+def test_a_row_scores_the_same_alone_as_in_any_batch(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer)
+    batch = make_rows([5, 1, 4])
+    model.train()
+    model(batch)  # moves running statistics away from their start
+    model.eval()
+    with torch.no_grad():
+        together = model(batch)[0]
+        alone = torch.cat([model(pick(batch, [row]))[0] for row in range(len(batch))])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
+
+
+@every_pair
+def test_permuting_rows_permutes_their_scores(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer).eval()
+    batch = make_rows([4, 2, 3])
+    order = [2, 0, 3, 1, 5, 4, 8, 7, 6]
+    with torch.no_grad():
+        torch.testing.assert_close(model(pick(batch, order))[0], model(batch)[0][order], rtol=1e-5, atol=1e-6)
+
+
+@every_pair
+def test_every_parameter_learns(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer).train()
+    touched: set[str] = set()
+    for seed in range(3):
+        logits, penalty = model(make_rows([20, 20, 20], seed))
+        loss = functional.binary_cross_entropy_with_logits(logits, make_rows([20, 20, 20], seed).label)
+        model.zero_grad()
+        (loss if penalty is None else loss + penalty).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and bool(parameter.grad.abs().sum() > 0):
+                touched.add(name)
+    assert touched == {name for name, _ in model.named_parameters()}
+
+
+@every_pair
+def test_every_used_row_of_the_embedding_table_gets_a_gradient(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer).train()
+    batch = make_rows([60, 60, 60])
+    model(batch)[0].sum().backward()
+    gradient = model.embedding.table.weight.grad
+    assert gradient is not None
+    assert bool((gradient.abs().sum(1) > 0).all())
+
+
+@every_pair
+def test_saved_weights_give_bit_identical_scores(backbone: str, enhancer: str, tmp_path: Path) -> None:
+    model, other = make_model(backbone, enhancer, seed=0), make_model(backbone, enhancer, seed=1)
+    batch = make_rows([3, 3, 3])
+    model.train()
+    model(batch)
+    write_tensors(tmp_path / "model.safetensors", model.state_dict())
+    other.load_state_dict(read_tensors(tmp_path / "model.safetensors")[0])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(batch)[0], other.eval()(batch)[0])
+
+
+@every_pair
+def test_two_models_share_no_parameter(backbone: str, enhancer: str) -> None:
+    one, other = make_model(backbone, enhancer), make_model(backbone, enhancer)
+    assert not {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in other.parameters()}
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@every_pair
+@pytest.mark.parametrize("sizes", [[1, 0, 0], [0, 0, 1], [5, 0, 0], [4, 1, 4], [1, 1, 1], [0, 3, 0]])
+def test_any_sizes_of_scenarios_train_and_score(backbone: str, enhancer: str, sizes: list[int]) -> None:
+    model = make_model(backbone, enhancer)
+    batch = make_rows(sizes)
+    logits, penalty = model.train()(batch)
+    loss = functional.binary_cross_entropy_with_logits(logits, batch.label)
+    (loss if penalty is None else loss + penalty).backward()
+    assert logits.shape == (sum(sizes),)
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    with torch.no_grad():
+        assert bool(torch.isfinite(model.eval()(batch)[0]).all())
+
+
+@every_pair
+def test_logits_take_both_signs(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer)
+    batch = make_rows([40, 40, 40])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        functional.binary_cross_entropy_with_logits(model.train()(batch)[0], batch.label).backward()
+        optimizer.step()
+    logits = model.eval()(batch)[0]
+    assert bool((logits > 0).any())
+    assert bool((logits < 0).any())
+
+
+@every_pair
+def test_evaluation_changes_no_state(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(make_rows([4, 4, 4]))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -1,0 +1,250 @@
+"""The command line from end to end, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llm4msr.cli import main
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.engines.embedded import embedded_model, find_gguf
+from llm4msr.knowledge.sources import KnowledgeFolder
+from tests.conftest import shop_frames
+
+Run = Callable[..., tuple[int, str]]
+
+SCHEMA = """
+name = "shop"
+description = "a small shop"
+
+[columns]
+user = "user"
+item = "item"
+scenario = "place"
+time = "time"
+time_unit = "s"
+label = "click"
+
+[[scenarios]]
+value = "search"
+description = "people type queries"
+[[scenarios]]
+value = "feed"
+[[scenarios]]
+value = "mail"
+
+[[fields]]
+name = "user"
+side = "user"
+[[fields]]
+name = "item"
+side = "item"
+[[fields]]
+name = "colour"
+side = "item"
+[[fields]]
+name = "price"
+side = "item"
+kind = "numeric"
+
+[item_text]
+title = "title"
+category = "colour"
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Type a command; returns its exit code and everything it printed."""
+
+    def typed(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["llm4msr", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return typed
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """A folder with a schema, CSV interactions and Parquet items."""
+    frames = shop_frames(rows=500, users=12, items=15)
+    frames["interactions"].write_csv(tmp_path / "interactions.csv")
+    frames["items"].write_parquet(tmp_path / "items.parquet")
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    return tmp_path
+
+
+def _prepare(run: Run, logs: Path, *more: object) -> tuple[int, str]:
+    files = ["--interactions", logs / "interactions.csv", "--items", logs / "items.parquet"]
+    return run("prepare", "--schema", logs / "schema.toml", *files, "--out", logs / "data", *more)
+
+
+@pytest.fixture(scope="session")
+def llm(tiny_llm: Path) -> Path:
+    """The embedded LLM where it is installed, else the tiny one."""
+    return embedded_model() if find_gguf() is not None else tiny_llm
+
+
+def test_from_raw_logs_to_scores_and_an_explanation(run: Run, logs: Path, llm: Path) -> None:
+    code, out = _prepare(run, logs)
+    assert code == 0
+    assert "500 rows, 12 users, 15 items" in out
+
+    reasoning = ["reason", logs / "data", "--knowledge", logs / "k", "--model", llm, "--slices", 1, "--history", 2]
+    code, out = run(*reasoning, "--max-new-tokens", 4)
+    assert code == 0
+    assert "scenario: 3 prompts, 3 different, 0 of those known before" in out
+    code, out = run(*reasoning, "--max-new-tokens", 4)
+    assert code == 0
+    assert "scenario: 3 prompts, 3 different, 3 of those known before" in out
+
+    settings = ["--set", "train.epochs=1", "--set", "model.embedding_dim=4", "--set", "knowledge.dimensions=8"]
+    data = ["--data", logs / "data", "--knowledge", logs / "k", "--backbone", "star", "--enhancer", "llm4msr"]
+    code, trained = run("train", "--out", logs / "run", *data, *settings)
+    assert code == 0
+    code, evaluated = run("evaluate", logs / "run")
+    assert code == 0
+    assert re.findall(r"0\.\d{4}", evaluated) == re.findall(r"0\.\d{4}", trained)
+    record = json.loads((logs / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(record["validation"]["scenarios"]) == {"search", "feed", "mail"}
+
+    user = PreparedData.open(logs / "data").users["user"][0]
+    explain = ["explain", user, "--data", logs / "data", "--knowledge", logs / "k", "--model", llm]
+    code, out = run(*explain)
+    assert code == 0
+    assert f"user {user}" in out
+    assert "A user of the platform" in out
+    assert "the hidden state of the prompt's last token" in out
+
+
+def test_an_interrupted_reasoning_is_refused_by_training_with_what_to_do(run: Run, logs: Path) -> None:
+    _prepare(run, logs)
+    (logs / "k").mkdir()
+    code, out = run(
+        "train", "--out", logs / "run", "--data", logs / "data", "--knowledge", logs / "k", "--enhancer", "llm4msr"
+    )
+    assert code == 2
+    assert "has no manifest.json" in out
+    assert not (logs / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "schema.toml").write_text(SCHEMA + "colour = 1\n"), "unknown key 'item_text.colour'"),
+        (lambda d: (d / "schema.toml").write_text(SCHEMA.replace('"click"', '"clik"')), "no column 'clik'"),
+        (lambda d: (d / "schema.toml").write_text(SCHEMA.replace('"colour"', '"color"')), "did you mean 'colour'"),
+        (lambda d: (d / "schema.toml").write_text("name = "), "not valid TOML"),
+        (lambda d: (d / "schema.toml").unlink(), "cannot be read"),
+        (
+            lambda d: (d / "interactions.csv").write_text("user,item,place,time,click\nu1,i1,feed,5,3\n"),
+            "neither 0 nor 1",
+        ),
+        (lambda d: (d / "interactions.csv").write_text("user,item,place,time,click,hour\n"), "no rows are left"),
+        (lambda d: (d / "interactions.csv").unlink(), "no such file"),
+        (lambda d: (d / "items.parquet").write_bytes((d / "items.parquet").read_bytes()[:-40]), "cannot be read"),
+        (lambda d: (d / "items.parquet").write_bytes(b"PAR1 garbage"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_error_with_exit_code_2_and_no_folder(
+    run: Run, logs: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(logs)
+    before = {p.name for p in logs.iterdir()}
+    code, out = _prepare(run, logs)
+    assert code == 2
+    assert message in " ".join(out.split())
+    assert "Traceback" not in out
+    assert {p.name for p in logs.iterdir()} == before
+
+
+def test_too_many_rejected_rows_stop_the_run_and_a_larger_share_lets_it_pass(run: Run, logs: Path) -> None:
+    frame = shop_frames(rows=500)["interactions"]
+    spoilt = frame.with_columns(place=pl.when(pl.int_range(500) < 100).then(pl.lit("moon")).otherwise("place"))
+    spoilt.write_csv(logs / "interactions.csv")
+    code, out = _prepare(run, logs)
+    assert code == 2
+    assert "100 x scenario unknown" in " ".join(out.split())
+    code, out = _prepare(run, logs, "--max-rejected", 0.5)
+    assert code == 0
+    assert "set aside: 100 x scenario unknown" in out
+    assert pl.read_parquet(logs / "data" / "rejected.parquet").height == 100
+
+
+def test_an_existing_folder_is_only_replaced_on_request(run: Run, logs: Path) -> None:
+    assert _prepare(run, logs)[0] == 0
+    code, out = _prepare(run, logs)
+    assert code == 2
+    assert "exists already" in out
+    assert _prepare(run, logs, "--overwrite")[0] == 0
+
+
+def test_an_altered_prepared_folder_is_refused_by_file(run: Run, logs: Path) -> None:
+    _prepare(run, logs)
+    column = logs / "data" / "columns" / "label.npy"
+    column.write_bytes(column.read_bytes()[:-1] + b"\x07")
+    code, out = run("train", "--out", logs / "run", "--data", logs / "data")
+    assert code == 2
+    assert "label.npy: its checksum is not the one in manifest.json" in " ".join(out.split())
+
+
+def test_a_model_folder_without_weights_is_refused(run: Run, logs: Path, tmp_path: Path) -> None:
+    _prepare(run, logs)
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "config.json").write_text("{}")
+    code, out = run("reason", logs / "data", "--knowledge", logs / "k", "--model", tmp_path / "llm")
+    assert code == 2
+    assert "holds no weights" in out
+
+
+def test_a_scenario_with_one_class_is_reported_not_refused(run: Run, logs: Path) -> None:
+    frame = shop_frames(rows=500, users=12, items=15)["interactions"]
+    frame.with_columns(click=pl.when(pl.col("place") == "mail").then(0).otherwise("click")).write_csv(
+        logs / "interactions.csv"
+    )
+    code, out = _prepare(run, logs)
+    assert code == 0
+    assert "mail has one class or no row in the test part" in out
+    code, out = run("train", "--out", logs / "run", "--data", logs / "data", "--set", "train.epochs=1")
+    assert code == 0
+    assert "undefined" in out
+
+
+def test_an_unknown_user_is_answered_with_the_nearest(
+    run: Run, shop: PreparedData, shop_knowledge: KnowledgeFolder
+) -> None:
+    code, out = run("explain", "u99x", "--data", shop.path, "--knowledge", shop_knowledge.path)
+    assert code == 2
+    assert "there is no user 'u99x'" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "--out", "x"], "give --schema and --interactions"),
+        (["prepare", "--out", "x", "--source", "completejourney", "--split", "8:2"], "expected three numbers"),
+        (["evaluate", "nowhere"], "is nowhere a run"),
+        (["train", "--out", "x", "--data", "nowhere"], "no such folder"),
+        (["train", "--out", "x", "--data", "d", "--set", "train.epochs=many"], "train.epochs"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(
+    run: Run, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out = run(*arguments)
+    assert code == 2
+    assert message in " ".join(out.split())
+    assert not list(tmp_path.iterdir())

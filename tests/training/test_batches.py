@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder, load_knowledge
+from llm4msr.training.batches import BatchSource, prefetched
+
+
+def test_rows_of_a_batch_come_sorted_by_scenario_and_keep_their_values(shop: PreparedData) -> None:
+    batch = BatchSource(shop).make(np.array([900, 3, 512, 4]))
+    rows = batch.rows.numpy()
+    assert sorted(rows) == [3, 4, 512, 900]
+    assert batch.scenario_ids().tolist() == shop.scenario[rows].tolist() == sorted(shop.scenario[rows])
+    assert batch.label.tolist() == shop.label[rows].tolist()
+    for place, name in enumerate(["user", "item", "colour", "hour"]):
+        assert batch.categorical[:, place].tolist() == shop.field(name)[rows].tolist()
+    np.testing.assert_array_equal(batch.numeric[:, 0].numpy(), shop.field("price")[rows])
+    np.testing.assert_array_equal(batch.multi.numpy(), shop.field("tags")[rows])
+
+
+def test_an_epoch_visits_each_training_row_once_in_another_order_each_time(shop: PreparedData) -> None:
+    source = BatchSource(shop)
+    first = [b.rows for b in source.epoch(100, seed=0, epoch=0)]
+    second = [b.rows for b in source.epoch(100, seed=0, epoch=1)]
+    assert sorted(torch.cat(first).tolist()) == list(range(shop.split.valid))
+    assert sorted(torch.cat(second).tolist()) == list(range(shop.split.valid))
+    assert sorted(first[0].tolist()) != sorted(second[0].tolist())
+    assert len(first) == source.steps("train", 100)
+
+
+def test_an_epoch_started_in_the_middle_gives_the_rest_of_the_same_batches(shop: PreparedData) -> None:
+    source = BatchSource(shop)
+    whole = [b.rows.tolist() for b in source.epoch(64, seed=3, epoch=2)]
+    assert [b.rows.tolist() for b in source.epoch(64, seed=3, epoch=2, start=5)] == whole[5:]
+
+
+def test_a_part_is_its_rows_in_order_of_time(shop: PreparedData) -> None:
+    rows = torch.cat([b.rows.sort().values for b in BatchSource(shop).part("valid", 50)])
+    assert rows.tolist() == list(range(*shop.split.range("valid")))
+
+
+def test_states_come_once_with_an_inverse_index(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> None:
+    knowledge = load_knowledge(shop_knowledge, shop, KnowledgeConfig(dimensions=4), {"own", "others", "item"})
+    rows = np.arange(300, 420)
+    batch = BatchSource(shop, knowledge).make(rows)
+    assert batch.users is not None
+    assert batch.item is not None
+    vectors, known = batch.users.vectors[batch.users.inverse], batch.users.known[batch.users.inverse]
+    order = batch.rows.numpy()
+    for place, name in enumerate(("own", "others")):
+        table = knowledge.users[name]  # type: ignore[index]
+        expected = table.vectors[table.index[order]]
+        np.testing.assert_array_equal(vectors[:, place * 4 : place * 4 + 4].numpy(), expected)
+        np.testing.assert_array_equal(known[:, place].numpy(), table.index[order] > 0)
+    pairs = {tuple(p) for p in np.stack([knowledge.users[n].index[order] for n in ("own", "others")], 1).tolist()}
+    assert len(batch.users.vectors) == len(pairs)
+    assert knowledge.item is not None
+    np.testing.assert_array_equal(batch.item.numpy(), knowledge.item.vectors[knowledge.item.index[order]])
+
+
+def test_prefetching_hands_on_an_error_of_the_maker() -> None:
+    def maker() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    items = prefetched(maker())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_prefetching_ends_its_thread_when_the_consumer_stops_early() -> None:
+    items = prefetched(iter(range(1000)))
+    assert next(iter(items)) == 0
+    items.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name == "llm4msr-batches"]

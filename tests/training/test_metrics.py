@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from llm4msr.training.metrics import Score, Scores, score, score_rows
+
+
+def _labels(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    return np.array(values, dtype=np.int8)
+
+
+def _logits(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    return np.array(values, dtype=np.float32)
+
+
+def test_auc_and_log_loss_by_hand() -> None:
+    found = score_rows(_labels(1, 0, 1, 0), _logits(2.0, 1.0, 0.0, -1.0))
+    assert found.auc == 0.75  # of four pairs, only (third, second) is in the wrong order
+    losses = [math.log1p(math.exp(-2)), math.log1p(math.exp(1)), math.log(2), math.log1p(math.exp(-1))]
+    assert found.log_loss == pytest.approx(sum(losses) / 4)
+
+
+def test_one_class_has_no_auc_but_a_log_loss() -> None:
+    assert score_rows(_labels(0, 0), _logits(0.0, 0.0)) == Score(2, 0, None, math.log(2))
+
+
+def test_no_row_has_neither() -> None:
+    assert score_rows(_labels(), _logits()) == Score(0, 0, None, None)
+
+
+def test_extreme_logits_keep_the_log_loss_finite() -> None:
+    assert score_rows(_labels(1, 0), _logits(-500.0, 500.0)).log_loss == pytest.approx(500.0)
+
+
+def test_the_mean_auc_leaves_out_scenarios_where_it_is_undefined() -> None:
+    label, logit = _labels(1, 0, 0, 0), _logits(1.0, 0.0, 3.0, 2.0)
+    scores = score(label, logit, np.array([0, 0, 1, 1], dtype=np.int16), 3)
+    assert [s.auc for s in scores.scenarios] == [1.0, None, None]
+    assert scores.mean_auc == 1.0
+    assert scores.overall.rows == 4
+
+
+def test_where_no_auc_is_defined_the_log_loss_selects() -> None:
+    scores = score(_labels(0, 0), _logits(0.0, 0.0), np.zeros(2, dtype=np.int16), 1)
+    assert scores.mean_auc is None
+    assert scores.selection == pytest.approx(-math.log(2))
+
+
+def test_scores_survive_json() -> None:
+    scores = score(_labels(1, 0, 1), _logits(1.0, 0.0, 3.0), np.array([0, 0, 1], dtype=np.int16), 2)
+    assert Scores.from_dict(scores.as_dict(["a", "b"])) == scores

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from llm4msr.data.prepare import prepare
+from llm4msr.data.prepared import PreparedData
+from llm4msr.data.sources.frames import from_frames
+from llm4msr.errors import InputError
+from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.schema import Schema
+from llm4msr.training.run import evaluate_run, parse_config, train_run
+from tests.conftest import FAST, shop_frames
+
+
+def _raw(data: PreparedData, knowledge: KnowledgeFolder | None = None, **settings: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "data": str(data.path),
+        "model": {"embedding_dim": 4, "backbone": {"name": "star", "settings": {"hidden": [8]}}},
+        "train": {"epochs": 1, "batch_size": 128},
+    }
+    if knowledge is not None:
+        raw["knowledge_folder"] = str(knowledge.path)
+        raw["knowledge"] = {"dimensions": 8}
+        raw["model"]["enhancer"] = {"name": "llm4msr", "settings": {"hidden": 4, "rank": 2, **settings}}
+    return raw
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"source": "prompted", "weights": "full"},
+        {"source": "composed"},
+        {"source": "both", "candidate": True, "match": True},
+    ],
+)
+def test_a_run_trains_and_scores_the_same_when_evaluated_anew(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = parse_config(_raw(shop, shop_knowledge, **settings), "test")
+    result = train_run(config, tmp_path / "run")
+    assert evaluate_run(tmp_path / "run") == result.scores
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "knowledge.safetensors",
+        "result.json",
+    }
+
+
+def test_a_finished_run_is_not_trained_again(shop: PreparedData, tmp_path: Path) -> None:
+    config = parse_config(_raw(shop), "test")
+    first = train_run(config, tmp_path / "run")
+    stamp = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert train_run(config, tmp_path / "run") == first
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_another_config_is_refused(shop: PreparedData, tmp_path: Path) -> None:
+    raw = _raw(shop)
+    train_run(parse_config(raw, "test"), tmp_path / "run")
+    raw["train"]["seed"] = 9
+    with pytest.raises(InputError, match="holds a run with other settings or data"):
+        train_run(parse_config(raw, "test"), tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(shop: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and not a run"):
+        train_run(parse_config(_raw(shop), "test"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_knowledge_that_is_needed_must_be_named(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
+) -> None:
+    raw = _raw(shop, shop_knowledge)
+    del raw["knowledge_folder"]
+    with pytest.raises(InputError, match="reads others, own, scenario knowledge; name the folder"):
+        train_run(parse_config(raw, "test"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trian": {}}, "unknown key 'trian'"),
+        ({"train": {"epochs": 0}}, "train.epochs: Input should be greater than or equal to 1"),
+        ({"model": {"backbone": {"name": "stra"}}}, "there is no backbone 'stra'; did you mean 'star'"),
+        ({"model": {"enhancer": {"name": "llm4msr", "settings": {"rnak": 2}}}}, "llm4msr: unknown key 'rnak'"),
+    ],
+)
+def test_a_wrong_setting_is_named(shop: PreparedData, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train_run(parse_config({**_raw(shop), **change}, "test"), tmp_path / "run")
+
+
+def test_altered_weights_are_refused_by_name(shop: PreparedData, tmp_path: Path) -> None:
+    train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_data_prepared_anew_is_noticed(shop_schema: Schema, tmp_path: Path) -> None:
+    data = prepare(from_frames(shop_schema, **shop_frames(rows=400)), tmp_path / "data")
+    train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+    prepare(from_frames(shop_schema, **shop_frames(rows=410)), tmp_path / "data", overwrite=True)
+    with pytest.raises(InputError, match="the prepared data changed since the run was trained"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_one_scenario_and_one_class_train_and_are_reported_as_undefined(shop_schema: Schema, tmp_path: Path) -> None:
+    frames = shop_frames(rows=300)
+    frames["interactions"] = frames["interactions"].with_columns(click=0)
+    data = prepare(from_frames(shop_schema, **frames), tmp_path / "data")
+    result = train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+    assert result.scores.mean_auc is None
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["test"]["scenarios"]["search"]["auc"] is None
+    assert stored["test"]["overall"]["log_loss"] > 0
+
+
+def test_a_single_scenario_has_no_others_and_trains(
+    tiny_engine: TransformersEngine, shop_schema: Schema, tmp_path: Path
+) -> None:
+    schema = shop_schema.model_copy(update={"scenarios": shop_schema.scenarios[:1]})
+    frames = shop_frames(rows=400)
+    frames["interactions"] = frames["interactions"].with_columns(place=pl.lit("search"))
+    data = prepare(from_frames(schema, **frames), tmp_path / "data")
+    reason(data, tiny_engine, tmp_path / "knowledge", FAST)
+    knowledge = KnowledgeFolder.open(tmp_path / "knowledge", data)
+    result = train_run(parse_config(_raw(data, knowledge, match=True), "test"), tmp_path / "run")
+    assert result.scores.scenarios[0] == result.scores.overall
