@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from llm4msr.models.backbones.shared_bottom import SharedBottom, SharedBottomConfig
@@ -76,32 +74,3 @@ def test_shared_bottom_by_hand() -> None:
             tower[2].weight.fill_(factor)  # type: ignore[index]
     x = torch.tensor([[1.0, 1.0], [2.0, 0.5]])
     assert model(x, (0, 1, 2)).tolist() == [9.0, -12.0]
-
-
-@pytest.mark.parametrize("sizes", [[4, 3, 2], [0, 5, 1], [6, 0, 0]])
-@pytest.mark.parametrize("name", ["shared_bottom", "star"])
-def test_towers_on_slices_equal_a_masked_reference_forward_and_backward(name: str, sizes: list[int]) -> None:
-    torch.manual_seed(0)
-    model = (
-        SharedBottom(SharedBottomConfig(hidden=(6, 4)), 5, 3)
-        if name == "shared_bottom"
-        else STAR(STARConfig(hidden=(6, 4), auxiliary_hidden=(3,)), 5, 3)
-    ).double()
-    model.eval()
-    count = sum(sizes)
-    x = torch.randn(count, 5, dtype=torch.float64)
-    offsets = tuple(int(o) for o in torch.tensor([0, *sizes]).cumsum(0))
-    scenario = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
-
-    def masked() -> Tensor:
-        whole = [model(x, tuple(0 if e <= d else count for e in range(4))) for d in range(3)]
-        return torch.stack([w * (scenario == d) for d, w in enumerate(whole)]).sum(0)
-
-    torch.testing.assert_close(model(x, offsets), masked())
-    gradients = []
-    for logits in (model(x, offsets), masked()):
-        model.zero_grad()
-        logits.square().sum().backward()
-        gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)

@@ -12,12 +12,17 @@ from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 
 BACKBONES: dict[str, dict[str, Any]] = {
-    "shared_bottom": {"hidden": [8, 4]},
-    "star": {"hidden": [8, 4], "auxiliary_hidden": [4], "scenario_dim": 3},
+    "aitm": {"hidden": [12, 8]},
+    "mmoe": {"hidden": [12, 8], "experts": 3},
+    "omoe": {"hidden": [12, 8], "experts": 3},
+    "ple": {"hidden": [12, 8], "levels": 2, "shared_experts": 1, "specific_experts": 2},
+    "shared_bottom": {"hidden": [12, 8]},
+    "star": {"hidden": [12, 8], "auxiliary_hidden": [4], "scenario_dim": 3},
 }
 _SMALL = {"hidden": 6, "rank": 3, "match_dim": 4}
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
+    "epnet": ("epnet", {"hidden": 6, "scenario_dim": 3}),
     "llm4msr": ("llm4msr", _SMALL),
     "llm4msr-full": ("llm4msr", {**_SMALL, "weights": "full"}),
     "llm4msr-paper": ("llm4msr", {**_SMALL, "weights": "full", "residual": False}),
