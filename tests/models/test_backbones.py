@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from llm4msr.models.backbones.shared_bottom import SharedBottom, SharedBottomConfig
 from llm4msr.models.backbones.star import STAR, PartitionedNorm, STARConfig, StarLayer
+from llm4msr.models.layers import by_scenario
 
 
 def test_star_layer_multiplies_shared_and_scenario_weights() -> None:
@@ -30,10 +31,40 @@ def test_partitioned_norm_uses_the_statistics_of_its_scenario() -> None:
         norm.scenario_shift[1] = 0.5
     z = torch.tensor([[1.0], [3.0]])  # mean 2, biased variance 1
     torch.testing.assert_close(norm(1, z), torch.tensor([[-6.0 + 1.5], [6.0 + 1.5]]))
-    assert norm.mean.tolist() == [[0.0], [1.0]]  # scenario 0 is untouched, scenario 1 moved half-way
-    assert norm.variance.tolist() == [[1.0], [1.0]]
+    assert norm.mean.tolist() == [[0.0], [2.0]]  # scenario 0 is untouched; the first update forgets the start
+    assert norm.variance.tolist() == [[1.0], [2.0]]  # unbiased
+    norm(1, torch.tensor([[4.0], [8.0]]))  # mean 6, unbiased variance 8; from the second on half-way
+    assert norm.mean[1].tolist() == [4.0]
+    assert norm.variance[1].tolist() == [5.0]
     norm.eval()
-    torch.testing.assert_close(norm(1, torch.tensor([[2.0]])), torch.tensor([[6.0 * (2.0 - 1.0) + 1.5]]))
+    expected = 6.0 * (9.0 - 4.0) / 5.0**0.5 + 1.5
+    torch.testing.assert_close(norm(1, torch.tensor([[9.0]])), torch.tensor([[expected]]))
+
+
+def test_star_normalises_each_slice_by_itself_while_training_forward_and_backward() -> None:
+    torch.manual_seed(0)
+    norm = PartitionedNorm(4, scenarios=2).double()
+    x = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    offsets = (0, 6, 9)
+    found = by_scenario(x, offsets, norm)
+    (found**3).sum().backward()
+    gradient = x.grad
+    assert gradient is not None
+    x.grad = None
+    expected = torch.cat([functional.batch_norm(part, None, None, training=True) for part in (x[:6], x[6:])])
+    (expected**3).sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, x.grad)
+
+
+def test_after_a_few_steps_evaluation_agrees_with_training() -> None:
+    torch.manual_seed(0)
+    norm = PartitionedNorm(8, scenarios=1)
+    for _ in range(5):
+        norm(0, 0.01 * torch.randn(500, 8) + 0.3)  # as small as fresh embeddings
+    x = 0.01 * torch.randn(500, 8) + 0.3
+    trained, evaluated = norm(0, x), norm.eval()(0, x)
+    assert float((trained - evaluated).detach().abs().mean()) < 0.1
 
 
 def test_partitioned_norm_of_a_single_row_falls_back_to_kept_statistics() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm4msr.errors import InputError
+from llm4msr.models.batch import KnowledgeWidths, UserStates
 from llm4msr.models.enhancers.llm4msr import LLM4MSR, LLM4MSRConfig
 from llm4msr.models.meta import MetaLayers, grouped_matmul
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone
@@ -98,6 +102,66 @@ def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
     beside = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.arange(3))[0][:, 0]
     logits, _ = enhancer(e, batch, SumOfInputs())
     torch.testing.assert_close(logits, 0.25 * beside + 0.75 * e.sum(1))
+
+
+def test_the_whole_prediction_by_hand() -> None:
+    config = LLM4MSRConfig(layers=1, weights="full", residual=False, alpha=0.25)
+    scenario = np.array([[1.0], [2.0], [3.0]], dtype=np.float32)
+    enhancer = LLM4MSR(config, 2, 3, KnowledgeWidths(users=(1,), scenario=scenario))
+    assert enhancer.user_layers is not None
+    assert enhancer.scenario_layers is not None
+    with torch.no_grad():
+        below, beside = (dict(m.named_parameters()) for m in (enhancer.user_layers, enhancer.scenario_layers))
+        # below: W = z diag(1, -1), b = z (0, .5); beside: W = z (1, 1), b = 1
+        below["generators.0.weight"].copy_(torch.tensor([[1.0], [0.0], [0.0], [-1.0], [0.0], [0.5]]))
+        below["generators.0.bias"].zero_()
+        beside["generators.0.weight"].copy_(torch.tensor([[1.0], [1.0], [0.0]]))
+        beside["generators.0.bias"].copy_(torch.tensor([0.0, 0.0, 1.0]))
+    batch = replace(
+        make_rows([0, 1, 0]),
+        users=UserStates(torch.tensor([[2.0]]), torch.tensor([[True]]), torch.tensor([0])),
+    )
+    e = torch.tensor([[3.0, 0.25]])
+    # h_u = relu(2 * 3, -2 * .25 + 1) = (6, .5); h = 6.5; h_s = 2 * 3 + 2 * .25 + 1 = 7.5
+    assert enhancer(e, batch, SumOfInputs())[0].item() == pytest.approx(0.25 * 7.5 + 0.75 * 6.5)
+
+
+def test_two_parallel_levels_have_an_alpha_each() -> None:
+    enhancer = LLM4MSR(LLM4MSRConfig(user="parallel", layers=1), 2, 3, WIDTHS)
+    assert enhancer.alpha is not None
+    assert enhancer.user_layers is not None
+    assert enhancer.scenario_layers is not None
+    with torch.no_grad():
+        enhancer.alpha.copy_(torch.tensor([0.3, 0.1]))
+    batch, e = make_rows([2, 1, 1]), torch.randn(4, 2)
+    z, inverse = enhancer._user(batch)
+    user = enhancer.user_layers(e, z, inverse)[0][:, 0]
+    scenario = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.tensor([0, 0, 1, 2]))[0][:, 0]
+    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], 0.3 * user + 0.1 * scenario + 0.6 * e.sum(1))
+
+
+def test_missing_knowledge_is_an_error_and_never_a_plain_backbone() -> None:
+    with pytest.raises(ValueError, match="need user states"):
+        LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, KnowledgeWidths())
+    with pytest.raises(ValueError, match="need scenario vectors"):
+        LLM4MSR(LLM4MSRConfig(user="none"), 2, 3, KnowledgeWidths())
+    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, WIDTHS)
+    with pytest.raises(ValueError, match="need user states"):
+        enhancer(torch.randn(1, 2), replace(make_rows([1, 0, 0]), users=None), SumOfInputs())
+
+
+def test_one_large_group_pads_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded: list[int] = []
+    bmm = torch.bmm
+
+    def watched(x: Tensor, weight: Tensor) -> Tensor:
+        padded.append(x.shape[0] * x.shape[1])
+        return bmm(x, weight)
+
+    monkeypatch.setattr(torch, "bmm", watched)
+    group = torch.cat([torch.zeros(1000, dtype=torch.int64), torch.arange(200)])
+    grouped_matmul(torch.randn(1200, 3), torch.randn(200, 3, 2), group)
+    assert padded[0] <= 2 * 1200 + 200
 
 
 def test_user_layers_feed_the_backbone() -> None:

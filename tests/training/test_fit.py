@@ -18,6 +18,7 @@ from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
+from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder, Source, load_knowledge
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource
@@ -140,6 +141,43 @@ def test_early_stopping_waits_for_its_patience(shop: PreparedData, tmp_path: Pat
     best = max(range(len(lines)), key=lambda i: lines[i]["validation"]["mean_auc"])
     assert position.done
     assert len(lines) == best + 1 + 3
+
+
+@pytest.mark.parametrize("batch_size", [64, 90, 137, 400])
+def test_an_epoch_has_the_number_of_validations_that_was_asked_for(
+    shop: PreparedData, tmp_path: Path, batch_size: int
+) -> None:
+    source = BatchSource(shop)
+    config = TrainConfig(epochs=2, batch_size=batch_size, patience=99, validations_per_epoch=3)
+    fit(_model(source), shop, source, config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
+    assert lines[2]["step"] == lines[5]["step"] == source.steps("train", batch_size)
+
+
+def test_a_stopped_training_with_knowledge_ends_bit_identical(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
+) -> None:
+    needs: set[Source] = {"prompted", "own", "others", "item", "scenario"}
+    source = BatchSource(shop, load_knowledge(shop_knowledge, shop, KnowledgeConfig(dimensions=6), needs))
+    enhancer = PartChoice(name="llm4msr", settings={"source": "both", "match": True, "candidate": True})
+    config = ModelConfig(embedding_dim=4, enhancer=enhancer)
+    ended = []
+    for stop in (False, True):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        if stop:
+            with pytest.raises(StopHereError):
+                fit(build_model(config, source.layout, 3, source.widths, 0), shop, source, CONFIG, folder, _stop)
+        model = build_model(config, source.layout, 3, source.widths, 0)
+        fit(model, shop, source, CONFIG, folder)
+        ended.append(model.state_dict())
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
+def _stop(progress: TrainProgress) -> None:
+    if progress.step > 20:
+        raise StopHereError
 
 
 def test_a_seed_repeats_a_training(shop: PreparedData, tmp_path: Path) -> None:

@@ -100,6 +100,42 @@ def test_knowledge_that_is_needed_must_be_named(
 def test_a_wrong_setting_is_named(shop: PreparedData, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train_run(parse_config({**_raw(shop), **change}, "test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_setting_does_not_block_the_corrected_command(shop: PreparedData, tmp_path: Path) -> None:
+    raw = _raw(shop)
+    raw["model"]["backbone"]["settings"] = {"hidden": [-3]}
+    with pytest.raises(InputError, match=r"backbone star: hidden\.0"):
+        train_run(parse_config(raw, "test"), tmp_path / "run")
+    train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_a_run_can_be_evaluated_and_found_again_from_anywhere(
+    shop: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop.path.parent)
+    result = train_run(parse_config({**_raw(shop), "data": shop.path.name}, "test"), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_run(tmp_path / "run") == result.scores
+    assert train_run(parse_config(_raw(shop), "test"), tmp_path / "run") == result
+
+
+def test_without_a_validation_row_training_is_refused(shop_schema: Schema, tmp_path: Path) -> None:
+    data = prepare(from_frames(shop_schema, **shop_frames(rows=300)), tmp_path / "data", ratios=(9, 0, 1))
+    with pytest.raises(InputError, match="has no validation row"):
+        train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.json", "5"), ("result.json", "{}"), ("result.json", "[]")])
+def test_a_damaged_run_is_named(shop: PreparedData, tmp_path: Path, name: str, content: str) -> None:
+    config = parse_config(_raw(shop), "test")
+    train_run(config, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name}: is damaged"):
+        train_run(config, tmp_path / "run")
 
 
 def test_altered_weights_are_refused_by_name(shop: PreparedData, tmp_path: Path) -> None:

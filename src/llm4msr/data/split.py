@@ -41,8 +41,8 @@ def chronological_split(times: NDArray[np.int64], ratios: tuple[float, float, fl
     >>> chronological_split(np.array([1, 2, 3, 4, 5, 5, 6, 7, 8, 9]), (5, 3, 2)).range("train")
     (0, 4)
     """
-    if min(ratios) < 0 or ratios[0] <= 0:
-        raise InputError(f"the split {ratios} needs a positive share for training and none below zero")
+    if not all(0 <= r < float("inf") for r in ratios) or ratios[0] <= 0:
+        raise InputError(f"the split {ratios} needs a positive share for training, and none below zero or infinite")
     rows = len(times)
     shares = np.cumsum(ratios) / sum(ratios)
     cuts, cut_times = [], []

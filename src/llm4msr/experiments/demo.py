@@ -40,14 +40,19 @@ class Variant:
 
 VARIANTS = (
     Variant("backbone alone", "plain", PartChoice(name="none")),
-    Variant("llm4msr, prompted (the paper's)", "prompted", PartChoice(name="llm4msr", settings={"source": "prompted"})),
-    Variant("llm4msr, composed", "composed", PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER)),
+    Variant("llm4msr, prompted", "prompted", PartChoice(name="llm4msr", settings={"source": "prompted"})),
+    Variant("llm4msr, composed + match", "composed", PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER)),
     Variant(
-        "control: composed of random vectors",
+        "control: random + match",
         "random",
         PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER),
         control="random",
     ),
+)
+LEGEND = (
+    "prompted: the paper's user and scenario prompts, each user snapshot made only of what was before it. "
+    "composed + match: item vectors composed into users event by event, with the candidate's vector and match "
+    "features. control: the same with a random vector for each item and scenario. All with low-rank meta layers."
 )
 
 

@@ -36,7 +36,7 @@ class KnowledgeConfig(BaseModel):
     dimensions: int = Field(default=64, ge=1, le=4096)
     half_life_days: float = Field(default=30.0, gt=0)
     control: Control = "none"
-    control_seed: int = 0
+    control_seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 @dataclass(frozen=True)

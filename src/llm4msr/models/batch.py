@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -76,5 +77,5 @@ class KnowledgeWidths:
 
     users: tuple[int, ...] = ()
     item: int = 0
-    scenario: Any = None
+    scenario: NDArray[np.float32] | None = None
     """The scenarios' vectors themselves, `(D, d)` float32, or None: they are constants of the model."""

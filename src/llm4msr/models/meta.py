@@ -100,7 +100,7 @@ class MetaLayers(nn.Module):
         core = generated[:, : r * r].reshape(-1, r, r)
         shift = generated[:, r * r :]
         inner = h @ self.left[place]
-        turned = torch.bmm(inner[:, None, :], core.index_select(0, inverse))[:, 0] + shift.index_select(0, inverse)
+        turned = grouped_matmul(inner, core, inverse) + shift.index_select(0, inverse)
         out: Tensor = (inner + turned) @ self.right[place] + self.bias[place]
         return out
 
@@ -113,17 +113,20 @@ class MetaLayers(nn.Module):
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     """`x[b] @ weight[group[b]]` for each row, in one batched product: `(B, I), (S, I, O), (B,) -> (B, O)`.
 
-    No row's own copy of its weights is made: rows are laid out group by group, padded to the largest group.
+    No row's own copy of its weights is made. The rows of a group are cut into tiles of `ceil(B / S)` rows; there are
+    fewer than `2 S` tiles, so padding and copied weights stay in proportion to what was given, whatever the largest
+    group is.
     """
     groups = weight.shape[0]
+    tile = -(-len(group) // groups)
     sizes = torch.bincount(group, minlength=groups)
+    tiles = (sizes + tile - 1) // tile
     order = torch.argsort(group, stable=True)
-    begins = torch.cumsum(sizes, 0) - sizes
-    width = int(sizes.max())
     sorted_group = group[order]
-    place = torch.arange(len(group), device=x.device) - begins[sorted_group]
+    place = torch.arange(len(group), device=x.device) - (torch.cumsum(sizes, 0) - sizes)[sorted_group]
     slot = torch.empty_like(order)
-    slot[order] = sorted_group * width + place
-    padded = x.new_zeros(groups * width, x.shape[1]).index_copy(0, slot, x)
-    product = torch.bmm(padded.view(groups, width, -1), weight)
-    return product.view(groups * width, -1)[slot]
+    slot[order] = (torch.cumsum(tiles, 0) - tiles)[sorted_group] * tile + place
+    owner = torch.repeat_interleave(torch.arange(groups, device=x.device), tiles)
+    padded = x.new_zeros(len(owner) * tile, x.shape[1]).index_copy(0, slot, x)
+    product = torch.bmm(padded.view(len(owner), tile, -1), weight.index_select(0, owner))
+    return product.view(len(owner) * tile, -1).index_select(0, slot)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from llm4msr.errors import InputError, nearest
 from llm4msr.models.batch import Batch, KnowledgeWidths
 from llm4msr.schema import explain_validation
+
+Width = Annotated[int, Field(ge=1, le=65536)]
+"""The width of a layer."""
 
 
 class ModelPartConfig(BaseModel):
@@ -98,4 +101,4 @@ class Registry(Generic[Part]):
 BACKBONES: Registry[Backbone] = Registry("backbone")
 ENHANCERS: Registry[Enhancer] = Registry("enhancer")
 
-__all__ = ["BACKBONES", "ENHANCERS", "Backbone", "Enhancer", "KnowledgeWidths", "ModelPartConfig", "Registry"]
+__all__ = ["BACKBONES", "ENHANCERS", "Backbone", "Enhancer", "KnowledgeWidths", "ModelPartConfig", "Registry", "Width"]

@@ -65,7 +65,7 @@ class BatchSource:
         chunks = (order[i : i + batch_size] for i in range(start * batch_size, len(order), batch_size))
         return prefetched(self.make(rows) for rows in chunks)
 
-    def part(self, part: Part, batch_size: int = 16384) -> Iterator[Batch]:
+    def part(self, part: Part, batch_size: int = 8192) -> Iterator[Batch]:
         """All rows of a part, in order of time from batch to batch."""
         first, last = self._data.split.range(part)
         chunks = (np.arange(i, min(i + batch_size, last)) for i in range(first, last, batch_size))
@@ -107,10 +107,10 @@ class BatchSource:
         if not tables:
             return None
         seen = [table.index[rows] for table in tables]
-        combined = seen[0].astype(np.int64)
-        for table, index in zip(tables[1:], seen[1:], strict=True):
-            combined = combined * len(table.vectors) + index
-        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+        first, inverse = np.zeros(1, np.int64), np.zeros(len(rows), np.int64)
+        for table, index in zip(tables, seen, strict=True):  # one table after another: no product of sizes overflows
+            combined = inverse * len(table.vectors) + index
+            _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
         vectors = [table.vectors[index[first]] for table, index in zip(tables, seen, strict=True)]
         known = np.stack([index[first] > 0 for index in seen], axis=1)
         return UserStates(self._tensor(np.concatenate(vectors, 1)), self._tensor(known), self._tensor(inverse))

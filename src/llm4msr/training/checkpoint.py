@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ class Position:
     done: bool = False
     lines: int = 0
     """How many lines of the metrics file belong to what was done so far."""
+    seconds: float = field(default=0.0, compare=False)
+    """How long training took so far, validation left out."""
 
 
 def copy_of(model: MultiScenarioModel) -> dict[str, Tensor]:
@@ -44,6 +46,8 @@ def save_checkpoint(
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
     tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
     write_tensors(path, tensors, {"position": json.dumps(asdict(position))})
 
 
@@ -55,7 +59,9 @@ def load_checkpoint(
     try:
         model.load_state_dict(_under(tensors, "model/"))
         optimizers.load(_under(tensors, "optimizer/"))
-        torch.set_rng_state(tensors["random"].cpu())
+        torch.set_rng_state(tensors["random"])
+        if torch.cuda.is_available() and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"])
         return Position(**json.loads(metadata["position"])), _under(tensors, "best/")
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: the checkpoint does not fit this run ({error}); remove it to start anew") from error

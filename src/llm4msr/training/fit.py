@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     generated_decay: float = Field(default=0.0, ge=0)
     validations_per_epoch: int = Field(default=4, ge=1)
     patience: int = Field(default=4, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def torch_device(self) -> torch.device:
@@ -93,7 +93,6 @@ def fit(
         position, best = load_checkpoint(checkpoint, model, optimizers)
     _keep_lines(metrics, position.lines)
     steps = source.steps("train", config.batch_size)
-    every = max(1, steps // config.validations_per_epoch)
     names = [s.value for s in data.schema.scenarios]
 
     while not position.done and position.epoch < config.epochs:
@@ -114,8 +113,10 @@ def fit(
                     f"the loss is not a number at epoch {position.epoch + 1}, step {position.step}; "
                     f"lower the learning rate ({config.learning_rate:g})"
                 )
-            if position.step % every == 0 or position.step == steps:
+            per_epoch = config.validations_per_epoch
+            if position.step * per_epoch // steps > (position.step - 1) * per_epoch // steps:
                 seconds = time.perf_counter() - began
+                position.seconds += seconds
                 scores = evaluate(model, data, source, "valid")
                 position.waited += 1
                 if scores.selection > position.best:
@@ -160,11 +161,13 @@ def evaluate(model: MultiScenarioModel, data: PreparedData, source: BatchSource,
     """AUC and log loss of a part, overall and for each scenario."""
     first, last = data.split.range(part)
     logits = predict(model, data, source, part)
+    if not np.isfinite(logits).all():
+        raise InputError("the scores are not numbers; lower the learning rate, or check the numeric fields")
     label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
     return score(label, logits, scenario, data.scenario_count)
 
 
 def _keep_lines(path: Path, count: int) -> None:
     """Drop metrics written after the checkpoint: those steps are done again."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:count] if path.exists() else []
-    path.write_text("".join(lines), encoding="utf-8")
+    lines = path.read_text(encoding="utf-8").split("\n")[:count] if path.exists() else []
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm4msr.models.model import MultiScenarioModel
 
@@ -18,7 +18,7 @@ class Optimizers:
         model: the model.
         learning_rate: for all parameters.
         embedding_decay: L2 on the embedding table, added to its gradient.
-        weight_decay: L2 on all other parameters.
+        weight_decay: L2 towards zero on all other parameters, those that start at one included.
     """
 
     def __init__(
@@ -74,8 +74,3 @@ class Optimizers:
                     sparse_step = key == "step" and isinstance(optimizer, torch.optim.SparseAdam)
                     loaded.setdefault(int(parameter), {})[key] = int(value) if sparse_step else value.clone()
             optimizer.load_state_dict({"state": loaded, "param_groups": whole["param_groups"]})
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of learned numbers."""
-    return sum(p.numel() for p in model.parameters())

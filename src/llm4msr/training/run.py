@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,11 +29,12 @@ from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import read_tensors, write_tensors
 from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit
 from llm4msr.training.metrics import Scores
-from llm4msr.training.optim import parameter_count
+
+_FOLDERS = ("data", "knowledge_folder")
 
 
 class RunConfig(BaseModel):
-    """Everything that a run depends on. `prepared` and `reasoned` identify the content of the two folders."""
+    """Everything that a run depends on; `knowledge_folder` is needed where the enhancer reads knowledge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,6 +65,7 @@ def train_run(
 
     Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
     """
+    config = _absolute(config)
     data = PreparedData.open(config.data)
     reasoned = _open_knowledge(config, data)
     resolved = {
@@ -72,12 +73,15 @@ def train_run(
         "prepared": data.fingerprint,
         "knowledge": None if reasoned is None else reasoned.fingerprint,
     }
-    _claim(folder, resolved)
-    if (folder / "result.json").is_file():
+    if _is_claimed(folder, resolved) and (folder / "result.json").is_file():
         return read_result(folder)
-    began = time.perf_counter()
+    if data.split.valid == data.split.test:
+        raise InputError(
+            f"{data.path}: has no validation row to choose the best weights by; prepare it with another --split"
+        )
     knowledge = _knowledge(config, data, reasoned)
     source, model = _model(config, data, knowledge)
+    _claim(folder, resolved)
     position = fit(model, data, source, config.train, folder, progress)
     scores = evaluate(model, data, source, "test")
     write_tensors(folder / "model.safetensors", model.state_dict())
@@ -91,8 +95,8 @@ def train_run(
         "test": scores.as_dict([s.value for s in data.schema.scenarios]),
         "validation_auc": position.best if position.best > float("-inf") else None,
         "best_epoch": round(position.best_epoch, 3),
-        "seconds": round(time.perf_counter() - began, 2),
-        "parameters": parameter_count(model),
+        "seconds": round(position.seconds, 2),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "leaks": knowledge.leaks,
     }
     _write_json(folder / "result.json", result)
@@ -109,7 +113,7 @@ def evaluate_run(folder: Path) -> Scores:
     data = PreparedData.open(config.data)
     reasoned = _open_knowledge(config, data)
     for name, now in (("prepared", data.fingerprint), ("knowledge", reasoned and reasoned.fingerprint)):
-        if resolved[name] != now:
+        if resolved.get(name) != now:
             raise InputError(f"{folder}: the {name} data changed since the run was trained; train it anew")
     source, model = _model(config, data, _knowledge(config, data, reasoned))
     tensors, _ = read_tensors(folder / "model.safetensors")
@@ -136,16 +140,12 @@ def parse_config(raw: Any, where: str) -> RunConfig:
 
 def read_result(folder: Path) -> RunResult:
     """The result of a finished run."""
-    raw = _read_json(folder / "result.json")
-    return RunResult(
-        folder=folder,
-        scores=Scores.from_dict(raw["test"]),
-        validation_auc=raw["validation_auc"],
-        best_epoch=raw["best_epoch"],
-        seconds=raw["seconds"],
-        parameters=raw["parameters"],
-        leaks=raw["leaks"],
-    )
+    path = folder / "result.json"
+    raw = _read_json(path)
+    try:
+        return RunResult(folder=folder, scores=Scores.from_dict(raw.pop("test")), **raw)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); train the run anew") from error
 
 
 def _needs(config: RunConfig) -> set[Source]:
@@ -176,20 +176,39 @@ def _model(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple
     return source, model.to(device)
 
 
-def _claim(folder: Path, resolved: dict[str, Any]) -> None:
-    """Make the folder this run's, or check that it is."""
-    path = folder / "config.json"
-    if path.is_file():
-        if _read_json(path) != resolved:
+def _absolute(config: RunConfig) -> RunConfig:
+    """The config with absolute paths, so that the run can be evaluated from anywhere."""
+    folder = config.knowledge_folder
+    return config.model_copy(
+        update={"data": config.data.resolve(), "knowledge_folder": None if folder is None else folder.resolve()}
+    )
+
+
+def _is_claimed(folder: Path, resolved: dict[str, Any]) -> bool:
+    """Whether the folder is this run's already. Raises `InputError` where it is another's, or no run at all."""
+    if (folder / "config.json").is_file():
+        if _what_matters(_read_json(folder / "config.json")) != _what_matters(resolved):
             raise InputError(f"{folder}: holds a run with other settings or data; choose another folder or remove it")
-        return
+        return True
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and not a run; choose another folder")
+    return False
+
+
+def _what_matters(resolved: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config without the folders' names: their content is known by its fingerprint."""
+    config = resolved.get("config")
+    rest = {k: v for k, v in config.items() if k not in _FOLDERS} if isinstance(config, dict) else config
+    return {**resolved, "config": rest}
+
+
+def _claim(folder: Path, resolved: dict[str, Any]) -> None:
+    """Make the folder this run's; by now everything that can be wrong with the settings has been found."""
     folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", resolved)
     packages = ("torch", "numpy", "polars", "scikit-learn", "safetensors", "transformers")
     versions = {"llm4msr": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
     _write_json(folder / "versions.json", versions)
-    _write_json(path, resolved)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -201,4 +220,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a run's JSON ({error}); is {path.parent} a run?") from error
-    return dict(content)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is damaged (it holds no object); train the run anew")
+    return content

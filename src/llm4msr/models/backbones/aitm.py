@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llm4msr.models.layers import MLP
-from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class AITMConfig(ModelPartConfig):
     """`hidden` layers of a tower; the transferred information is as wide as its last one."""
 
-    hidden: tuple[int, ...] = Field(default=(256, 128, 64), min_length=1)
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
 
 
 class Transfer(nn.Module):

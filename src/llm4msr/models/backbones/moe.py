@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from llm4msr.models.experts import Experts, mix
 from llm4msr.models.layers import MLP, by_scenario
-from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class MixtureConfig(ModelPartConfig):
     """`hidden` layers of an expert but for the last, which with the logit makes up a scenario's tower."""
 
     experts: int = Field(default=4, ge=1)
-    hidden: tuple[int, ...] = Field(default=(256, 128, 64), min_length=2)
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=2)
 
 
 class _Mixture(Backbone):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm4msr.models.experts import Experts, mix
 from llm4msr.models.layers import MLP, by_scenario
-from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class PLEConfig(ModelPartConfig):
@@ -22,7 +22,7 @@ class PLEConfig(ModelPartConfig):
     levels: int = Field(default=2, ge=1, le=8)
     shared_experts: int = Field(default=2, ge=1)
     specific_experts: int = Field(default=2, ge=1)
-    hidden: tuple[int, ...] = Field(default=(256, 128, 64), min_length=2)
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=2)
 
 
 class _Level(nn.Module):

@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from llm4msr.models.layers import MLP, by_scenario
-from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class SharedBottomConfig(ModelPartConfig):
     """`hidden` layers are shared but for the last, which with the logit makes up a scenario's tower."""
 
-    hidden: tuple[int, ...] = Field(default=(256, 128, 64), min_length=1)
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 

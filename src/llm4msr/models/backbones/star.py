@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llm4msr.models.layers import MLP, by_scenario
-from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class STARConfig(ModelPartConfig):
     """`hidden` layers of the star network and of the auxiliary network; `momentum` of the kept statistics."""
 
-    hidden: tuple[int, ...] = Field(default=(256, 128, 64), min_length=1)
-    auxiliary_hidden: tuple[int, ...] = (32,)
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
+    auxiliary_hidden: tuple[Width, ...] = (32,)
     scenario_dim: int = Field(default=16, ge=1)
     partitioned_norm: bool = True
     momentum: float = Field(default=0.1, gt=0, le=1)
@@ -29,13 +29,15 @@ class PartitionedNorm(nn.Module):
     """Normalisation with statistics of the row's own scenario (STAR, equations 3 and 4).
 
     `z' = (gamma * gamma_d) (z - mean_d) / sqrt(var_d + eps) + (beta + beta_d)`. While training, the mean and the
-    (biased) variance are those of the scenario's rows in the batch, and moving averages of them are kept for each
-    scenario; evaluation uses the averages, so that a score does not depend on its batch. A slice of a single row has
-    no variance, so there the averages are used while training too.
+    (biased) variance are those of the scenario's rows in the batch, and moving averages of the mean and the unbiased
+    variance are kept for each scenario; evaluation uses the averages, so that a score does not depend on its batch.
+    The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the start is forgotten at once.
+    A slice of a single row has no variance, so there the averages are used while training too.
     """
 
     mean: Tensor
     variance: Tensor
+    updates: Tensor
 
     def __init__(self, width: int, scenarios: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -46,14 +48,17 @@ class PartitionedNorm(nn.Module):
         self.scenario_shift = nn.Parameter(torch.zeros(scenarios, width))
         self.register_buffer("mean", torch.zeros(scenarios, width))
         self.register_buffer("variance", torch.ones(scenarios, width))
+        self.register_buffer("updates", torch.zeros(scenarios))
 
     def forward(self, d: int, z: Tensor) -> Tensor:
         """Normalise the rows `(b, W)` of scenario d."""
         if self.training and len(z) > 1:
             mean, variance = z.mean(0), z.var(0, unbiased=False)
             with torch.no_grad():
-                self.mean[d].lerp_(mean, self.momentum)
-                self.variance[d].lerp_(variance, self.momentum)
+                self.updates[d] += 1
+                weight = (1 / self.updates[d]).clamp(min=self.momentum)
+                self.mean[d].lerp_(mean, weight)
+                self.variance[d].lerp_(variance * (len(z) / (len(z) - 1)), weight)
         else:
             mean, variance = self.mean[d].clone(), self.variance[d].clone()
         scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)

@@ -11,7 +11,7 @@ features (product and dot of the projected user state and candidate), which go t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from llm4msr.models.batch import Batch, KnowledgeWidths
 from llm4msr.models.meta import MetaLayers, Weights
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
+T = TypeVar("T")
 Placement = Literal["bottom", "parallel", "none"]
 UserSource = Literal["prompted", "composed", "both"]
 
@@ -83,24 +84,24 @@ class LLM4MSR(Enhancer):
 
     def __init__(self, config: LLM4MSRConfig, width: int, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
+        del scenarios
         self.config = config
         self._splits = knowledge.users
-        if config.candidate or config.match:
-            self.unknown_item = nn.Parameter(torch.zeros(knowledge.item))
+        if "item" in config.needs:
+            self.unknown_item = nn.Parameter(torch.zeros(_given(knowledge.item, "item vectors")))
         if config.candidate:
             self.candidate = nn.Linear(knowledge.item, config.match_dim)
             width += config.match_dim
         self._width = width
-        user_width = sum(knowledge.users) if config.user_sources else 0
-        if user_width:
-            self.unknown_user = nn.Parameter(torch.zeros(user_width))
+        user_width = sum(knowledge.users)
+        if config.user_sources:
+            self.unknown_user = nn.Parameter(torch.zeros(_given(user_width, "user states")))
         self.user_layers = self._layers(config.user, user_width, width)
         if config.scenario != "none":
-            vectors = np.zeros((scenarios, 1), np.float32) if knowledge.scenario is None else knowledge.scenario
+            vectors = _given(knowledge.scenario, "scenario vectors")
             self.register_buffer("scenario_vectors", torch.from_numpy(np.ascontiguousarray(vectors)))
-            self.scenario_layers = self._layers(config.scenario, self.scenario_vectors.shape[1], width)
-        else:
-            self.scenario_layers = None
+        scenario_width = 0 if knowledge.scenario is None else knowledge.scenario.shape[1]
+        self.scenario_layers = self._layers(config.scenario, scenario_width, width)
         if config.match:
             self.match_user = nn.Linear(user_width, config.match_dim)
             self.match_item = nn.Linear(knowledge.item, config.match_dim)
@@ -129,13 +130,12 @@ class LLM4MSR(Enhancer):
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)`, and the mean square of the generated weights."""
         c = self.config
-        item = self._item(batch)
-        if c.candidate and item is not None:
-            e = torch.cat([e, self.candidate(item)], 1)
-        z = self._user(batch)
+        if c.candidate:
+            e = torch.cat([e, self.candidate(self._item(batch))], 1)
         x, beside, penalty = e, [], e.new_zeros(())
-        if self.user_layers is not None and z is not None and batch.users is not None:
-            h, generated = self.user_layers(e, z, batch.users.inverse)
+        if self.user_layers is not None:
+            z, inverse = self._user(batch)
+            h, generated = self.user_layers(e, z, inverse)
             penalty = penalty + generated
             if c.user == "bottom":
                 x = e + h if c.residual else h
@@ -151,24 +151,30 @@ class LLM4MSR(Enhancer):
                 x = x + h if c.residual else h
             else:
                 beside.append(h[:, 0])
-        if c.match and item is not None and z is not None and batch.users is not None:
-            product = self.match_user(z).index_select(0, batch.users.inverse) * self.match_item(item)
+        if c.match:
+            z, inverse = self._user(batch)
+            product = self.match_user(z).index_select(0, inverse) * self.match_item(self._item(batch))
             x = torch.cat([x, product, product.sum(1, keepdim=True)], 1)
         logit = backbone(x, batch.offsets)
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
 
-    def _user(self, batch: Batch) -> Tensor | None:
-        """The vectors of the batch's user states `(S, d)`, with the learned vector where a source knows nothing."""
-        if batch.users is None or not self.config.user_sources:
-            return None
-        known = torch.repeat_interleave(
-            batch.users.known, torch.tensor(self._splits, device=batch.users.known.device), dim=1
-        )
-        return torch.where(known, batch.users.vectors, self.unknown_user)
+    def _user(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The batch's user states `(S, d)`, with the learned vector where a source knows nothing, and their inverse."""
+        users = _given(batch.users, "user states")
+        splits = torch.tensor(self._splits, device=users.known.device)
+        known = torch.repeat_interleave(users.known, splits, dim=1)
+        return torch.where(known, users.vectors, self.unknown_user), users.inverse
 
-    def _item(self, batch: Batch) -> Tensor | None:
-        if batch.item is None or batch.item_known is None or not (self.config.candidate or self.config.match):
-            return None
-        return torch.where(batch.item_known[:, None], batch.item, self.unknown_item)
+    def _item(self, batch: Batch) -> Tensor:
+        """The candidates' vectors `(B, d)`, with the learned vector where there is none."""
+        item, known = _given(batch.item, "item vectors"), _given(batch.item_known, "item vectors")
+        return torch.where(known[:, None], item, self.unknown_item)
+
+
+def _given(value: T | None, what: str) -> T:
+    """The value, or `ValueError` where what the settings need was not given."""
+    if value is None or (isinstance(value, int) and value == 0):
+        raise ValueError(f"the settings of llm4msr need {what}, and none were given")
+    return value
