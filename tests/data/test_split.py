@@ -49,9 +49,9 @@ def test_equal_times_cannot_be_split() -> None:
         split(5, 5, 5, ratios=(1, 1, 1))
 
 
-@pytest.mark.parametrize("ratios", [(0, 1, 1), (-1, 1, 1), (8, -1, 1)])
+@pytest.mark.parametrize("ratios", [(0, 1, 1), (-1, 1, 1), (8, -1, 1), (float("nan"), 1, 1), (8, float("inf"), 1)])
 def test_impossible_ratios_are_refused(ratios: tuple[float, float, float]) -> None:
-    with pytest.raises(InputError, match="needs a positive share for training and none below zero"):
+    with pytest.raises(InputError, match="needs a positive share for training, and none below zero or infinite"):
         split(1, 2, 3, ratios=ratios)
 
 
