@@ -118,5 +118,7 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_the_tables_keep_their_parts() -> None:
     tables = from_frames(schema(), log(), items=FRAME)
-    assert [name for name, _ in tables.named()] == ["interactions", "items"]
+    assert tables.items is not None
+    assert (tables.interactions.name, tables.items.name) == ("the frame interactions", "the frame items")
+    assert (tables.users, tables.positives) == (None, None)
     assert tables.recipe == {"source": "frames"}

@@ -65,8 +65,6 @@ def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl
     frame = ids.unique().sort(side)
     if features is not None:
         frame = frame.join(features, on=side, how="left", maintain_order="left")
-    if key in texts and key != side:
-        frame = frame.with_columns(pl.col(side).alias(key))  # the id itself is read as a text
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         frame = frame.join(_earliest(tables.interactions, side, lent, seen[0]), on=side, how="left")

@@ -58,8 +58,8 @@ def _write(
         history = accept_positives(tables.positives, schema)
     rows = accepted.rows.sort("time", "user", "item", "scenario", "row")
     rejected = accepted.rejected if history is None else pl.concat([accepted.rejected, history.rejected])
-    total = rows.height + accepted.rejected.height + (0 if history is None else history.rows.height)
-    check_rejected(rejected, total + (0 if history is None else history.rejected.height), max_rejected)
+    total = rows.height + rejected.height + (0 if history is None else history.rows.height)
+    check_rejected(rejected, total, max_rejected)
     if rows.is_empty():
         raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")
     split = chronological_split(rows["time"].to_numpy(), ratios)

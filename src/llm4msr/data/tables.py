@@ -76,13 +76,3 @@ class Tables:
     items: Table | None = None
     positives: Table | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
-
-    def named(self) -> list[tuple[str, Table]]:
-        """The tables that are present, with their part's name."""
-        parts = (
-            ("interactions", self.interactions),
-            ("users", self.users),
-            ("items", self.items),
-            ("positives", self.positives),
-        )
-        return [(name, table) for name, table in parts if table is not None]

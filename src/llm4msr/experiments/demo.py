@@ -111,7 +111,7 @@ def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine],
             listener.say(f"training {settings.backbone}: {name}")
             run = folder / "runs" / f"{variant.folder}-{seed}"
             results.append(train_run(config, run, partial(listener.training, name)))
-        rows.append(Row(variant.name, [r.scores for r in results], results[0].leaks))
+        rows.append(Row(variant.name, [r.scores for r in results]))
     listener.say("explaining one user")
     explanation = explain_user(data, knowledge, _typical_user(data, knowledge), engine)
     return DemoResult(rows, [s.title for s in data.schema.scenarios], explanation, folder)

@@ -16,11 +16,10 @@ UNDEFINED = "undefined"
 
 @dataclass(frozen=True)
 class Row:
-    """One model: its name and the scores of each of its seeds. `note` is shown below the table."""
+    """One model: its name and the scores of each of its seeds."""
 
     name: str
     seeds: Sequence[Scores]
-    note: str = ""
 
 
 def cell(values: Sequence[float | None]) -> str:

@@ -132,9 +132,10 @@ class LLM4MSR(Enhancer):
         c = self.config
         if c.candidate:
             e = torch.cat([e, self.candidate(self._item(batch))], 1)
+        user = self._user(batch) if c.user_sources else None
         x, beside, penalty = e, [], e.new_zeros(())
         if self.user_layers is not None:
-            z, inverse = self._user(batch)
+            z, inverse = _given(user, "user states")
             h, generated = self.user_layers(e, z, inverse)
             penalty = penalty + generated
             if c.user == "bottom":
@@ -152,7 +153,7 @@ class LLM4MSR(Enhancer):
             else:
                 beside.append(h[:, 0])
         if c.match:
-            z, inverse = self._user(batch)
+            z, inverse = _given(user, "user states")
             product = self.match_user(z).index_select(0, inverse) * self.match_item(self._item(batch))
             x = torch.cat([x, product, product.sum(1, keepdim=True)], 1)
         logit = backbone(x, batch.offsets)
