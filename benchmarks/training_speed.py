@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
-from llm4msr.data.sources.completejourney import complete_journey
+from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
@@ -118,7 +118,9 @@ def main() -> None:
         measure(PreparedData.open(arguments.prepared), arguments.steps, arguments.rounds)
         return
     with tempfile.TemporaryDirectory() as folder:
-        measure(prepare(complete_journey(), Path(folder) / "data"), arguments.steps, arguments.rounds)
+        measure(
+            prepare(complete_journey(CompleteJourneyConfig()), Path(folder) / "data"), arguments.steps, arguments.rounds
+        )
 
 
 if __name__ == "__main__":

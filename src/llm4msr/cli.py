@@ -39,12 +39,16 @@ def prepare(
     users: Annotated[Path | None, typer.Option(help="One row a user: Parquet or CSV.")] = None,
     items: Annotated[Path | None, typer.Option(help="One row an item: Parquet or CSV.")] = None,
     positives: Annotated[Path | None, typer.Option(help="A history wider than the positive impressions.")] = None,
-    source: Annotated[
-        Literal["completejourney"] | None, typer.Option(help="A known data set, in place of your own files.")
+    source: Annotated[str | None, typer.Option(help="A known data set, in place of your own files.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the source, as in --set folder=PATH (repeat it).")
     ] = None,
-    households: Annotated[int | None, typer.Option(help="completejourney: keep this many households.")] = None,
-    negatives: Annotated[int, typer.Option(help="completejourney: exposures sampled a visit.")] = 24,
-    seed: Annotated[int, typer.Option(help="completejourney: seed of the sampling.")] = 0,
+    negatives: Annotated[
+        int | None, typer.Option(min=1, help="Sample this many negatives a positive; see docs/data.md.")
+    ] = None,
+    popularity: Annotated[float, typer.Option(help="Power of the local popularity in that sampling.")] = 1.0,
+    window: Annotated[int, typer.Option(help="The nearest positives of the scenario that it draws from.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
     split: Annotated[str, typer.Option(help="Shares of training, validation and test, by time.")] = "8:1:1",
     max_rejected: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="The share of rows that may be set aside.")
@@ -52,20 +56,30 @@ def prepare(
     overwrite: Annotated[bool, typer.Option(help="Replace a prepared folder.")] = False,
 ) -> None:
     """Check raw logs, split them by time and encode them."""
+    from llm4msr.data.negatives import Negatives
     from llm4msr.data.prepare import prepare as run_prepare
-    from llm4msr.data.sources.completejourney import NOTICE, complete_journey
+    from llm4msr.data.sources import find_source, read_source
     from llm4msr.data.sources.frames import from_frames
     from llm4msr.schema import Schema
+    from llm4msr.training.settings import parse_assignment
 
     ratios = _ratios(split)
+    sampling = None
+    if negatives is not None:
+        raw = {"ratio": negatives, "popularity": popularity, "window": window, "seed": seed}
+        sampling = _validated(Negatives, raw)
     if source is not None:
-        console.print(NOTICE)
-        tables = complete_journey(households=households, negatives_per_visit=negatives, seed=seed)
+        if found := find_source(source).notice:
+            console.print(found)
+        _say(f"reading {source}")
+        tables = read_source(source, dict(map(parse_assignment, settings or [])))
     elif schema is None or interactions is None:
-        raise InputError("give --schema and --interactions for your own data, or --source completejourney")
+        raise InputError("give --schema and --interactions for your own data, or a --source")
     else:
         tables = from_frames(Schema.from_toml(schema), interactions, users=users, items=items, positives=positives)
-    data = run_prepare(tables, out, ratios=ratios, max_rejected=max_rejected, overwrite=overwrite, report=_say)
+    data = run_prepare(
+        tables, out, ratios=ratios, negatives=sampling, max_rejected=max_rejected, overwrite=overwrite, report=_say
+    )
     counts = data.manifest["counts"]
     _say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
     for name, parts in counts["scenarios"].items():

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,14 @@ from typing import Any
 from llm4msr.errors import InputError
 
 MANIFEST = "manifest.json"
+
+
+class Scratch:
+    """A temporary folder, removed when nothing refers to this object any more, or at the end of the program."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="llm4msr-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def checksum(path: Path) -> str:

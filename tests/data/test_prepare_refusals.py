@@ -98,12 +98,10 @@ def csv(change: Callable[[str], str]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (csv(lambda text: text.replace("u0,i1,b,4,1,8", "u0,i1,b,4,1,8,9")), "Row #5: Expected 6 columns, got 7"),
-        (csv(lambda text: text.replace("u0,i1,b,4,1,8", "u0,i1,b,4,1")), "Row #5: Expected 6 columns, got 5"),
         (b"", "Empty CSV file"),
         (csv(lambda text: text.splitlines()[0] + "\n"), "no rows are left to train on (0 were set aside)"),
         (bytes(range(256)) * 4, "correct the file"),
-        (b"user,item,place,time,click,hour\n" + b"\xff\xfe,i,a,1,0,9\n", "invalid utf-8"),
+        (b"user,item,place,time,click,hour\n" + b"\xff\xfe,i,a,1,0,9\n", "invalid UTF8 data"),
     ],
 )
 def test_a_csv_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -111,6 +109,24 @@ def test_a_csv_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, ex
     message = refusal(tmp_path, tmp_path / "log.csv")
     assert message.startswith(f"{tmp_path / 'log.csv'}: ")
     assert expected in message
+
+
+@pytest.mark.parametrize("line", ["u0,i1,b,4,1,8,9", "u0,i1,b,4,1"])
+def test_too_many_malformed_lines_are_refused_with_the_first(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.csv").write_bytes(csv(lambda text: text.replace("u0,i1,b,4,1,8", line)))
+    expected = "1 of 10 rows cannot be used, more than the share 0.05 that is allowed: "
+    assert refusal(tmp_path, tmp_path / "log.csv").startswith(
+        f"{expected}1 x malformed line (first: interactions row 3). Correct"
+    )
+
+
+def test_a_malformed_line_is_kept_with_its_number_and_moves_no_other(tmp_path: Path) -> None:
+    broken = csv(lambda text: text.replace("u1,i1,a,2,0,9", "u1,i1").replace("u0,i1,b,4,1,8", "u0,,b,4,1,8"))
+    (tmp_path / "log.csv").write_bytes(broken)
+    data = prepared(tmp_path / "data", tmp_path / "log.csv", max_rejected=1)
+    rejected = pl.read_parquet(data.path / "rejected.parquet")
+    assert rejected.select("row", "reason").rows() == [(1, "malformed line"), (3, "item id missing")]
+    assert data.rows == 8
 
 
 def test_a_log_without_a_usable_row_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm4msr.data.sampling import hash_keys, stratified_positions
+from llm4msr.data.sampling import hash_keys, stratified_positions, uniform
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
@@ -41,6 +41,16 @@ def test_the_hash_depends_on_every_key_their_order_and_the_seed() -> None:
         int(hash_keys(one, two, seed=1)[0])
     }
     assert len(hashes) == 4
+
+
+def test_a_key_becomes_a_number_from_0_to_below_1() -> None:
+    keys = np.array([0, 2**11 - 1, 2**11, 2**63, 2**64 - 1], dtype=np.uint64)
+    assert uniform(keys).tolist() == [0.0, 0.0, 2.0**-53, 0.5, 1 - 2.0**-53]
+
+
+def test_the_numbers_of_hashed_keys_are_spread_evenly() -> None:
+    numbers = uniform(hash_keys(np.arange(20_000), seed=0))
+    np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / 20_000, 0.1, atol=0.01)
 
 
 def test_all_positions_are_drawn_where_there_are_fewer_than_asked() -> None:

@@ -55,6 +55,24 @@ def test_impossible_ratios_are_refused(ratios: tuple[float, float, float]) -> No
         split(1, 2, 3, ratios=ratios)
 
 
+def test_other_rows_are_cut_at_the_same_times() -> None:
+    cut = split(*range(10))
+    assert cut.over(np.array([0, 7, 7, 8, 8, 8, 9])) == Split(rows=7, valid=3, test=6, valid_time=8, test_time=9)
+    assert cut.over(np.array([], dtype=np.int64)) == Split(rows=0, valid=0, test=0, valid_time=8, test_time=9)
+    assert cut.over(np.array([9, 9])) == Split(rows=2, valid=0, test=0, valid_time=8, test_time=9)
+
+
+@given(TIMES, RATIOS)
+def test_the_rows_themselves_are_cut_as_they_were(
+    times: np.ndarray[tuple[int], np.dtype[np.int64]], ratios: tuple[int, int, int]
+) -> None:
+    try:
+        cut = chronological_split(times, ratios)
+    except InputError:
+        assume(False)
+    assert cut.over(times) == cut
+
+
 @given(TIMES, RATIOS)
 def test_the_times_of_the_cuts_say_to_which_part_a_row_belongs(
     times: np.ndarray[tuple[int], np.dtype[np.int64]], ratios: tuple[int, int, int]

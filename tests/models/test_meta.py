@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm4msr.errors import InputError
-from llm4msr.models.batch import KnowledgeWidths, UserStates
+from llm4msr.models.batch import EmbeddingShape, KnowledgeWidths, UserStates
 from llm4msr.models.enhancers.llm4msr import LLM4MSR, LLM4MSRConfig
 from llm4msr.models.meta import MetaLayers, grouped_matmul
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone
@@ -95,7 +95,7 @@ def test_grouped_matmul_equals_a_product_for_each_row(groups: list[int], seed: i
 
 def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
     config = LLM4MSRConfig(user="none", scenario="parallel", layers=1, weights="full", alpha=0.25)
-    enhancer = LLM4MSR(config, 2, 3, WIDTHS)
+    enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([1, 1, 1])
     e = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert enhancer.scenario_layers is not None
@@ -107,7 +107,7 @@ def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
 def test_the_whole_prediction_by_hand() -> None:
     config = LLM4MSRConfig(layers=1, weights="full", residual=False, alpha=0.25)
     scenario = np.array([[1.0], [2.0], [3.0]], dtype=np.float32)
-    enhancer = LLM4MSR(config, 2, 3, KnowledgeWidths(users=(1,), scenario=scenario))
+    enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, KnowledgeWidths(users=(1,), scenario=scenario))
     assert enhancer.user_layers is not None
     assert enhancer.scenario_layers is not None
     with torch.no_grad():
@@ -127,14 +127,15 @@ def test_the_whole_prediction_by_hand() -> None:
 
 
 def test_two_parallel_levels_have_an_alpha_each() -> None:
-    enhancer = LLM4MSR(LLM4MSRConfig(user="parallel", layers=1), 2, 3, WIDTHS)
+    enhancer = LLM4MSR(LLM4MSRConfig(user="parallel", layers=1), EmbeddingShape(1, 2), 3, WIDTHS)
     assert enhancer.alpha is not None
     assert enhancer.user_layers is not None
     assert enhancer.scenario_layers is not None
     with torch.no_grad():
         enhancer.alpha.copy_(torch.tensor([0.3, 0.1]))
     batch, e = make_rows([2, 1, 1]), torch.randn(4, 2)
-    z, inverse = enhancer._user(batch)
+    assert enhancer.user is not None
+    z, inverse = enhancer.user(batch)
     user = enhancer.user_layers(e, z, inverse)[0][:, 0]
     scenario = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.tensor([0, 0, 1, 2]))[0][:, 0]
     torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], 0.3 * user + 0.1 * scenario + 0.6 * e.sum(1))
@@ -142,10 +143,10 @@ def test_two_parallel_levels_have_an_alpha_each() -> None:
 
 def test_missing_knowledge_is_an_error_and_never_a_plain_backbone() -> None:
     with pytest.raises(ValueError, match="need user states"):
-        LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, KnowledgeWidths())
+        LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
     with pytest.raises(ValueError, match="need scenario vectors"):
-        LLM4MSR(LLM4MSRConfig(user="none"), 2, 3, KnowledgeWidths())
-    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, WIDTHS)
+        LLM4MSR(LLM4MSRConfig(user="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
+    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
     with pytest.raises(ValueError, match="need user states"):
         enhancer(torch.randn(1, 2), replace(make_rows([1, 0, 0]), users=None), SumOfInputs())
 
@@ -166,7 +167,7 @@ def test_one_large_group_pads_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_user_layers_feed_the_backbone() -> None:
     config = LLM4MSRConfig(user="bottom", scenario="none", layers=2, hidden=3, weights="full", residual=False)
-    enhancer = LLM4MSR(config, 2, 3, WIDTHS)
+    enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([2, 0, 2])
     assert batch.users is not None
     assert enhancer.user_layers is not None
@@ -179,7 +180,7 @@ def test_user_layers_feed_the_backbone() -> None:
 
 
 def test_without_knowledge_the_learned_default_takes_its_place() -> None:
-    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), 2, 3, WIDTHS)
+    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([4, 0, 0])
     assert batch.users is not None
     batch.users.known[:] = False
@@ -187,14 +188,15 @@ def test_without_knowledge_the_learned_default_takes_its_place() -> None:
     before = enhancer(e, batch, SumOfInputs())[0]
     batch.users.vectors.normal_()
     assert torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
+    assert enhancer.user is not None
     with torch.no_grad():
-        enhancer.unknown_user.normal_()
+        enhancer.user.unknown.normal_()
     assert not torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
 
 
 def test_match_features_are_product_and_dot() -> None:
     config = LLM4MSRConfig(user="none", scenario="none", match=True, match_dim=2)
-    enhancer = LLM4MSR(config, 1, 3, WIDTHS)
+    enhancer = LLM4MSR(config, EmbeddingShape(1, 1), 3, WIDTHS)
     batch = make_rows([1, 0, 0])
     assert batch.users is not None
     assert batch.item is not None

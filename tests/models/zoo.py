@@ -13,16 +13,27 @@ from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, bu
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "aitm": {"hidden": [12, 8]},
+    "apg": {"hidden": [12, 8], "rank": 3, "scenario_dim": 3},
     "mmoe": {"hidden": [12, 8], "experts": 3},
     "omoe": {"hidden": [12, 8], "experts": 3},
+    "pepnet": {"hidden": [12, 8], "gate_hidden": 6, "scenario_dim": 3},
     "ple": {"hidden": [12, 8], "levels": 2, "shared_experts": 1, "specific_experts": 2},
+    "ppnet": {"hidden": [12, 8], "gate_hidden": 6},
     "shared_bottom": {"hidden": [12, 8]},
     "star": {"hidden": [12, 8], "auxiliary_hidden": [4], "scenario_dim": 3},
 }
 _SMALL = {"hidden": 6, "rank": 3, "match_dim": 4}
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
+    "dynamic-network": (
+        "dynamic_network",
+        {"attention_hidden": 3, "hidden": 6, "rank": 3, "scenario_dim": 3},
+    ),
+    "dynamic-network-full": ("dynamic_network", {"weights": "full", "layers": 3, "hidden": 6, "scenario_dim": 3}),
     "epnet": ("epnet", {"hidden": 6, "scenario_dim": 3}),
+    "knowledge-added": ("knowledge_added", {"hidden": 6}),
+    "knowledge-field": ("knowledge_field", {}),
+    "knowledge-field-scenario": ("knowledge_field", {"user": False}),
     "llm4msr": ("llm4msr", _SMALL),
     "llm4msr-full": ("llm4msr", {**_SMALL, "weights": "full"}),
     "llm4msr-paper": ("llm4msr", {**_SMALL, "weights": "full", "residual": False}),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.tables import Table, Tables, as_id
+from llm4msr.data.tables import Table, Tables, as_id, rejects
 from llm4msr.errors import InputError
 
 
@@ -52,14 +52,14 @@ def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl
     table = tables.users if side == "user" else tables.items
     own = [] if table is None else [c for c in wanted if c in table.columns()]
     ids = pl.concat([frame.select(pl.col(side)) for frame in seen])
-    rejected = _no_rejects()
+    rejected = rejects({"row": []})
     features = None
     if table is not None:
         table.require(key, f"the schema's {side} column")
         dtype = table.frame.collect_schema()[key]
         raw = table.collect(as_id(key, dtype).alias(side), *(pl.col(c) for c in own)).with_row_index("__row")
         keep = pl.col(side).is_not_null() & pl.col(side).is_first_distinct()
-        rejected = _set_aside(raw.filter(~keep), side)
+        rejected = _set_aside(table, raw.filter(~keep), side)
         features = raw.filter(keep).drop("__row")
         ids = pl.concat([ids, features.select(side)])
     frame = ids.unique().sort(side)
@@ -78,23 +78,15 @@ def _earliest(table: Table, side: str, columns: list[str], rows: pl.DataFrame) -
     return pl.concat([first.select(side), values[first["row"]]], how="horizontal")
 
 
-def _set_aside(rows: pl.DataFrame, side: str) -> pl.DataFrame:
-    missing = pl.lit(None, dtype=pl.String)
-    return rows.select(
-        pl.lit(f"{side}s").alias("table"),
-        pl.col("__row").cast(pl.Int64).alias("row"),
-        pl.when(pl.col(side).is_null())
-        .then(pl.lit(f"{side} id missing"))
-        .otherwise(pl.lit(f"second row of one {side}"))
-        .alias("reason"),
-        (pl.col("user") if side == "user" else missing.alias("user")),
-        (pl.col("item") if side == "item" else missing.alias("item")),
-        missing.alias("scenario"),
-        missing.alias("time"),
+def _set_aside(table: Table, rows: pl.DataFrame, side: str) -> pl.DataFrame:
+    missing = rows[side].is_null()
+    reasons = pl.DataFrame({"missing": missing}).select(
+        pl.when("missing").then(pl.lit(f"{side} id missing")).otherwise(pl.lit(f"second row of one {side}"))
     )
-
-
-def _no_rejects() -> pl.DataFrame:
-    text = ("table", "reason", "user", "item", "scenario", "time")
-    schema = {name: (pl.Int64 if name == "row" else pl.String) for name in ("table", "row", *text[1:])}
-    return pl.DataFrame(schema=schema)
+    columns = {
+        "table": [f"{side}s"] * rows.height,
+        "row": table.numbers(rows["__row"]),
+        "reason": reasons.to_series(),
+        side: rows[side],
+    }
+    return pl.concat([table.set_aside(f"{side}s"), rejects(columns)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.negatives import Negatives, sample_negatives
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import Table, Tables
@@ -28,6 +29,7 @@ def prepare(
     out: Path,
     *,
     ratios: tuple[float, float, float] = (8, 1, 1),
+    negatives: Negatives | None = None,
     max_rejected: float = 0.05,
     overwrite: bool = False,
     report: Report = lambda message: None,
@@ -35,18 +37,24 @@ def prepare(
     """Write the prepared folder `out` and open it.
 
     Rows are sorted by time and split by `ratios`; vocabularies and statistics are fitted on the training part only.
+    `negatives` are sampled for each positive where the log has none; by default the source's own setting holds.
     Rows that cannot be used are set aside in `rejected.parquet`; more than the share `max_rejected` of them stops the
     run. `report` is told of each step. The folder is complete or absent.
 
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
-        _write(tables, folder, ratios, max_rejected, report)
+        _write(tables, folder, ratios, negatives or tables.negatives, max_rejected, report)
     return PreparedData.open(out)
 
 
 def _write(
-    tables: Tables, folder: Path, ratios: tuple[float, float, float], max_rejected: float, report: Report
+    tables: Tables,
+    folder: Path,
+    ratios: tuple[float, float, float],
+    negatives: Negatives | None,
+    max_rejected: float,
+    report: Report,
 ) -> None:
     schema = tables.schema
     _check_field_columns(tables)
@@ -57,7 +65,8 @@ def _write(
         report("reading and checking the history of positives")
         history = accept_positives(tables.positives, schema)
     rows = accepted.rows.sort("time", "user", "item", "scenario", "row")
-    rejected = accepted.rejected if history is None else pl.concat([accepted.rejected, history.rejected])
+    aside = [tables.rejected, accepted.rejected, None if history is None else history.rejected]
+    rejected = pl.concat([frame for frame in aside if frame is not None])
     total = rows.height + rejected.height + (0 if history is None else history.rows.height)
     check_rejected(rejected, total, max_rejected)
     if rows.is_empty():
@@ -69,6 +78,11 @@ def _write(
     users = gather_entities(tables, "user", [rows, events])
     items = gather_entities(tables, "item", [rows, events])
     rejected = pl.concat([rejected, users.rejected, items.rejected])
+    if negatives is not None:
+        report("sampling negatives")
+        _check_items_are_known_alone(schema, items, tables)
+        rows = _with_negatives(rows, split, users, items, negatives)
+        split = split.over(rows["time"].to_numpy())
 
     (folder / "columns").mkdir()
     (folder / "vocabulary").mkdir()
@@ -104,6 +118,7 @@ def _write(
         {
             "schema": schema.model_dump(mode="json"),
             "recipe": tables.recipe,
+            "negatives": None if negatives is None else negatives.model_dump(mode="json"),
             "ratios": list(ratios),
             "split": vars(split),
             "counts": _counts(schema, rows, split, users, items, positives, rejected),
@@ -125,6 +140,35 @@ def _check_field_columns(tables: Tables) -> None:
         if column not in known:
             places = tables.interactions.name + ("" if table is None else f", {table.name}")
             raise InputError(f"{places}: no column {column!r} ({role}); {nearest(column, dict.fromkeys(known))}")
+
+
+def _with_negatives(
+    rows: pl.DataFrame, split: Split, users: Entities, items: Entities, config: Negatives
+) -> pl.DataFrame:
+    """The rows and their sampled negatives, in order of time; a negative has the context of its positive."""
+    positives = rows.filter(pl.col("label") == 1)
+    coded = positives.select(
+        pl.Series("user", users.encode(positives["user"])),
+        pl.Series("item", items.encode(positives["item"])),
+        "scenario",
+    )
+    drawn = sample_negatives(coded, split.over(positives["time"].to_numpy()), config)
+    sampled = positives[drawn["place"]].with_columns(
+        items.frame["item"].gather(drawn["item"]).alias("item"),
+        pl.lit(0, dtype=pl.Int8).alias("label"),
+        pl.lit(-1, dtype=pl.Int16).alias("behaviour"),
+    )
+    return pl.concat([rows, sampled]).sort("time", "user", "item", "scenario", "row")
+
+
+def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables) -> None:
+    """A sampled item has no row of its own, so its fields must come from the table of items."""
+    for spec in schema.fields:
+        if spec.side == "item" and spec.source != items.key_column and spec.source not in items.frame.columns:
+            raise InputError(
+                f"{tables.interactions.name}: the item field {spec.name!r} (column {spec.source!r}) is in the "
+                "interactions only, so a sampled negative would have its positive's value; give a table of items"
+            )
 
 
 def _positives(rows: pl.DataFrame, history: Accepted | None) -> pl.DataFrame:

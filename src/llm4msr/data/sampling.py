@@ -23,6 +23,11 @@ def hash_keys(*keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return state
 
 
+def uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """A number in [0, 1) of each key, `(n,)`."""
+    return (keys >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
 def stratified_positions(
     keys: NDArray[np.uint64], sizes: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -38,6 +43,5 @@ def stratified_positions(
     row = np.repeat(np.arange(len(sizes)), drawn)
     part = np.arange(len(row)) - np.repeat(np.cumsum(drawn) - drawn, drawn)
     noise = _mix(keys[row] + (part.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    uniform = (noise >> np.uint64(11)).astype(np.float64) / 2.0**53
     low, high = sizes[row] * part // drawn[row], sizes[row] * (part + 1) // drawn[row]
-    return row, low + np.minimum((uniform * (high - low)).astype(np.int64), high - low - 1)
+    return row, low + np.minimum((uniform(noise) * (high - low)).astype(np.int64), high - low - 1)

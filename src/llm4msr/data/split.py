@@ -32,6 +32,11 @@ class Split:
         """First row and the row after the last of a part."""
         return {"train": (0, self.valid), "valid": (self.valid, self.test), "test": (self.test, self.rows)}[part]
 
+    def over(self, times: NDArray[np.int64]) -> Split:
+        """The split at the same two times of other rows, with ascending times."""
+        valid, test = np.searchsorted(times, [self.valid_time, self.test_time], side="left")
+        return Split(len(times), int(valid), int(test), self.valid_time, self.test_time)
+
 
 def chronological_split(times: NDArray[np.int64], ratios: tuple[float, float, float] = (8, 1, 1)) -> Split:
     """Cut ascending times by the ratios of rows. Rows of one time never fall into two parts: they go to the later one.

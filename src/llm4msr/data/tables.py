@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from llm4msr.data.negatives import Negatives
 from llm4msr.errors import InputError, nearest
 from llm4msr.schema import Schema
 
@@ -28,12 +31,46 @@ def as_id(column: str, dtype: pl.DataType) -> pl.Expr:
     return pl.when(text != "").then(text)
 
 
+MALFORMED = "malformed line"
+_REJECTED = ("table", "row", "reason", "user", "item", "scenario", "time")
+
+
+def rejects(columns: dict[str, Any]) -> pl.DataFrame:
+    """Rows that were set aside: table, row (int64), reason, and the four raw values as text, null where not given."""
+    given = pl.DataFrame({name: pl.Series(name, values) for name, values in columns.items()})
+    return given.select(
+        (pl.col(c) if c in columns else pl.lit(None).alias(c)).cast(pl.Int64 if c == "row" else pl.String)
+        for c in _REJECTED
+    )
+
+
 @dataclass(frozen=True)
 class Table:
-    """A lazy frame and the name (a path, or what it is) that errors call it by."""
+    """A lazy frame and the name (a path, or what it is) that errors call it by.
+
+    `malformed` are the numbers, from 0, of rows that could not be read and are not in the frame. `keeps` is held as
+    long as the table is: a temporary folder that the frame reads from.
+    """
 
     name: str
     frame: pl.LazyFrame
+    malformed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    keeps: Any = None
+
+    def replace(self, frame: pl.LazyFrame) -> Table:
+        """The same table with columns changed or added."""
+        return replace(self, frame=frame)
+
+    def numbers(self, rows: pl.Series) -> pl.Series:
+        """The numbers in the source of rows of the frame: malformed ones count there."""
+        before = self.malformed - np.arange(len(self.malformed))
+        number = rows.to_numpy().astype(np.int64)
+        return pl.Series(rows.name, number + np.searchsorted(before, number, side="right"))
+
+    def set_aside(self, part: str) -> pl.DataFrame:
+        """The malformed rows as `rejected.parquet` lists them; `part` is the table's role."""
+        count = len(self.malformed)
+        return rejects({"table": [part] * count, "row": self.malformed, "reason": [MALFORMED] * count})
 
     def columns(self) -> list[str]:
         """The column names; raises `InputError` where the file cannot be read."""
@@ -67,7 +104,8 @@ class Tables:
 
     `users` and `items` hold one row an id under the schema's own user and item column; `positives` is the history
     (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions. `recipe`
-    says how the tables were made, and is kept in the manifest.
+    says how the tables were made, and is kept in the manifest. `negatives` is how to sample what the log lacks, and
+    `rejected` what the source itself set aside (see `rejects`).
     """
 
     schema: Schema
@@ -76,3 +114,5 @@ class Tables:
     items: Table | None = None
     positives: Table | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    negatives: Negatives | None = None
+    rejected: pl.DataFrame | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llm4msr.data.tables import Table, as_id, as_text
+from llm4msr.data.tables import MALFORMED, Table, as_id, as_text, rejects
 from llm4msr.errors import InputError
 from llm4msr.schema import Rule, Schema
 
@@ -94,14 +94,17 @@ def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: 
         .then(pl.lit(REASONS[5]))
     )
     frame = frame.with_columns(reason.alias("reason"))
-    rejected = frame.filter(pl.col("reason").is_not_null()).select(
-        pl.lit(part).alias("table"),
-        pl.col("row").cast(pl.Int64),
-        "reason",
-        "user",
-        "item",
-        pl.col("raw_scenario").alias("scenario"),
-        pl.col("raw_time").alias("time"),
+    unfit = frame.filter(pl.col("reason").is_not_null())
+    rejected = rejects(
+        {
+            "table": [part] * unfit.height,
+            "row": table.numbers(unfit["row"]),
+            "reason": unfit["reason"],
+            "user": unfit["user"],
+            "item": unfit["item"],
+            "scenario": unfit["raw_scenario"],
+            "time": unfit["raw_time"],
+        }
     )
     rows = frame.filter(pl.col("reason").is_null()).select(
         pl.col("row").cast(pl.Int64),
@@ -112,7 +115,7 @@ def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: 
         pl.col("label").cast(pl.Int8),
         pl.col("behaviour").cast(pl.Int16),
     )
-    return Accepted(rows, rejected)
+    return Accepted(rows, pl.concat([table.set_aside(part), rejected]))
 
 
 def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
@@ -122,10 +125,9 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
     parts = []
     for reason, group in rejected.sort("row").group_by("reason", maintain_order=True):
         first = group.row(0, named=True)
-        parts.append(
-            f"{group.height} x {reason[0]} (first: {first['table']} row {first['row']}, user {first['user']}, "
-            f"item {first['item']}, scenario {first['scenario']}, time {first['time']})"
-        )
+        values = [f", {key} {first[key]}" for key in ("user", "item", "scenario", "time") if reason[0] != MALFORMED]
+        place = f"{first['table']} row {first['row']}"
+        parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)})")
     raise InputError(
         f"{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "
         f"{'; '.join(parts)}. Correct them, or raise the allowed share"
@@ -176,7 +178,7 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
     numbered = Table(table.name, table.frame.with_row_index("__row"))
     bad = numbered.collect(pl.col("__row").filter(wrong).head(1), raw.filter(wrong).head(1).alias("value"))
     if bad.height:
-        row, found = bad.row(0)
+        row, found = table.numbers(bad["__row"])[0], bad["value"][0]
         raise InputError(
             f"{table.name}: column {columns.label!r}, row {row}: the label {found!r} is neither 0 nor 1; "
             f"correct it, or replace label by a label_rule such as '{columns.label} > 3'"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
-from llm4msr.data.sources.completejourney import complete_journey
+from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest
+from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.engines.base import Engine, Generation
 from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
-from llm4msr.knowledge.sources import Control, KnowledgeConfig, KnowledgeFolder
+from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row
@@ -130,7 +131,9 @@ def _prepared(folder: Path, settings: DemoSettings, listener: Listener) -> Prepa
         listener.say(f"reusing the prepared data in {folder}")
         return PreparedData.open(folder)
     listener.say("reading the Complete Journey")
-    tables = complete_journey(households=settings.households, negatives_per_visit=settings.negatives_per_visit)
+    tables = complete_journey(
+        CompleteJourneyConfig(households=settings.households, negatives_per_visit=settings.negatives_per_visit)
+    )
     return prepare(tables, folder, report=listener.say)
 
 

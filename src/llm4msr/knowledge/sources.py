@@ -14,21 +14,30 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
-from llm4msr.knowledge.reason import KIND, LEVELS, VERSION, Level
+from llm4msr.knowledge.controls import (
+    Control,
+    category_vectors,
+    count_states,
+    count_vectors,
+    disturbed,
+    history_vectors,
+    scenario_categories,
+    scenario_counts,
+    trained_items,
+)
+from llm4msr.knowledge.reason import KIND, VERSION, Level
 from llm4msr.knowledge.states import States, StateTable, compose
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.vectors import Reduction
 
 Source = Literal["scenario", "prompted", "own", "others", "item"]
-Control = Literal["none", "random", "shuffled"]
 
 
 class KnowledgeConfig(BaseModel):
     """How stored vectors become states.
 
     `dimensions` is what users' and items' vectors are reduced to. `half_life_days` weighs events in composed states.
-    `control` replaces the knowledge, to see whether it is the knowledge that helps: `random` vectors for each subject,
-    or the true vectors `shuffled` among the subjects.
+    `control` replaces the knowledge, to see whether it is the knowledge that helps: see `llm4msr.knowledge.controls`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,13 +97,18 @@ class KnowledgeFolder:
         """When users' prompts were made: `slices` or `train_end`."""
         return str(self.manifest["config"]["protocol"])
 
-    def level(self, level: Level) -> tuple[pl.DataFrame, NDArray[np.float16]]:
-        """Subjects and times of a level, and their vectors `(n, d)`."""
+    def subjects(self, level: Level) -> pl.DataFrame:
+        """Whom and when a level is about: subject, time and key; raises `InputError` where the level is absent."""
         index = self.index.filter(pl.col("level") == level)
         if index.is_empty():
             raise InputError(
                 f"{self.path}: holds no knowledge of the level {level!r}; run `llm4msr reason` with that level"
             )
+        return index
+
+    def level(self, level: Level) -> tuple[pl.DataFrame, NDArray[np.float16]]:
+        """Subjects and times of a level, and their vectors `(n, d)`."""
+        index = self.subjects(level)
         with Store(self.path / "store.sqlite", read_only=True) as store:
             return index, store.vectors(index["key"].to_list())
 
@@ -106,9 +120,9 @@ def load_knowledge(
     reductions: dict[str, Reduction] = {}
     scenario = None
     if "scenario" in needs:
-        _, raw = folder.level("scenario")
+        raw = _scenario_vectors(folder, data, config)
         reductions["scenario"] = Reduction.fit(raw, 0)
-        scenario = _controlled(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
+        scenario = _disturbed(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
         users["prompted"] = _prompted(folder, data, config, reductions)
@@ -128,22 +142,46 @@ def load_knowledge(
     return Knowledge(scenario, item, users, reductions, leaks)
 
 
+def _scenario_vectors(
+    folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
+) -> NDArray[np.float16] | NDArray[np.float32]:
+    if config.control == "counts":
+        return scenario_counts(data)
+    if config.control == "categories":
+        return scenario_categories(data, category_vectors(data, config.dimensions))
+    return folder.level("scenario")[1]
+
+
+def _user_vectors(
+    folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
+) -> tuple[pl.DataFrame, NDArray[np.float16] | NDArray[np.float32]]:
+    """The subjects and times of users' prompts, and a vector for each."""
+    if config.control not in ("counts", "categories"):
+        return folder.level("user")
+    index = folder.subjects("user")
+    user, time = index["subject"].to_numpy(), index["time"].to_numpy()
+    if config.control == "counts":
+        return index, count_vectors(data, user, time)
+    most = int(folder.manifest["config"]["history"])
+    return index, history_vectors(data, user, time, most, category_vectors(data, config.dimensions))
+
+
 def _prompted(
     folder: KnowledgeFolder,
     data: PreparedData,
     config: KnowledgeConfig,
     reductions: dict[str, Reduction],
 ) -> StateTable:
-    index, raw = folder.level("user")
+    index, raw = _user_vectors(folder, data, config)
     reductions["user"] = Reduction.fit(raw, config.dimensions)  # every snapshot is of the training part
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     vectors = reductions["user"].apply(raw)
     if config.control == "shuffled":
         for moment in np.unique(time):
             there = np.flatnonzero(time == moment)
-            vectors[there] = _controlled(vectors[there], user[there], config, "user")
+            vectors[there] = _disturbed(vectors[there], user[there], config, "user")
     else:
-        vectors = _controlled(vectors, user, config, "user")
+        vectors = _disturbed(vectors, user, config, "user")
     if folder.protocol == "train_end":
         time = np.full_like(time, data.time[0] - 1)  # the paper's protocol: every row is given the one snapshot
     order = np.lexsort((time, user))
@@ -158,14 +196,16 @@ def _item_vectors(
     reductions: dict[str, Reduction],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """A vector for each item code `(items, k)`, and which of them are known. Fitted on the training part's items."""
-    index, raw = folder.level("item")
-    codes = index["subject"].to_numpy()
-    trained = np.zeros(data.items.height, dtype=bool)
-    trained[data.item[: data.split.valid]] = True
-    past = data.positives.filter(pl.col("time") < data.split.valid_time)
-    trained[past["item"].to_numpy()] = True
-    reductions["item"] = Reduction.fit(raw[trained[codes]], config.dimensions)
-    reduced = _controlled(reductions["item"].apply(raw), codes, config, "item")
+    if config.control == "counts":  # says nothing of an item
+        return np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool)
+    if config.control == "categories":
+        codes = folder.subjects("item")["subject"].to_numpy()
+        raw: NDArray[Any] = category_vectors(data, config.dimensions)[codes]
+    else:
+        index, raw = folder.level("item")
+        codes = index["subject"].to_numpy()
+    reductions["item"] = Reduction.fit(raw[trained_items(data)[codes]], config.dimensions)
+    reduced = _disturbed(reductions["item"].apply(raw), codes, config, "item")
     vectors = np.zeros((data.items.height, reduced.shape[1]), dtype=np.float32)
     known = np.zeros(data.items.height, dtype=bool)
     vectors[codes], known[codes] = reduced, True
@@ -182,11 +222,15 @@ def _composed(
     index = np.zeros(data.rows, dtype=np.int32)
     row_scenario = np.asarray(data.scenario)
     for d in range(data.scenario_count):
-        chosen = ((scenario == d) if own else (scenario != d)) & known[item]
+        chosen = (scenario == d) if own else (scenario != d)
+        if config.control != "counts":
+            chosen &= known[item]
         part = events.filter(pl.Series(chosen))
-        states = compose(
-            part["user"].to_numpy(), part["time"].to_numpy(), part["item"].to_numpy(), vectors, config.half_life_days
-        )
+        user, time = part["user"].to_numpy(), part["time"].to_numpy()
+        if config.control == "counts":
+            states = count_states(user, time)
+        else:
+            states = compose(user, time, part["item"].to_numpy(), vectors, config.half_life_days)
         rows = np.flatnonzero(row_scenario == d)
         seen = states.seen_by(data.user[rows], data.time[rows]).index
         index[rows] = np.where(seen > 0, seen + (base - 1), 0)
@@ -195,14 +239,7 @@ def _composed(
     return StateTable(np.concatenate(tables), index)
 
 
-def _controlled(
+def _disturbed(
     vectors: NDArray[np.float32], subjects: NDArray[Any], config: KnowledgeConfig, level: Level
 ) -> NDArray[np.float32]:
-    """The vectors, or what a control puts in their place: one random vector a subject, or another subject's vector."""
-    random = np.random.default_rng((config.control_seed, LEVELS.index(level)))
-    if config.control == "random":
-        drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
-        return np.asarray(drawn[subjects])
-    if config.control == "shuffled":
-        return np.asarray(vectors[random.permutation(len(vectors))])
-    return vectors
+    return disturbed(vectors, subjects, config.control, config.control_seed, level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,6 +28,19 @@ class FieldLayout:
     def fields(self) -> int:
         """The number of fields."""
         return len(self.categorical) + len(self.multi) + self.numeric
+
+
+@dataclass(frozen=True)
+class EmbeddingShape:
+    """The shape of a row's embedding: `fields` of length `dim` side by side."""
+
+    fields: int
+    dim: int
+
+    @property
+    def width(self) -> int:
+        """`E`."""
+        return self.fields * self.dim
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,13 @@ class Batch:
 
     def scenario_ids(self) -> Tensor:
         """The scenario's index of each row, `(B,)` int64."""
-        sizes = torch.tensor([b - a for a, b in pairwise(self.offsets)])
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(self.rows.device)
+        return scenario_of_rows(self.offsets, self.rows.device)
+
+
+def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
+    """The scenario's index of each row, `(B,)` int64, of rows sorted by scenario."""
+    sizes = torch.tensor([b - a for a, b in pairwise(offsets)])
+    return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
 
 
 @dataclass(frozen=True)

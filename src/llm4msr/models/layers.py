@@ -32,6 +32,24 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+class EmbeddingGate(nn.Module):
+    """EPNet's gate (Chang et al., KDD 2023): scales an embedding `(B, E)` for its scenario.
+
+    `e' = scale sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: it reads the embedding but does not train it.
+    """
+
+    def __init__(self, width: int, scenarios: int, scenario_dim: int, hidden: int, scale: float) -> None:
+        super().__init__()
+        self._scale = scale
+        self.scenario = nn.Embedding(scenarios, scenario_dim)
+        self.gate = MLP((scenario_dim + width, hidden, width))
+
+    def forward(self, e: Tensor, d: Tensor) -> Tensor:
+        """The scaled embedding `(B, E)`; `d` `(B,)` are the rows' scenarios."""
+        context = torch.cat([self.scenario(d), e.detach()], 1)
+        return self._scale * torch.sigmoid(self.gate(context)) * e
+
+
 def by_scenario(x: Tensor, offsets: Sequence[int], tower: Callable[[int, Tensor], Tensor]) -> Tensor:
     """Run `tower(d, rows of scenario d)` on each slice that has rows, and put the results back together.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from llm4msr.models import backbones, enhancers
-from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
+from llm4msr.models.batch import Batch, EmbeddingShape, FieldLayout, KnowledgeWidths
 from llm4msr.models.embedding import FeatureEmbedding
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone, Enhancer
 
@@ -68,6 +68,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embedding = FeatureEmbedding(layout, config.embedding_dim, sparse=config.sparse_embedding)
-        enhancer: Enhancer = enhancer_type(enhancer_config, embedding.output_dim, scenarios, knowledge)
+        shape = EmbeddingShape(layout.fields, config.embedding_dim)
+        enhancer: Enhancer = enhancer_type(enhancer_config, shape, scenarios, knowledge)
         backbone: Backbone = backbone_type(backbone_config, enhancer.backbone_width, scenarios)
     return MultiScenarioModel(embedding, enhancer, backbone)

@@ -44,8 +44,8 @@ class Backbone(nn.Module, ABC):
 class Enhancer(nn.Module, ABC):
     """What is put around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.
 
-    A subclass takes `(config, width E, scenarios D, knowledge widths)`. `penalty` is a scalar, the mean square of the
-    weights that were generated for the batch, or None where none are.
+    A subclass takes `(config, shape of the embedding, scenarios D, knowledge widths)`. `penalty` is a scalar, the
+    mean square of the weights that were generated for the batch, or None where none are.
     """
 
     config_type: ClassVar[type[ModelPartConfig]]

@@ -159,8 +159,12 @@ def predict(model: MultiScenarioModel, data: PreparedData, source: BatchSource, 
 
 def evaluate(model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part) -> Scores:
     """AUC and log loss of a part, overall and for each scenario."""
+    return score_part(data, predict(model, data, source, part), part)
+
+
+def score_part(data: PreparedData, logits: NDArray[np.float32], part: Part) -> Scores:
+    """AUC and log loss of a part from its rows' logits; raises `InputError` where one is no number."""
     first, last = data.split.range(part)
-    logits = predict(model, data, source, part)
     if not np.isfinite(logits).all():
         raise InputError("the scores are not numbers; lower the learning rate, or check the numeric fields")
     label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])

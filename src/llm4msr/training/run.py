@@ -2,7 +2,7 @@
 
 The folder holds `config.json`, `versions.json`, `metrics.jsonl` (a line a validation), `checkpoint.safetensors` while
 training goes on, and at the end `model.safetensors` (the best weights), `knowledge.safetensors` (how vectors were
-standardised and reduced) and `result.json`.
+standardised and reduced), `test_logits.npy` (a score for each test row, in order) and `result.json`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,7 +29,7 @@ from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.schema import explain_validation
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import read_tensors, write_tensors
-from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit
+from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit, predict, score_part
 from llm4msr.training.metrics import Scores
 
 _FOLDERS = ("data", "knowledge_folder")
@@ -68,11 +70,7 @@ def train_run(
     config = _absolute(config)
     data = PreparedData.open(config.data)
     reasoned = _open_knowledge(config, data)
-    resolved = {
-        "config": config.model_dump(mode="json"),
-        "prepared": data.fingerprint,
-        "knowledge": None if reasoned is None else reasoned.fingerprint,
-    }
+    resolved = _resolved(config, data, reasoned)
     if _is_claimed(folder, resolved) and (folder / "result.json").is_file():
         return read_result(folder)
     if data.split.valid == data.split.test:
@@ -83,7 +81,9 @@ def train_run(
     source, model = _model(config, data, knowledge)
     _claim(folder, resolved)
     position = fit(model, data, source, config.train, folder, progress)
-    scores = evaluate(model, data, source, "test")
+    logits = predict(model, data, source, "test")
+    scores = score_part(data, logits, "test")
+    np.save(folder / "test_logits.npy", logits)
     write_tensors(folder / "model.safetensors", model.state_dict())
     reductions = {
         f"{level}/{name}": torch.from_numpy(array)
@@ -102,6 +102,24 @@ def train_run(
     _write_json(folder / "result.json", result)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return read_result(folder)
+
+
+def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]:
+    """All that a run depends on: its settings and the fingerprints of data and knowledge.
+
+    Without `places`, the names of the folders are left out: their content is known by its fingerprint.
+    """
+    data = PreparedData.open(config.data, check=False)
+    resolved = _resolved(_absolute(config), data, _open_knowledge(config, data))
+    return resolved if places else _what_matters(resolved)
+
+
+def _resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | None) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "prepared": data.fingerprint,
+        "knowledge": None if reasoned is None else reasoned.fingerprint,
+    }
 
 
 def evaluate_run(folder: Path) -> Scores:
@@ -148,9 +166,9 @@ def read_result(folder: Path) -> RunResult:
         raise InputError(f"{path}: is damaged ({error}); train the run anew") from error
 
 
-def _needs(config: RunConfig) -> set[Source]:
+def _needs(config: RunConfig) -> frozenset[Source]:
     """Which knowledge the enhancer reads."""
-    return set(config.model.enhancer_config().needs)
+    return frozenset(config.model.enhancer_config().needs)
 
 
 def _open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
@@ -166,7 +184,19 @@ def _open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | 
 
 
 def _knowledge(config: RunConfig, data: PreparedData, folder: KnowledgeFolder | None) -> Knowledge:
-    return NO_KNOWLEDGE if folder is None else load_knowledge(folder, data, config.knowledge, _needs(config))
+    if folder is None:
+        return NO_KNOWLEDGE
+    return _cached(data.path, data.fingerprint, folder.path, folder.fingerprint, config.knowledge, _needs(config))
+
+
+@lru_cache(maxsize=1)
+def _cached(
+    path: Path, fingerprint: str, folder: Path, reasoned: str, config: KnowledgeConfig, needs: frozenset[Source]
+) -> Knowledge:
+    """The tables of states, kept for the next run on the same data and knowledge."""
+    del fingerprint, reasoned  # the content of the two folders, which the cache must tell apart
+    data = PreparedData.open(path, check=False)
+    return load_knowledge(KnowledgeFolder.open(folder, data), data, config, set(needs))
 
 
 def _model(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple[BatchSource, MultiScenarioModel]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
 from llm4msr.data.sampling import hash_keys, stratified_positions
 from llm4msr.data.tables import Table, Tables
@@ -80,20 +81,25 @@ _TEXTS = pl.col("brand", "product_category", "product_type")
 """Written in capitals in the data, which a language model reads badly."""
 
 
-def complete_journey(
-    *, households: int | None = None, negatives_per_visit: int = 24, seed: int = 0, folder: Path | None = None
-) -> Tables:
-    """The tables of the exposure task.
+class CompleteJourneyConfig(BaseModel):
+    """`households` keeps that many of the 2,469, chosen by `seed` (all by default).
 
-    `households` keeps that many of the 2,469, chosen by `seed` (all by default); `negatives_per_visit` exposures that
-    were not bought are sampled a visit, the same ones for the same seed whatever other households are kept. `folder`
-    holds the Parquet files where they are not those of the installed package.
-
-    Raises `InputError` where the package is not installed or a number is out of range.
+    `negatives_per_visit` exposures that were not bought are sampled a visit, the same ones for the same seed whatever
+    other households are kept. `folder` holds the Parquet files where they are not those of the installed package.
     """
-    if min(negatives_per_visit, seed) < 0 or (households is not None and households < 1):
-        raise InputError("households must be at least 1, negatives_per_visit and seed at least 0")
-    folder = _installed_folder() if folder is None else folder
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    households: int | None = Field(default=None, ge=1)
+    negatives_per_visit: int = Field(default=24, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    folder: Path | None = None
+
+
+def complete_journey(config: CompleteJourneyConfig) -> Tables:
+    """The tables of the exposure task; raises `InputError` where the package is not installed."""
+    households, negatives_per_visit, seed = config.households, config.negatives_per_visit, config.seed
+    folder = config.folder or _installed_folder()
     schema = Schema.from_dict(_SCHEMA, "the Complete Journey")
     departments = [s.value for s in schema.scenarios]
     products = _read(folder, "products").filter(pl.col("department").is_in(departments))

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-from pyarrow import csv
 
+from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
-
-_BLOCK = 1 << 26
-"""Bytes of CSV checked at once; no line may be longer."""
 
 FrameLike = Any
 """A path, a polars (lazy) frame, or any object with the Arrow stream protocol: pandas, pyarrow, DuckDB."""
@@ -23,9 +19,9 @@ FrameLike = Any
 def read_table(source: FrameLike, what: str) -> Table:
     """Make a `Table` of a path or a frame. `what` (such as "interactions") names a frame in errors.
 
-    CSV columns are read as text, so that an id such as `007` stays what it is. A lazy frame is collected once, since
-    one that groups or joins gives its rows in another order each time. Raises `InputError` for a path that does not
-    exist, a type that is not known, or a CSV line with too many or too few values.
+    CSV columns are read as text, so that an id such as `007` stays what it is, and a line with too many or too few
+    values is set aside. A lazy frame is collected once, since one that groups or joins gives its rows in another
+    order each time. Raises `InputError` for a path that does not exist or a type that is not known.
     """
     name = f"the frame {what}"
     if isinstance(source, pl.LazyFrame):
@@ -52,23 +48,8 @@ def _read_file(path: Path) -> Table:
         return Table(str(path), pl.scan_parquet(parquet, glob=False))
     for suffix, separator in ((".csv", ","), (".tsv", "\t")):
         if texts := [p for p in files if p.suffix.lower() == suffix]:
-            for text in texts:
-                _check_lines(text, separator)
-            return Table(str(path), pl.scan_csv(texts, infer_schema=False, separator=separator, glob=False))
+            return read_delimited(texts, separator, name=str(path))
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
-
-
-def _check_lines(path: Path, separator: str) -> None:
-    """Raise `InputError` for a line with too many or too few values, which polars would cut or fill."""
-    try:
-        csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(block_size=_BLOCK, use_threads=False),  # threads would not know the row
-            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(include_columns=[""], include_missing_columns=True),
-        )
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: {error}; correct the file, or put texts with a {separator!r} in quotes") from error
 
 
 def from_frames(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm4msr.models.batch import Batch, KnowledgeWidths
-from llm4msr.models.layers import MLP
+from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
+from llm4msr.models.layers import EmbeddingGate
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
 
@@ -21,14 +20,13 @@ class EPNetConfig(ModelPartConfig):
 
 @ENHANCERS.register("epnet", EPNetConfig)
 class EPNet(Enhancer):
-    """`e' = 2 sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: the gate reads the embedding but does not train it."""
+    """`logit = backbone(gate_d(e))`; see `EmbeddingGate`."""
 
-    def __init__(self, config: EPNetConfig, width: int, scenarios: int, knowledge: KnowledgeWidths) -> None:
+    def __init__(self, config: EPNetConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
         del knowledge
-        self._width, self._scale = width, config.scale
-        self.scenario = nn.Embedding(scenarios, config.scenario_dim)
-        self.gate = MLP((config.scenario_dim + width, config.hidden, width))
+        self._width = shape.width
+        self.gate = EmbeddingGate(shape.width, scenarios, config.scenario_dim, config.hidden, config.scale)
 
     @property
     def backbone_width(self) -> int:
@@ -37,6 +35,4 @@ class EPNet(Enhancer):
 
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, None]:
         """Logits `(B,)`."""
-        context = torch.cat([self.scenario(batch.scenario_ids()), e.detach()], 1)
-        gate = self._scale * torch.sigmoid(self.gate(context))
-        return backbone(gate * e, batch.offsets), None
+        return backbone(self.gate(e, batch.scenario_ids()), batch.offsets), None

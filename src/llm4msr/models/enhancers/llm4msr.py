@@ -11,20 +11,18 @@ features (product and dot of the projected user state and candidate), which go t
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.meta import MetaLayers, Weights
+from llm4msr.models.readers import USER_TABLES, ItemReader, UserReader, UserSource, UserTable, given, scenario_vectors
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
-T = TypeVar("T")
 Placement = Literal["bottom", "parallel", "none"]
-UserSource = Literal["prompted", "composed", "both"]
 
 
 class LLM4MSRConfig(ModelPartConfig):
@@ -58,15 +56,11 @@ class LLM4MSRConfig(ModelPartConfig):
         return self
 
     @property
-    def user_sources(self) -> tuple[Literal["prompted", "own", "others"], ...]:
+    def user_sources(self) -> tuple[UserTable, ...]:
         """The user-level tables that the model reads, in the order in which their vectors stand side by side."""
         if self.user == "none" and not self.match:
             return ()
-        return {
-            "prompted": ("prompted",),
-            "composed": ("own", "others"),
-            "both": ("prompted", "own", "others"),
-        }[self.source]  # type: ignore[return-value]
+        return USER_TABLES[self.source]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -82,24 +76,23 @@ class LLM4MSR(Enhancer):
 
     scenario_vectors: Tensor
 
-    def __init__(self, config: LLM4MSRConfig, width: int, scenarios: int, knowledge: KnowledgeWidths) -> None:
+    def __init__(
+        self, config: LLM4MSRConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths
+    ) -> None:
         super().__init__()
         del scenarios
         self.config = config
-        self._splits = knowledge.users
-        if "item" in config.needs:
-            self.unknown_item = nn.Parameter(torch.zeros(_given(knowledge.item, "item vectors")))
+        width = shape.width
+        self.item = ItemReader(knowledge) if "item" in config.needs else None
         if config.candidate:
             self.candidate = nn.Linear(knowledge.item, config.match_dim)
             width += config.match_dim
         self._width = width
         user_width = sum(knowledge.users)
-        if config.user_sources:
-            self.unknown_user = nn.Parameter(torch.zeros(_given(user_width, "user states")))
+        self.user = UserReader(knowledge) if config.user_sources else None
         self.user_layers = self._layers(config.user, user_width, width)
         if config.scenario != "none":
-            vectors = _given(knowledge.scenario, "scenario vectors")
-            self.register_buffer("scenario_vectors", torch.from_numpy(np.ascontiguousarray(vectors)))
+            self.register_buffer("scenario_vectors", scenario_vectors(knowledge))
         scenario_width = 0 if knowledge.scenario is None else knowledge.scenario.shape[1]
         self.scenario_layers = self._layers(config.scenario, scenario_width, width)
         if config.match:
@@ -130,12 +123,13 @@ class LLM4MSR(Enhancer):
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)`, and the mean square of the generated weights."""
         c = self.config
+        item = None if self.item is None else self.item(batch)
         if c.candidate:
-            e = torch.cat([e, self.candidate(self._item(batch))], 1)
-        user = self._user(batch) if c.user_sources else None
+            e = torch.cat([e, self.candidate(item)], 1)
+        user = None if self.user is None else self.user(batch)
         x, beside, penalty = e, [], e.new_zeros(())
         if self.user_layers is not None:
-            z, inverse = _given(user, "user states")
+            z, inverse = given(user, "user states")
             h, generated = self.user_layers(e, z, inverse)
             penalty = penalty + generated
             if c.user == "bottom":
@@ -153,29 +147,10 @@ class LLM4MSR(Enhancer):
             else:
                 beside.append(h[:, 0])
         if c.match:
-            z, inverse = _given(user, "user states")
-            product = self.match_user(z).index_select(0, inverse) * self.match_item(self._item(batch))
+            z, inverse = given(user, "user states")
+            product = self.match_user(z).index_select(0, inverse) * self.match_item(item)
             x = torch.cat([x, product, product.sum(1, keepdim=True)], 1)
         logit = backbone(x, batch.offsets)
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
-
-    def _user(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch's user states `(S, d)`, with the learned vector where a source knows nothing, and their inverse."""
-        users = _given(batch.users, "user states")
-        splits = torch.tensor(self._splits, device=users.known.device)
-        known = torch.repeat_interleave(users.known, splits, dim=1)
-        return torch.where(known, users.vectors, self.unknown_user), users.inverse
-
-    def _item(self, batch: Batch) -> Tensor:
-        """The candidates' vectors `(B, d)`, with the learned vector where there is none."""
-        item, known = _given(batch.item, "item vectors"), _given(batch.item_known, "item vectors")
-        return torch.where(known[:, None], item, self.unknown_item)
-
-
-def _given(value: T | None, what: str) -> T:
-    """The value, or `ValueError` where what the settings need was not given."""
-    if value is None or (isinstance(value, int) and value == 0):
-        raise ValueError(f"the settings of llm4msr need {what}, and none were given")
-    return value

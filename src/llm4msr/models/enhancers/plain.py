@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
 
@@ -16,10 +16,10 @@ class PlainConfig(ModelPartConfig):
 class Plain(Enhancer):
     """`logit = backbone(e)`."""
 
-    def __init__(self, config: PlainConfig, width: int, scenarios: int, knowledge: KnowledgeWidths) -> None:
+    def __init__(self, config: PlainConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
         del config, scenarios, knowledge
-        self._width = width
+        self._width = shape.width
 
     @property
     def backbone_width(self) -> int:

@@ -1,0 +1,138 @@
+"""CSV and TSV files, read once into typed columns; a line with too many or too few values is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from llm4msr.data.tables import Table
+from llm4msr.errors import InputError, nearest
+from llm4msr.folders import Scratch
+
+_BLOCK = 1 << 26
+"""Bytes parsed at once; no line may be longer."""
+
+
+def read_delimited(
+    paths: Sequence[Path],
+    separator: str,
+    *,
+    types: Mapping[str, pa.DataType] | None = None,
+    name: str | None = None,
+    header: Callable[[str], str] = str,
+) -> Table:
+    """Read files of one layout, through a temporary Parquet file, so that memory does not grow with them.
+
+    `types` chooses columns and their types; without it every column is read as text, so that an id such as `007`
+    stays what it is. In a typed column a text that is no number is missing. `header` maps a header's column name to
+    the one to use. An empty value is missing.
+
+    Raises `InputError` for a file that cannot be read, and for one that lacks a column of `types`.
+    """
+    scratch = Scratch()
+    target = scratch.path / "table.parquet"
+    malformed: list[int] = []
+    writer: parquet.ParquetWriter | None = None
+    rows = 0
+    for path in paths:
+        names = _columns(path, separator, header)
+        if types is not None and (missing := [c for c in types if c not in names]):
+            raise InputError(
+                f"{path}: has no column {missing[0]!r}; {nearest(missing[0], list(names))}. "
+                "Is it the version of the data set that this source reads?"
+            )
+        wanted = list(names) if types is None else list(types)
+        layout = pa.schema([(c, pa.string() if types is None else types[c]) for c in wanted])
+        if writer is None:
+            writer = parquet.ParquetWriter(target, layout, compression="zstd", compression_level=1)
+        elif writer.schema != layout:
+            raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
+        skipped: list[int] = []
+        reader = _open(path, separator, [names[c] for c in wanted], skipped)
+        read = 0
+        while (batch := _next(reader, path)) is not None:
+            columns = [_as(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
+            writer.write_table(pa.table(columns, schema=layout))
+            read += batch.num_rows
+        # A line's number counts the header as 1; among all files it becomes a row number that starts at 0.
+        malformed += [rows + number - 2 for number in skipped]
+        rows += read + len(skipped)
+    assert writer is not None
+    writer.close()
+    return Table(
+        name or ", ".join(map(str, paths)),
+        pl.scan_parquet(target, glob=False),
+        malformed=np.array(malformed, dtype=np.int64),
+        keeps=scratch,
+    )
+
+
+def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[str, str]:
+    """The name to use of each column, and its name in the file."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_BLOCK)
+        fields = csv.open_csv(
+            pa.BufferReader(first),
+            parse_options=csv.ParseOptions(delimiter=separator),
+        ).schema.names
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read: {error}; is it a text file with a header?") from error
+    return {header(field): field for field in fields}
+
+
+def _open(path: Path, separator: str, columns: list[str], skipped: list[int]) -> csv.CSVStreamingReader:
+    def skip(row: csv.InvalidRow) -> Literal["skip"]:
+        skipped.append(row.number)
+        return "skip"
+
+    try:
+        return csv.open_csv(
+            path,
+            read_options=csv.ReadOptions(block_size=_BLOCK, use_threads=False),  # threads would not know the row
+            parse_options=csv.ParseOptions(
+                delimiter=separator, newlines_in_values=True, invalid_row_handler=skip, quote_char='"'
+            ),
+            convert_options=csv.ConvertOptions(
+                include_columns=columns,
+                column_types=dict.fromkeys(columns, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise _unreadable(path, error) from error
+
+
+def _next(reader: csv.CSVStreamingReader, path: Path) -> pa.RecordBatch | None:
+    try:
+        return reader.read_next_batch()
+    except StopIteration:
+        return None
+    except pa.ArrowInvalid as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: pa.ArrowInvalid) -> InputError:
+    return InputError(f"{path}: {error}; correct the file")
+
+
+def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column in its type; what cannot be converted is missing."""
+    if kind == pa.string():
+        return column
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        number = pl.Series(column).cast(pl.Float64, strict=False).fill_nan(None)
+        values: pa.Array = number.to_arrow().cast(kind, safe=False)
+        return values

@@ -1,0 +1,57 @@
+"""Files of one JSON object a line, plain or gzipped, decoded into typed records; a line that is none is set aside."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from llm4msr.data.tables import MALFORMED
+from llm4msr.errors import InputError
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+class JsonLines:
+    """Reads records of one type. `malformed` fills with (row number from 0, reason) while it is read.
+
+    A first line that is JSON but no such record means another version of the file, and is an `InputError` that names
+    the field; later ones are set aside.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.malformed: list[tuple[int, str]] = []
+
+    def records(self, kind: type[Record]) -> Iterator[Record]:
+        """Every record in order; raises `InputError` for a file that cannot be read."""
+        decode = msgspec.json.Decoder(kind).decode
+        try:
+            with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
+                for number, line in enumerate(file):
+                    try:
+                        yield decode(line)
+                    except msgspec.ValidationError as error:
+                        if number == 0:
+                            raise InputError(
+                                f"{self.path}: row 0: {error}; "
+                                "is it the version of the data set that this source reads?"
+                            ) from error
+                        self.malformed.append((number, f"{MALFORMED}: {error}"))
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        self.malformed.append((number, f"{MALFORMED}: not JSON"))
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self.path}: cannot be read: {error}; is the file whole?") from error
+
+
+def find_file(folder: Path, names: list[str]) -> Path:
+    """The first of `names`, plain or gzipped, that the folder has; raises `InputError` where it has none."""
+    for name in names:
+        for path in (folder / f"{name}.json.gz", folder / f"{name}.json"):
+            if path.is_file():
+                return path
+    raise InputError(f"{folder}: has no {' or '.join(f'{n}.json.gz' for n in names)} (or .json)")

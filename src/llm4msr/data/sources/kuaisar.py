@@ -1,0 +1,161 @@
+"""KuaiSAR and KuaiSAR-small: searches and recommendations of one video platform (Sun et al., CIKM 2023).
+
+The archive's CSV files lie in one folder. A recommended item is clicked when `click` is 1, a searched one when
+`click_cnt` is above 0. Captions and search words are ids of words, so a language model reads the items' categories.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from llm4msr.data.sources.delimited import read_delimited
+from llm4msr.data.tables import Table, Tables
+from llm4msr.errors import InputError
+from llm4msr.schema import Schema
+
+_ID, _FLAG, _MS, _TEXT = pa.int64(), pa.int8(), pa.float64(), pa.string()
+_LEVELS = ("first", "second", "third", "fourth")
+
+
+class KuaiSARConfig(BaseModel):
+    """`folder` of `rec_inter.csv`, `src_inter.csv`, `user_features.csv` and `item_features.csv`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path
+
+
+def kuaisar(config: KuaiSARConfig) -> Tables:
+    """The tables of both scenarios; raises `InputError` where a file or a column is missing."""
+    folder = config.folder
+    feed = _read(
+        folder / "rec_inter.csv",
+        {"user_id": _ID, "item_id": _ID, "timestamp": _MS, "click": _FLAG, "forward": _FLAG, "like": _FLAG},
+    )
+    search = _read(
+        folder / "src_inter.csv",
+        {"user_id": _ID, "item_id": _ID, "search_session_timestamp": _MS, "click_cnt": pa.int32()},
+    )
+    users = _read(
+        folder / "user_features.csv",
+        {"user_id": _ID, "search_active_level": _TEXT, "rec_active_level": _TEXT}
+        | {"onehot_feat1": _TEXT, "onehot_feat2": _TEXT},
+    )
+    items = _read(
+        folder / "item_features.csv",
+        {"item_id": _ID, "author_id": _TEXT, "item_type": _TEXT, "upload_type": _TEXT}
+        | {f"{level}_level_category_id": _TEXT for level in _LEVELS}
+        | {f"{level}_level_category_name_en": _TEXT for level in _LEVELS},
+    )
+    return Tables(
+        schema=Schema.from_dict(_SCHEMA, "KuaiSAR"),
+        interactions=_interactions(feed, search),
+        users=users,
+        items=items.replace(_items(items.frame)),
+        recipe={"source": "kuaisar"},
+    )
+
+
+def _read(path: Path, types: dict[str, pa.DataType]) -> Table:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; KuaiSAR's archive has it beside rec_inter.csv")
+    return read_delimited([path], ",", types=types)
+
+
+def _interactions(feed: Table, search: Table) -> Table:
+    """Both logs as one; a row's number counts the rows of the feed, then those of the search."""
+    clicked = pl.when(pl.col("click_cnt").is_not_null()).then((pl.col("click_cnt") > 0).cast(pl.Int8))
+    none = pl.lit(0, dtype=pl.Int8)
+    rows = pl.concat(
+        [
+            feed.frame.select(
+                "user_id",
+                "item_id",
+                "timestamp",
+                "click",
+                "forward",
+                "like",
+                pl.lit("recommendation").alias("scenario"),
+            ),
+            search.frame.select(
+                "user_id",
+                "item_id",
+                pl.col("search_session_timestamp").alias("timestamp"),
+                clicked.alias("click"),
+                none.alias("forward"),
+                none.alias("like"),
+                pl.lit("search").alias("scenario"),
+            ),
+        ]
+    ).with_columns((pl.col("timestamp") // 3_600_000 % 24).cast(pl.Int8, strict=False).alias("hour"))
+    before = feed.frame.select(pl.len()).collect().item() + len(feed.malformed)
+    return Table(
+        f"{feed.name}, {search.name}",
+        rows,
+        malformed=np.concatenate([feed.malformed, search.malformed + before]),
+        keeps=(feed, search),
+    )
+
+
+def _items(items: pl.LazyFrame) -> pl.LazyFrame:
+    """Unknown categories are missing; the names of the known levels make the category path."""
+    ids = pl.col([f"{level}_level_category_id" for level in _LEVELS])
+    names = [pl.col(f"{level}_level_category_name_en").replace("empty", None) for level in _LEVELS]
+    return items.with_columns(
+        ids.replace(["0", "-124", "empty"], None),
+        pl.col("author_id").replace("0", None),
+        pl.concat_str(names, separator=" > ", ignore_nulls=True).replace("", None).alias("category"),
+    ).drop([f"{level}_level_category_name_en" for level in _LEVELS])
+
+
+_SCHEMA = {
+    "name": "KuaiSAR",
+    "description": "a platform of short videos where people watch what is recommended and search for more",
+    "user_description": "people who watch short videos",
+    "item_description": "short videos and other search results",
+    "columns": {
+        "user": "user_id",
+        "item": "item_id",
+        "scenario": "scenario",
+        "time": "timestamp",
+        "time_unit": "ms",
+        "label": "click",
+    },
+    "scenarios": [
+        {
+            "value": "recommendation",
+            "description": "a feed of recommended videos",
+            "notes": "About half of what is shown is clicked; interest is latent and browsing passive.",
+        },
+        {
+            "value": "search",
+            "description": "results for words that the person typed",
+            "notes": "One result in eight is clicked; interest is explicit and of the moment.",
+        },
+    ],
+    "fields": [
+        {"name": "user_id", "side": "user"},
+        {"name": "search_active_level", "side": "user"},
+        {"name": "rec_active_level", "side": "user"},
+        {"name": "onehot_feat1", "side": "user"},
+        {"name": "onehot_feat2", "side": "user"},
+        {"name": "item_id", "side": "item"},
+        {"name": "author_id", "side": "item"},
+        {"name": "item_type", "side": "item"},
+        {"name": "upload_type", "side": "item"},
+        {"name": "first_level_category_id", "side": "item"},
+        {"name": "second_level_category_id", "side": "item"},
+        {"name": "hour", "side": "context"},
+    ],
+    "item_text": {"category": "category", "details": ["item_type"]},
+    "behaviours": [
+        {"name": "like", "rule": "like > 0"},
+        {"name": "forward", "rule": "forward > 0"},
+        {"name": "click"},
+    ],
+}

@@ -1,0 +1,27 @@
+"""Users who appear in every scenario: what the paper keeps of the Amazon data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from llm4msr.errors import InputError
+
+
+def keep_overlapping(
+    rows: pl.DataFrame, user: str, scenario: str, scenarios: Sequence[str], where: str
+) -> pl.DataFrame:
+    """The rows of users who have a row in each of the scenarios.
+
+    Raises `InputError` where there is none, with the number of users that each scenario has.
+    """
+    everywhere = rows.group_by(user).agg(pl.col(scenario).n_unique().alias("in")).filter(pl.col("in") == len(scenarios))
+    if everywhere.is_empty():
+        counts = dict(rows.group_by(scenario).agg(pl.col(user).n_unique()).iter_rows())
+        each = ", ".join(f"{name}: {counts.get(name, 0)}" for name in scenarios)
+        raise InputError(
+            f"{where}: no user is in all {len(scenarios)} scenarios (users in {each}); take fewer scenarios, or keep "
+            "users of a single one too with overlapping=false"
+        )
+    return rows.join(everywhere.select(user), on=user, how="semi", maintain_order="left")

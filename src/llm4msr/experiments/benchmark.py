@@ -1,0 +1,132 @@
+"""Runs a matrix: for each cell a search on validation data, then the seeds. Stop it at any time and start it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from llm4msr.experiments.cells import Cell, cells_of
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.runs import Run, execute, finished, run_folder
+from llm4msr.experiments.search import Settings, best_of, propose
+
+Say = Callable[[str], None]
+RESULTS = "results.parquet"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many runs a matrix has, and how many of them are done."""
+
+    cells: int
+    runs: int
+    done: int
+
+
+def plan(config: MatrixConfig, root: Path) -> Plan:
+    """What is to be done, after checking that every cell can be run; see `cells_of` for the errors."""
+    cells = cells_of(config)
+    done = sum(len(_done(cell, config, root)) for cell in cells)
+    return Plan(len(cells), len(cells) * (config.search.trials + config.seeds), done)
+
+
+def run_matrix(config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = lambda message: None) -> pl.DataFrame:
+    """Run every cell that is not finished, `jobs` at once, and give the results table: one row a run.
+
+    The table is written to `results.parquet` whenever a cell ends. A run that fails is in it with its reason, and the
+    others go on; it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible.
+    """
+    cells = cells_of(config)
+    root.mkdir(parents=True, exist_ok=True)
+    found: dict[int, list[Run]] = {}
+    for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs), start=1):
+        found[place] = runs
+        rows = [run.row for _, cell_runs in sorted(found.items()) for run in cell_runs]
+        _write(rows, root)
+        say(f"{ended} of {len(cells)}: {_summary(cells[place], runs)}")
+    return pl.read_parquet(root / RESULTS)
+
+
+def run_cell(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
+    """The trials of a cell, then its seeds with the best trial's settings. Ends at the first run that fails."""
+    start: Settings = {
+        "learning_rate": cell.base.train.learning_rate,
+        "embedding_decay": cell.base.train.embedding_decay,
+    }
+    runs: list[Run] = []
+    history: list[tuple[Settings, float | None]] = []
+    for number in range(config.search.trials):
+        settings = propose(config.search, start, history, seed=cell.base.train.seed)
+        trial = execute(cell, root, "trial", number, cell.config(**settings, seed=cell.base.train.seed))
+        runs.append(trial)
+        history.append((settings, None if trial.failed else trial.row["valid_auc"]))
+    if runs and all(run.failed for run in runs):
+        return runs
+    best = best_of(history, start)
+    for number in range(config.seeds):
+        seed = cell.base.train.seed + number
+        runs.append(execute(cell, root, "seed", number, cell.config(**best, seed=seed)))
+    return runs
+
+
+def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
+    """The finished runs of a cell, as far as what was searched before allows to tell."""
+    start = {"learning_rate": cell.base.train.learning_rate, "embedding_decay": cell.base.train.embedding_decay}
+    runs: list[Run] = []
+    history: list[tuple[Settings, float | None]] = []
+    for number in range(config.search.trials):
+        settings = propose(config.search, start, history, seed=cell.base.train.seed)
+        run_config = cell.config(**settings, seed=cell.base.train.seed)
+        known = finished(run_folder(cell, root, "trial", number, run_config)[0])
+        if known is None:
+            return runs
+        runs.append(known)
+        history.append((settings, known.row["valid_auc"]))
+    best = best_of(history, start)
+    for number in range(config.seeds):
+        run_config = cell.config(**best, seed=cell.base.train.seed + number)
+        if (known := finished(run_folder(cell, root, "seed", number, run_config)[0])) is not None:
+            runs.append(known)
+    return runs
+
+
+def _run_all(cells: Sequence[Cell], config: MatrixConfig, root: Path, jobs: int) -> Iterator[tuple[int, list[Run]]]:
+    """Every cell's runs, as they end."""
+    if jobs == 1:
+        for place, cell in enumerate(cells):
+            yield place, run_cell(cell, config, root)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_threads, initargs=(threads,))
+    try:
+        waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in enumerate(cells)}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _use_threads(count: int) -> None:
+    torch.set_num_threads(count)
+
+
+def _write(rows: list[dict[str, object]], root: Path) -> None:
+    aside = root / f"{RESULTS}.part"
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(aside)
+    aside.replace(root / RESULTS)
+
+
+def _summary(cell: Cell, runs: list[Run]) -> str:
+    failed = [run for run in runs if run.failed]
+    if failed:
+        return f"{cell.name}: {len(failed)} run(s) failed: {failed[0].row['reason']}"
+    seeds = [run.row["mean_auc all"] for run in runs if run.row["kind"] == "seed"]
+    shown = "undefined" if None in seeds or not seeds else f"{sum(seeds) / len(seeds):.4f}"
+    return f"{cell.name}: mean test AUC {shown}, {sum(run.row['seconds'] for run in runs):.0f} s"

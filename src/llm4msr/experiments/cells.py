@@ -1,0 +1,103 @@
+"""The cells of a matrix, and whether each of them can be run at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.knowledge.controls import Control
+from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.models.model import ModelConfig, PartChoice
+from llm4msr.models.registry import BACKBONES
+from llm4msr.training.run import RunConfig
+
+_LEVEL = {"scenario": "scenario", "prompted": "user", "own": "item", "others": "item", "item": "item"}
+"""The level that each kind of knowledge is made from."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set, backbone, enhancer and control, with the settings that its search starts from."""
+
+    data: str
+    backbone: str
+    enhancer: str
+    control: Control
+    base: RunConfig
+
+    @property
+    def name(self) -> str:
+        """What errors and progress call it."""
+        control = "" if self.control == "none" else f", control {self.control}"
+        return f"{self.data}: {self.backbone} with {self.enhancer}{control}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs lie, below the matrix's own folder."""
+        parts = (self.data, self.backbone, self.enhancer + ("" if self.control == "none" else f" {self.control}"))
+        return Path("runs", *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
+
+    def config(self, learning_rate: float, embedding_decay: float, seed: int) -> RunConfig:
+        """The run of one seed with the searched settings."""
+        update = {"learning_rate": learning_rate, "embedding_decay": embedding_decay, "seed": seed}
+        return self.base.model_copy(update={"train": self.base.train.model_copy(update=update)})
+
+
+def cells_of(config: MatrixConfig) -> list[Cell]:
+    """Every cell, controls after what they control. Raises `InputError` for the first that cannot be run, and why."""
+    cells = []
+    for data_name, choice in config.data.items():
+        data = PreparedData.open(choice.folder)
+        for backbone, settings in config.backbones.items():
+            for label, enhancer in config.enhancers.items():
+                folder = enhancer.knowledge or choice.knowledge
+                model = ModelConfig(
+                    embedding_dim=config.embedding_dim,
+                    backbone=PartChoice(name=backbone, settings=settings),
+                    enhancer=PartChoice(name=enhancer.name or label, settings=enhancer.settings),
+                )
+                for control in ("none", *dict.fromkeys(enhancer.controls)):
+                    knowledge = config.knowledge.model_copy(update={"control": control})
+                    base = RunConfig(
+                        data=choice.folder,
+                        knowledge_folder=folder,
+                        model=model,
+                        knowledge=knowledge,
+                        train=config.train,
+                    )
+                    cell = Cell(data_name, backbone, label, control, base)
+                    _check(cell, data)
+                    cells.append(cell)
+    folders = [cell.folder for cell in cells]
+    for cell in cells:
+        if folders.count(cell.folder) > 1:
+            raise InputError(f"{cell.name}: another cell has the same folder name {cell.folder}; change a label")
+    return cells
+
+
+def _check(cell: Cell, data: PreparedData) -> None:
+    """Raise `InputError`, naming the cell, where its parts do not go together."""
+    model, folder = cell.base.model, cell.base.knowledge_folder
+    try:
+        BACKBONES.config(model.backbone.name, model.backbone.settings)
+        needs = model.enhancer_config().needs
+        if cell.control != "none" and not needs:
+            raise InputError(f"the enhancer {model.enhancer.name!r} reads no knowledge that a control could replace")
+        if needs:
+            if folder is None:
+                raise InputError(
+                    f"needs {', '.join(sorted(needs))} knowledge, but its data set names no knowledge folder"
+                )
+            opened = KnowledgeFolder.open(folder, data)
+            for level in {_LEVEL[need] for need in needs}:
+                opened.subjects(level)  # type: ignore[arg-type]
+        for part in ("train", "valid", "test"):
+            first, last = data.split.range(part)
+            if first == last:
+                raise InputError(f"{data.path}: the {part} part has no row")
+    except InputError as error:
+        raise InputError(f"the cell {cell.name}: {error}") from error

@@ -1,0 +1,141 @@
+"""What a matrix of experiments is: data sets x backbones x enhancers x seeds, from one TOML file::
+
+seeds = 3
+preset = "paper-amazon"                      # the paper's Table 4, for what is not said below
+backbones = ["star", "mmoe"]
+
+[data.journey]
+folder = "data"
+knowledge = "knowledge"
+
+[enhancers.none]
+[enhancers.epnet]
+[enhancers."llm4msr, composed"]
+name = "llm4msr"                             # where the label is not the enhancer's own name
+settings = { source = "composed" }
+controls = ["random", "shuffled"]            # the same with its knowledge replaced
+
+[search]
+trials = 6                                   # a cell, on validation data only
+[train]
+epochs = 4
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llm4msr.errors import InputError
+from llm4msr.experiments.presets import preset
+from llm4msr.knowledge.controls import Control
+from llm4msr.knowledge.sources import KnowledgeConfig
+from llm4msr.schema import explain_validation
+from llm4msr.training.fit import TrainConfig
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataChoice(_Strict):
+    """A folder that `prepare` wrote, and one that `reason` wrote for it."""
+
+    folder: Path
+    knowledge: Path | None = None
+
+
+class EnhancerChoice(_Strict):
+    """An enhancer under a label: its registered `name` (by default the label), its settings, and its controls.
+
+    `knowledge` is a folder of knowledge to be read in place of the data set's own.
+    """
+
+    name: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+    knowledge: Path | None = None
+
+
+class Search(_Strict):
+    """The search for learning rate and embedding decay: `trials` a cell, between the bounds, on a logarithmic scale.
+
+    The first trial is the configured setting itself; 0 trials take it without a search.
+    """
+
+    trials: int = Field(default=6, ge=0, le=1000)
+    learning_rate: tuple[float, float] = (2e-4, 1e-2)
+    embedding_decay: tuple[float, float] = (1e-7, 1e-3)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Search:
+        for low, high in (self.learning_rate, self.embedding_decay):
+            if not 0 < low <= high:
+                raise ValueError("bounds are two positive numbers, the lower one first")
+        return self
+
+
+class MatrixConfig(_Strict):
+    """A matrix; `backbones` are names, or tables of names with settings."""
+
+    data: dict[str, DataChoice] = Field(min_length=1)
+    backbones: dict[str, dict[str, Any]] = Field(min_length=1)
+    enhancers: dict[str, EnhancerChoice] = Field(min_length=1)
+    seeds: int = Field(default=3, ge=1, le=1000)
+    embedding_dim: int = Field(default=16, ge=1, le=4096)
+    search: Search = Search()
+    train: TrainConfig = TrainConfig()
+    knowledge: KnowledgeConfig = KnowledgeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, raw: Any) -> Any:
+        """Names of backbones become tables, and a preset fills in what is not given."""
+        if not isinstance(raw, dict):
+            return raw
+        raw = dict(raw)
+        backbones = raw.get("backbones")
+        if isinstance(backbones, list):
+            backbones = raw["backbones"] = {name: {} for name in backbones}
+        if (name := raw.pop("preset", None)) is not None:
+            try:
+                known = preset(str(name))
+            except InputError as error:
+                raise ValueError(str(error)) from error
+            raw.setdefault("embedding_dim", known["embedding_dim"])
+            given = {"batch_size": known["batch_size"], "learning_rate": known["learning_rate"]}
+            raw["train"] = {**given, **raw.get("train", {})}
+            if isinstance(backbones, dict):
+                raw["backbones"] = {n: {"hidden": known["hidden"], **settings} for n, settings in backbones.items()}
+        return raw
+
+
+def read_matrix(path: Path) -> MatrixConfig:
+    """Read a matrix; its folders are taken from where the file lies. Raises `InputError` naming file and key."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the matrix cannot be read: {error}") from error
+    try:
+        config = MatrixConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain_validation(error)}") from error
+    return _beside(config, path.parent)
+
+
+def _beside(config: MatrixConfig, folder: Path) -> MatrixConfig:
+    def place(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    data = {
+        name: choice.model_copy(update={"folder": place(choice.folder), "knowledge": place(choice.knowledge)})
+        for name, choice in config.data.items()
+    }
+    enhancers = {
+        label: choice.model_copy(update={"knowledge": place(choice.knowledge)})
+        for label, choice in config.enhancers.items()
+    }
+    return config.model_copy(update={"data": data, "enhancers": enhancers})

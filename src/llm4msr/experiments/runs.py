@@ -1,0 +1,123 @@
+"""One run of a cell, and the row of the results table that it becomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.experiments.cells import Cell
+from llm4msr.experiments.slices import Mask, test_slices
+from llm4msr.folders import write_text_atomically
+from llm4msr.training.metrics import score
+from llm4msr.training.run import RunConfig, resolved_config, train_run
+
+Kind = Literal["trial", "seed"]
+ROW = "row.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the results table and where its run lies."""
+
+    row: dict[str, Any]
+    folder: Path
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return bool(self.row["status"] == "failed")
+
+
+def run_folder(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> tuple[Path, str]:
+    """Where a run lies, and the hash of its settings, data and knowledge: other settings are another folder."""
+    text = json.dumps(resolved_config(config, places=False), sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return root / cell.folder / f"{kind}-{number}-{identity[:8]}", identity
+
+
+def finished(folder: Path) -> Run | None:
+    """The run in a folder when it has ended well."""
+    try:
+        row = json.loads((folder / ROW).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Run(row, folder) if row.get("status") == "done" else None
+
+
+def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> Run:
+    """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason."""
+    folder, identity = run_folder(cell, root, kind, number, config)
+    if (known := finished(folder)) is not None:
+        return known
+    row: dict[str, Any] = {
+        "data": cell.data,
+        "backbone": cell.backbone,
+        "enhancer": cell.enhancer,
+        "control": cell.control,
+        "kind": kind,
+        "number": number,
+        "learning_rate": config.train.learning_rate,
+        "embedding_decay": config.train.embedding_decay,
+        "settings": identity,
+        "folder": str(folder.relative_to(root)),
+    }
+    try:
+        result = train_run(config, folder)
+        data = PreparedData.open(config.data, check=False)
+        row |= {
+            "status": "done",
+            "reason": "",
+            "data_checksum": data.fingerprint,
+            "valid_auc": result.validation_auc,
+            "best_epoch": result.best_epoch,
+            "seconds": result.seconds,
+            "peak_memory_mb": _peak_memory(),
+            "parameters": result.parameters,
+            "leaks": result.leaks,
+            "versions": (folder / "versions.json").read_text(encoding="utf-8"),
+        }
+        if kind == "seed":
+            row |= _test_metrics(config, folder)
+    except Exception as error:  # noqa: BLE001 - one cell's failure must not end the others
+        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / ROW, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+    return Run(row, folder)
+
+
+@lru_cache(maxsize=2)
+def _slices(path: Path) -> Mapping[str, Mask]:
+    return test_slices(PreparedData.open(path, check=False))
+
+
+def _test_metrics(config: RunConfig, folder: Path) -> dict[str, float | int | None]:
+    """AUC, log loss and rows over all, for each scenario and for each slice."""
+    data = PreparedData.open(config.data, check=False)
+    first, last = data.split.range("test")
+    label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
+    logits = np.load(folder / "test_logits.npy", allow_pickle=False)
+    everything = np.ones(len(label), dtype=bool)
+    found: dict[str, float | int | None] = {}
+    for name, mask in {"all": everything, **_slices(config.data)}.items():
+        scores = score(label[mask], logits[mask], scenario[mask], data.scenario_count)
+        titles = [f"{name}: {s.title}" for s in data.schema.scenarios]
+        for title, part in zip([name, *titles], [scores.overall, *scores.scenarios], strict=True):
+            found |= {f"auc {title}": part.auc, f"log_loss {title}": part.log_loss, f"rows {title}": part.rows}
+        found[f"mean_auc {name}"] = scores.mean_auc
+    return found
+
+
+def _peak_memory() -> float:
+    """The most memory that this process ever held, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

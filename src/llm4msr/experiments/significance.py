@@ -1,0 +1,80 @@
+"""Is a difference more than chance? Over seeds by a paired t-test, over the test rows by DeLong's interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (None for one seed)."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval over the rows leaves out 0 and, with several seeds, p is below 0.05."""
+        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value < 0.05)
+
+
+def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:
+    """DeLong's structural components: for each positive the share of negatives below it, for each negative the share
+    of positives above it, ties counting half (DeLong et al., 1988; computed from ranks as in Sun and Xu, 2014).
+
+    The mean of either is the AUC. Raises `ValueError` unless there are positives and negatives.
+    """
+    positive, negative = score[label == 1], score[label == 0]
+    if not len(positive) or not len(negative):
+        raise ValueError("the AUC of one class is undefined")
+    ranks = stats.rankdata(np.concatenate([positive, negative]))
+    inner = stats.rankdata(positive), stats.rankdata(negative)
+    above = (ranks[: len(positive)] - inner[0]) / len(negative)
+    below = 1 - (ranks[len(positive) :] - inner[1]) / len(positive)
+    return above, below
+
+
+def auc_difference(
+    label: NDArray[np.int8],
+    scenario: NDArray[np.int16],
+    ours: Sequence[NDArray[np.float32]],
+    theirs: Sequence[NDArray[np.float32]],
+    confidence: float = 0.95,
+) -> Difference | None:
+    """The difference of two models' mean AUC over the scenarios, each given by its scores `(n,)` for each seed.
+
+    The variance over rows is DeLong's, of the components averaged over the seeds; scenarios share no row, so their
+    variances add. Scenarios of one class are left out; None where no other is there.
+    """
+    by_seed, variance, defined = np.zeros(min(len(ours), len(theirs))), 0.0, 0
+    for d in np.unique(scenario):
+        rows = np.flatnonzero(scenario == d)
+        if len(np.unique(label[rows])) < 2:
+            continue
+        defined += 1
+        parts = [[components(label[rows], score[rows]) for score in model] for model in (ours, theirs)]
+        for side in (0, 1):
+            means = [np.mean([seed[side] for seed in model], axis=0) for model in parts]
+            variance += float(np.var(means[0] - means[1], ddof=1)) / len(means[0]) if len(means[0]) > 1 else 0.0
+        by_seed += [a[0].mean() - b[0].mean() for a, b in zip(*parts, strict=False)]
+    if not defined:
+        return None
+    mean = float(np.mean(by_seed)) / defined
+    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5 / defined
+    return Difference(mean, mean - reach, mean + reach, paired_p_value(by_seed / defined))
+
+
+def paired_p_value(differences: Array) -> float | None:
+    """The two-sided paired t-test over seeds; None where there are fewer than two, or all are the same."""
+    if len(differences) < 2 or bool(np.ptp(differences) == 0):
+        return None
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)

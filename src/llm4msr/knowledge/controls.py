@@ -1,0 +1,136 @@
+"""Controls: what is put in the place of an LLM's vectors, to see whether it is its knowledge that helps.
+
+- `random`: a random vector for each subject.
+- `shuffled`: the true vectors, each given to another subject.
+- `counts`: how many positives a user had before, in each scenario and of each behaviour; nothing of the items.
+- `categories`: TF-IDF and SVD of the items' category texts in place of the LLM's reading; a user's history is the mean
+  over its items, scenario by scenario.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.history import recent_positives
+from llm4msr.knowledge.reason import LEVELS, Level
+from llm4msr.knowledge.states import States
+
+Control = Literal["none", "random", "shuffled", "counts", "categories"]
+CONTROLS: tuple[Control, ...] = ("random", "shuffled", "counts", "categories")
+
+
+def disturbed(
+    vectors: NDArray[np.float32], subjects: NDArray[Any], control: Control, seed: int, level: Level
+) -> NDArray[np.float32]:
+    """The vectors or, for `random` and `shuffled`, what stands in their place."""
+    random = np.random.default_rng((seed, LEVELS.index(level)))
+    if control == "random":
+        drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
+        return np.asarray(drawn[subjects])
+    if control == "shuffled":
+        return np.asarray(vectors[random.permutation(len(vectors))])
+    return vectors
+
+
+def trained_items(data: PreparedData) -> NDArray[np.bool_]:
+    """Which items occur in the training part, in its rows or its history, `(items,)`."""
+    trained = np.zeros(data.items.height, dtype=bool)
+    trained[data.item[: data.split.valid]] = True
+    past = data.positives.filter(pl.col("time") < data.split.valid_time)
+    trained[past["item"].to_numpy()] = True
+    return trained
+
+
+def category_vectors(data: PreparedData, dimensions: int) -> NDArray[np.float32]:
+    """TF-IDF and SVD of each item's category, or of its title where the schema names none, `(items, k)`.
+
+    Fitted on the items of the training part.
+    """
+    column = data.schema.item_text.category or data.schema.item_text.title
+    if column is None:
+        return np.zeros((data.items.height, 1), dtype=np.float32)
+    name = "item" if column == data.schema.columns.item else column
+    texts = data.items[name].cast(pl.String).fill_null("").to_list()
+    trained = np.flatnonzero(trained_items(data))
+    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b\w+\b")
+    try:
+        fitted = vectorizer.fit_transform([texts[i] for i in trained])
+    except ValueError:  # no item of the training part has a text
+        return np.zeros((data.items.height, 1), dtype=np.float32)
+    width = min(dimensions, fitted.shape[1] - 1, fitted.shape[0] - 1)
+    everything = vectorizer.transform(texts)
+    if width < 1:
+        return np.asarray(everything.toarray(), dtype=np.float32)
+    svd = TruncatedSVD(width, random_state=0).fit(fitted)
+    return np.asarray(svd.transform(everything), dtype=np.float32)
+
+
+def history_vectors(
+    data: PreparedData, user: NDArray[np.int32], time: NDArray[np.int64], most: int, items: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """For each (user, time) the mean vector of her `most` latest positives in each scenario before it, `(n, D k)`."""
+    width = items.shape[1]
+    out = np.zeros((len(user), data.scenario_count, width), dtype=np.float32)
+    for moment in np.unique(time):
+        place = np.full(data.users.height, -1)
+        there = np.flatnonzero(time == moment)
+        place[user[there]] = there
+        histories = recent_positives(data, int(moment), most).filter(pl.col("user").is_in(user[there].tolist()))
+        lengths = histories["items"].list.len().to_numpy()
+        row = np.repeat(np.arange(histories.height), lengths)
+        sums = np.zeros((histories.height, width), dtype=np.float64)
+        np.add.at(sums, row, items[histories["items"].explode().to_numpy()])
+        out[place[histories["user"].to_numpy()], histories["scenario"].to_numpy()] = sums / lengths[:, None]
+    return out.reshape(len(user), -1)
+
+
+def count_vectors(data: PreparedData, user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.float32]:
+    """For each (user, time) log(1 + n) of her positives before it in each scenario and of each behaviour."""
+    kinds = len(data.schema.behaviours)
+    out = np.zeros((len(user), data.scenario_count * kinds), dtype=np.float32)
+    events = data.positives
+    for moment in np.unique(time):
+        place = np.full(data.users.height, -1)
+        there = np.flatnonzero(time == moment)
+        place[user[there]] = there
+        counted = events.filter(pl.col("time") < moment).group_by("user", "scenario", "behaviour").len()
+        counted = counted.filter(pl.Series(place[counted["user"].to_numpy()] >= 0))
+        column = counted["scenario"].to_numpy().astype(np.int64) * kinds + counted["behaviour"].to_numpy()
+        out[place[counted["user"].to_numpy()], column] = np.log1p(counted["len"].to_numpy())
+    return out
+
+
+def count_states(user: NDArray[np.int32], time: NDArray[np.int64]) -> States:
+    """After each moment with an event, log(1 + n) of a user's events so far; sorted by user, then time."""
+    new = np.ones(len(user), dtype=bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first = np.flatnonzero(new)
+    begin = np.searchsorted(user, user[first], side="left")
+    count = np.append(first[1:], len(user)) - begin
+    return States(user[first], time[first], np.log1p(count)[:, None].astype(np.float32))
+
+
+def scenario_counts(data: PreparedData) -> NDArray[np.float32]:
+    """The logarithm of the rows and the click rate of each scenario in the training part, `(D, 2)`."""
+    scenario, label = data.scenario[: data.split.valid], data.label[: data.split.valid]
+    rows = np.bincount(scenario, minlength=data.scenario_count)
+    clicks = np.bincount(scenario, weights=label, minlength=data.scenario_count)
+    return np.stack([np.log1p(rows), clicks / np.maximum(rows, 1)], 1).astype(np.float32)
+
+
+def scenario_categories(data: PreparedData, items: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean vector of the items shown in each scenario in the training part, `(D, k)`."""
+    scenario, item = data.scenario[: data.split.valid], data.item[: data.split.valid]
+    return np.stack(
+        [
+            items[item[scenario == d]].mean(0) if (scenario == d).any() else np.zeros(items.shape[1], np.float32)
+            for d in range(data.scenario_count)
+        ]
+    ).astype(np.float32)

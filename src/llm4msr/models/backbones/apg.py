@@ -1,0 +1,38 @@
+"""APG: adaptive parameter generation (Yan et al., NeurIPS 2022), with the scenario as the condition."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from llm4msr.models.batch import scenario_of_rows
+from llm4msr.models.meta import MetaLayers
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
+
+
+class APGConfig(ModelPartConfig):
+    """`hidden` layers, `rank` of the generated cores, `scenario_dim` of the condition."""
+
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
+    rank: int = Field(default=16, ge=1)
+    scenario_dim: int = Field(default=16, ge=1)
+
+
+@BACKBONES.register("apg", APGConfig)
+class APG(Backbone):
+    """`h_l = relu(U_l (I + S_l(s_d)) V_l h_(l-1) + b_l(s_d))`: only the core `S`, `rank x rank`, is generated.
+
+    This is the published low-rank parameterisation with shared `U` and `V`, started at the identity (see
+    `MetaLayers`). The optional over-parameterisation of `U` and `V` is left out.
+    """
+
+    def __init__(self, config: APGConfig, width: int, scenarios: int) -> None:
+        super().__init__()
+        self.scenario = nn.Embedding(scenarios, config.scenario_dim)
+        self.layers = MetaLayers(config.scenario_dim, (width, *config.hidden, 1), rank=config.rank)
+
+    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        """Logits `(B,)`."""
+        d = scenario_of_rows(offsets, x.device)
+        logits: Tensor = self.layers(x, self.scenario.weight, d)[0]
+        return logits[:, 0]

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from llm4msr.data.negatives import Negatives, sample_negatives
+from llm4msr.data.split import PARTS, Split
+
+CASES = [
+    (0, Negatives(ratio=3, window=40)),
+    (1, Negatives(ratio=1, window=2, popularity=0)),
+    (2, Negatives(ratio=5, window=7, popularity=0.5)),
+    (3, Negatives(ratio=4, window=2000)),
+    (4, Negatives(ratio=20, window=30, popularity=0.3, seed=7)),
+]
+"""The seed of a log, and how to sample from it."""
+
+
+def whole(rows: int) -> Split:
+    """Everything is for training."""
+    return Split(rows, rows, rows, rows, rows)
+
+
+def thirds(rows: int) -> Split:
+    return Split(rows, rows // 3, 2 * rows // 3, rows // 3, 2 * rows // 3)
+
+
+def positives(user: NDArray[np.int64] | list[int], item: NDArray[np.int64] | list[int], scenario: int = 0) -> pl.DataFrame:
+    return pl.DataFrame({"user": user, "item": item}).with_columns(pl.lit(scenario).alias("scenario"))
+
+
+def strangers(item: NDArray[np.int64] | list[int]) -> pl.DataFrame:
+    """Each positive is of another user."""
+    return positives(np.arange(len(item)), item)
+
+
+def random_log(seed: int, rows: int = 300) -> pl.DataFrame:
+    """Positives of 40 users and 30 items, some of them popular, in three scenarios."""
+    random = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "user": random.integers(0, 40, rows).astype(np.int32),
+            "item": (30 * random.random(rows) ** 2).astype(np.int32),
+            "scenario": random.integers(0, 3, rows).astype(np.int16),
+        }
+    )
+
+
+def window(log: pl.DataFrame, split: Split, place: int, size: int) -> set[int]:
+    """The items of the `size` positives of the place's scenario and part that are nearest to it in time."""
+    numbered = log.with_row_index("place")
+    part = next(p for p in PARTS if split.range(p)[0] <= place < split.range(p)[1])
+    first, last = split.range(part)
+    inside = numbered[first:last].filter(pl.col("scenario") == log["scenario"][place])
+    centre, even = inside["place"].to_list().index(place), size // 2 * 2
+    start = max(min(centre - even // 2, inside.height - even), 0)
+    return set(inside["item"][start : start + even])
+
+
+@pytest.mark.parametrize(("seed", "config"), CASES)
+def test_each_positive_has_at_most_the_ratio_and_no_item_twice(seed: int, config: Negatives) -> None:
+    log = random_log(seed)
+    drawn = sample_negatives(log, thirds(300), config)
+    assert drawn.height > 100
+    assert drawn.is_unique().all()
+    assert 1 <= int(drawn.group_by("place").len()["len"].max()) <= config.ratio  # type: ignore[arg-type]
+    assert drawn.equals(drawn.sort("place", "item"))
+
+
+@pytest.mark.parametrize(("seed", "config"), CASES)
+def test_what_a_user_chose_in_a_scenario_is_never_her_negative_there(seed: int, config: Negatives) -> None:
+    log = random_log(seed)
+    drawn = sample_negatives(log, thirds(300), config)
+    key = ["user", "item", "scenario"]
+    sampled = log[drawn["place"]].with_columns(drawn["item"].cast(pl.Int32))
+    assert sampled.join(log, on=key, how="semi").height == 0
+    assert sampled.join(log, on=key[:2], how="semi").height > 0  # in another scenario she may have chosen it
+
+
+@pytest.mark.parametrize(("seed", "config"), CASES)
+def test_candidates_are_of_the_same_scenario_and_part_and_within_the_window(seed: int, config: Negatives) -> None:
+    log = random_log(seed)
+    drawn = sample_negatives(log, thirds(300), config)
+    outside = [(p, i) for p, i in drawn.rows() if i not in window(log, thirds(300), p, config.window)]
+    assert drawn.height > 100
+    assert outside == []
+
+
+def test_each_part_and_each_scenario_draws_from_its_own_items() -> None:
+    rows = 120
+    part, scenario = np.arange(rows) // 40, np.arange(rows) % 2
+    log = strangers(part * 100 + scenario * 10 + np.arange(rows) % 7).with_columns(pl.Series("scenario", scenario))
+    drawn = sample_negatives(log, Split(rows, 40, 80, 40, 80), Negatives(ratio=6))
+    place, item = drawn["place"].to_numpy(), drawn["item"].to_numpy()
+    assert drawn.height == 6 * rows
+    assert (item // 100 == part[place]).all()
+    assert (item % 100 // 10 == scenario[place]).all()
+
+
+def test_enough_candidates_give_exactly_the_ratio() -> None:
+    drawn = sample_negatives(strangers(np.arange(200) % 50), whole(200), Negatives(ratio=9))
+    assert drawn["place"].to_list() == np.repeat(np.arange(200), 9).tolist()
+
+
+def test_an_item_popular_only_long_ago_is_not_drawn_now() -> None:
+    items = [0] * 500 + [1 + k % 6 for k in range(500)]
+    drawn = sample_negatives(strangers(items), whole(1000), Negatives(ratio=4, window=100))
+    places = drawn.filter(pl.col("item") == 0)["place"].to_list()
+    assert 10 < len(places) <= 50
+    assert set(places) <= set(range(500, 550))
+    assert drawn.filter(pl.col("place") >= 550).height == 4 * 450
+
+
+@pytest.mark.parametrize(("popularity", "shares"), [(1.0, (3 / 5, 2 / 5)), (0.5, (0.5505, 0.4495)), (0.0, (0.5, 0.5))])
+def test_chances_go_by_the_local_count_to_the_power_of_popularity(
+    popularity: float, shares: tuple[float, float]
+) -> None:
+    items = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2] * 1000
+    config = Negatives(ratio=1, window=10, popularity=popularity)
+    drawn = sample_negatives(strangers(items), whole(10_000), config)
+    of_zero = drawn.filter(pl.Series(items)[drawn["place"]] == 0)["item"].to_numpy()
+    assert len(of_zero) == 5000
+    np.testing.assert_allclose((np.mean(of_zero == 1), np.mean(of_zero == 2)), shares, atol=0.02)
+
+
+def test_a_count_is_that_of_the_window_not_of_the_log() -> None:
+    items = [1, 1, 1, 2] * 1000 + [1, 2, 2, 2, 0] * 1000
+    drawn = sample_negatives(strangers(items), whole(9000), Negatives(ratio=1, window=500))
+    late = drawn.filter((pl.Series(items)[drawn["place"]] == 0) & (pl.col("place") > 4500))["item"].to_numpy()
+    assert len(late) == 900
+    assert np.mean(late == 2) == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_seed_repeats_the_draw_and_another_changes_it() -> None:
+    log = random_log(0)
+    first = sample_negatives(log, thirds(300), Negatives(seed=1))
+    assert first.equals(sample_negatives(log, thirds(300), Negatives(seed=1)))
+    assert not first.equals(sample_negatives(log, thirds(300), Negatives(seed=2)))
+
+
+def test_too_few_candidates_give_fewer_negatives() -> None:
+    drawn = sample_negatives(positives([0, 0, 1, 2], [0, 1, 2, 2]), whole(4), Negatives(ratio=4))
+    assert drawn.rows() == [(0, 2), (1, 2), (2, 0), (2, 1), (3, 0), (3, 1)]
+
+
+def test_a_user_who_chose_everything_has_no_negative() -> None:
+    assert sample_negatives(positives([7] * 6, [0, 1, 2, 0, 1, 2]), whole(6), Negatives()).shape == (0, 2)
+    assert sample_negatives(positives([0], [0]), whole(1), Negatives()).shape == (0, 2)
+
+
+def test_what_is_chosen_later_is_not_a_negative_before() -> None:
+    log = positives([0, 1, 1, 0], [0, 1, 2, 2])
+    drawn = sample_negatives(log, Split(4, 3, 3, 3, 3), Negatives(ratio=3))
+    assert drawn.filter(pl.col("place") == 0).rows() == [(0, 1)]
+
+
+def test_a_part_without_rows_is_left_out() -> None:
+    drawn = sample_negatives(strangers([0, 1]), Split(2, 2, 2, 9, 9), Negatives(ratio=1))
+    assert drawn.rows() == [(0, 1), (1, 0)]
+
+
+def test_a_scenario_may_be_absent_from_a_part() -> None:
+    log = strangers([0, 1, 2, 3]).with_columns(pl.Series("scenario", [0, 0, 5, 5]))
+    assert sample_negatives(log, Split(4, 2, 4, 2, 4), Negatives()).rows() == [(0, 1), (1, 0), (2, 3), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ratio": 0}, {"ratio": 1001}, {"popularity": -0.1}, {"popularity": 1.1}, {"window": 1}, {"seed": -1}, {"x": 1}],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Negatives.model_validate(wrong)

@@ -1,0 +1,186 @@
+"""`prepare` of a log of choices only: sampled negatives become rows like others, and change nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm4msr.data.negatives import Negatives
+from llm4msr.data.prepare import prepare
+from llm4msr.data.prepared import PreparedData
+from llm4msr.data.sources.frames import from_frames
+from llm4msr.errors import InputError
+
+from .tiny import schema
+
+SECOND = 1_000_000
+ROWS, ITEMS = 100, 10
+FIELDS: list[dict[str, Any]] = [
+    {"name": "user", "side": "user", "min_count": 1},
+    {"name": "item", "side": "item", "min_count": 1},
+    {"name": "colour", "side": "item", "min_count": 1},
+    {"name": "age", "side": "user", "kind": "numeric"},
+    {"name": "moment", "side": "context", "min_count": 1},
+]
+COLOURS = pl.DataFrame({"item": [f"i{k}" for k in range(ITEMS)], "colour": [f"c{k % 4}" for k in range(ITEMS)]})
+
+
+def choices(**changed: Any) -> pl.DataFrame:
+    """A hundred clicks, one a second, of 20 users and 10 items; `moment` is different in each."""
+    number = np.arange(ROWS)
+    columns: dict[str, Any] = {
+        "user": [f"u{k:02}" for k in number * 7 % 20],
+        "item": [f"i{k}" for k in number * number // 3 % ITEMS],
+        "place": np.where(number % 3 == 0, "a", "b"),
+        "time": number,
+        "click": 1,
+        "moment": [f"m{k}" for k in number],
+        "age": number * 7 % 20,
+    }
+    return pl.DataFrame({**columns, **changed})
+
+
+def sampled_from(
+    folder: Path, frame: pl.DataFrame | None = None, negatives: Negatives | None = None, **more: Any
+) -> PreparedData:
+    tables = from_frames(schema(FIELDS), choices() if frame is None else frame, items=COLOURS)
+    return prepare(tables, folder, negatives=negatives, **more)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return sampled_from(tmp_path_factory.mktemp("plain") / "data")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return sampled_from(tmp_path_factory.mktemp("sampled") / "data", negatives=Negatives(ratio=2))
+
+
+def table(data: PreparedData) -> pl.DataFrame:
+    names = ("user", "item", "scenario", "time", "label")
+    frame = pl.DataFrame({name: np.asarray(getattr(data, name)) for name in names})
+    return frame.with_columns(pl.Series(f"field.{f.name}", np.asarray(data.field(f.name))) for f in data.schema.fields)
+
+
+def test_the_choices_stay_and_the_sampled_rows_are_labelled_0(plain: PreparedData, data: PreparedData) -> None:
+    before, after = table(plain), table(data)
+    key = ["user", "item", "scenario", "time", "label"]
+    assert after.filter(pl.col("label") == 1).select(key).equals(before.select(key))
+    assert Counter(after["label"]) == {1: ROWS, 0: data.rows - ROWS}
+    assert 150 < data.rows - ROWS <= 2 * ROWS
+
+
+def test_a_sampled_row_has_the_user_the_scenario_the_time_and_the_context_of_its_choice(data: PreparedData) -> None:
+    rows = table(data)
+    shared = ["user", "scenario", "time", "field.user", "field.age", "field.moment"]
+    of_choice = rows.filter(pl.col("label") == 1).select(shared)
+    sampled = rows.filter(pl.col("label") == 0)
+    assert sampled.join(of_choice, on=shared, how="anti").height == 0
+    assert set(sampled.group_by("time").len()["len"]) <= {1, 2}
+
+
+def test_the_fields_of_a_sampled_item_are_its_own(data: PreparedData) -> None:
+    colour = data.vocabulary("colour").values
+    expected = [f"c{int(name[1:]) % 4}" for name in data.items["item"].gather(data.item)]
+    assert colour.gather(np.asarray(data.field("colour")) - 1).to_list() == expected
+    name = data.vocabulary("item").values
+    assert name.gather(np.asarray(data.field("item")) - 1).equals(data.items["item"].gather(data.item), check_names=False)
+
+
+def test_what_a_user_chose_in_a_scenario_is_not_sampled(data: PreparedData) -> None:
+    rows, key = table(data), ["user", "item", "scenario"]
+    sampled, chosen = rows.filter(pl.col("label") == 0), rows.filter(pl.col("label") == 1)
+    assert sampled.join(chosen, on=key, how="semi").height == 0
+
+
+def test_the_parts_are_cut_at_the_same_times(plain: PreparedData, data: PreparedData) -> None:
+    assert (plain.split.valid_time, plain.split.test_time) == (80 * SECOND, 90 * SECOND)
+    assert (data.split.valid_time, data.split.test_time) == (80 * SECOND, 90 * SECOND)
+    assert data.split.rows == data.rows == len(data.label)
+    assert data.time[: data.split.valid].max() < 80 * SECOND <= data.time[data.split.valid]
+    assert data.time[: data.split.test].max() < 90 * SECOND <= data.time[data.split.test]
+    assert (np.diff(data.time) >= 0).all()
+
+
+def test_the_history_has_no_sampled_row(plain: PreparedData, data: PreparedData) -> None:
+    assert data.positives.height == ROWS
+    assert data.positives.equals(plain.positives)
+
+
+def test_users_and_items_are_the_same(plain: PreparedData, data: PreparedData) -> None:
+    assert data.users.equals(plain.users)
+    assert data.items.equals(plain.items)
+
+
+def test_the_manifest_records_the_setting_and_counts_the_rows(plain: PreparedData, data: PreparedData) -> None:
+    assert plain.manifest["negatives"] is None
+    assert data.manifest["negatives"] == {"ratio": 2, "popularity": 1.0, "window": 2000, "seed": 0}
+    counts = data.manifest["counts"]
+    assert (counts["rows"], counts["positives"]) == (data.rows, ROWS)
+    parts = [part for of_scenario in counts["scenarios"].values() for part in of_scenario.values()]
+    assert sum(part["rows"] for part in parts) == data.rows
+    assert sum(part["positive"] for part in parts) == ROWS
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path: Path, data: PreparedData) -> None:
+    shuffled = choices().sample(fraction=1, shuffle=True, seed=3)
+    assert sampled_from(tmp_path / "data", shuffled, Negatives(ratio=2)).fingerprint == data.fingerprint
+
+
+def test_the_seed_decides(tmp_path: Path, data: PreparedData) -> None:
+    again = sampled_from(tmp_path / "again", negatives=Negatives(ratio=2))
+    other = sampled_from(tmp_path / "other", negatives=Negatives(ratio=2, seed=1))
+    assert again.fingerprint == data.fingerprint
+    assert other.item.tolist() != data.item.tolist()
+
+
+def test_the_setting_of_the_source_holds_unless_another_is_given(tmp_path: Path) -> None:
+    tables = replace(from_frames(schema(FIELDS), choices(), items=COLOURS), negatives=Negatives(ratio=3))
+    assert prepare(tables, tmp_path / "own").manifest["negatives"]["ratio"] == 3
+    assert prepare(tables, tmp_path / "given", negatives=Negatives(ratio=1)).manifest["negatives"]["ratio"] == 1
+
+
+def test_what_was_shown_and_left_stays_and_gets_no_negatives(tmp_path: Path) -> None:
+    frame = choices(click=[k % 2 for k in range(ROWS)])
+    data = sampled_from(tmp_path / "data", frame, Negatives(ratio=1))
+    left = table(data).filter(pl.col("time") % (2 * SECOND) == 0)
+    assert left["time"].to_list() == [2 * k * SECOND for k in range(ROWS // 2)]
+    assert left["label"].sum() == 0
+    assert data.label.sum() == ROWS // 2 == data.positives.height
+    assert data.rows > ROWS
+
+
+def test_no_part_draws_from_another(tmp_path: Path) -> None:
+    item = [f"i{(0 if k < 80 else 3 if k < 90 else 6) + k % 3}" for k in range(ROWS)]
+    frame = choices(user=[f"u{k:02}" for k in range(ROWS)], item=item, place="a")
+    data = sampled_from(tmp_path / "data", frame, Negatives(ratio=2))
+    sampled = [
+        set(data.item[first:last][data.label[first:last] == 0].tolist())
+        for first, last in (data.split.range("train"), data.split.range("valid"), data.split.range("test"))
+    ]
+    assert sampled == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}]
+
+
+def test_an_item_field_that_only_the_log_has_is_refused(tmp_path: Path) -> None:
+    tables = from_frames(schema(FIELDS), choices().join(COLOURS, on="item"))
+    with pytest.raises(
+        InputError,
+        match=r"the frame interactions: the item field 'colour' \(column 'colour'\) is in the interactions only, so a "
+        r"sampled negative would have its positive's value; give a table of items",
+    ):
+        prepare(tables, tmp_path / "data", negatives=Negatives())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_items_own_id_needs_no_table(tmp_path: Path) -> None:
+    tables = from_frames(schema(FIELDS[:2]), choices())
+    data = prepare(tables, tmp_path / "data", negatives=Negatives(ratio=1))
+    assert np.asarray(data.field("item")).min() >= 1
+    assert data.rows > ROWS
