@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ import polars as pl
 import pytest
 
 from llm4msr.data.prepare import prepare
-from llm4msr.data.sources import amazon2018 as module
 from llm4msr.data.sources.amazon2018 import Amazon2018Config, amazon2018
 from llm4msr.data.tables import Tables
 from llm4msr.errors import InputError
@@ -109,7 +109,7 @@ def test_every_user_is_kept_on_request(shop: Path) -> None:
 
 def test_reviews_that_are_read_in_several_chunks_are_the_same(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = reviews(read(shop, "Beauty", "Luxury"))
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(importlib.import_module("llm4msr.data.sources.amazon2018"), "_CHUNK", 2)
     assert reviews(read(shop, "Beauty", "Luxury")) == whole
 
 
@@ -131,8 +131,7 @@ def test_an_item_has_its_texts_and_its_category_path_below_the_root(shop: Path) 
         ("&lt;b&gt;Soap&lt;/b&gt;", "Soap"),
         ("5 < 6", "5 < 6"),
         ("\n  Crème\tfraîche ", "Crème fraîche"),
-        ("var aPageStart = (new Date()).getTime();", "var aPageStart = (new Date()).getTime();"),
-        ("  \n  var d = new Date().getTime() ; x.getTime(1)", None),
+        ("var aPageStart = (new Date()).getTime();", None),
         ("<br>", None),
         ("", None),
         (None, None),
@@ -141,8 +140,6 @@ def test_an_item_has_its_texts_and_its_category_path_below_the_root(shop: Path) 
     ],
 )
 def test_a_title_is_cleaned(tmp_path: Path, raw: Any, clean: str | None) -> None:
-    if isinstance(raw, str) and "getTime(" in raw:
-        clean = None
     write(tmp_path / "A.json", [review("ann", "b1", 5.0, 1)])
     write(tmp_path / "meta_A.json", [product("b1", raw, raw, ["root", raw, "leaf"])])
     row = items(read(tmp_path, "A")).row(0, named=True)
@@ -193,7 +190,11 @@ def test_a_line_that_is_no_utf8_is_set_aside(tmp_path: Path) -> None:
     ("file", "line", "reason"),
     [
         ("Luxury.json", '{"rating": 5, "user_id": "a"}', "Object missing required field `overall`"),
-        ("Luxury.json", review("ann", "l1", 5, 1).replace('"ann"', "1"), "Expected `str`, got `int` - at `$.reviewerID`"),
+        (
+            "Luxury.json",
+            review("ann", "l1", 5, 1).replace('"ann"', "1"),
+            "Expected `str`, got `int` - at `$.reviewerID`",
+        ),
         ("meta_Luxury.json", '{"parent_asin": "l1"}', "Object missing required field `asin`"),
     ],
 )
@@ -208,7 +209,9 @@ def test_another_version_is_named_by_its_first_line(shop: Path, file: str, line:
 def test_categories_without_a_common_user_are_refused_with_their_numbers_of_users(shop: Path) -> None:
     write(shop / "Other.json", [review("gus", "o1", 5.0, 1), review("hal", "o1", 5.0, 1)])
     write(shop / "meta_Other.json", [product("o1")])
-    message = rf"^{shop}: no user is in all 2 scenarios \(users in Other: 2, Luxury: \d\); take fewer scenarios, or keep"
+    message = (
+        rf"^{shop}: no user is in all 2 scenarios \(users in Other: 2, Luxury: \d\); take fewer scenarios, or keep"
+    )
     with pytest.raises(InputError, match=message):
         read(shop, "Other", "Luxury")
 

@@ -50,8 +50,9 @@ def read(folder: Path) -> Tables:
 
 
 def test_a_rating_is_in_the_scenario_of_the_films_first_genre_that_has_one(folder: Path) -> None:
-    ratings = read(folder).interactions
-    assert ratings.frame.select("user_id", "item_id", "rating", "timestamp", "group").collect().rows() == [
+    tables = read(folder)
+    ratings = tables.interactions.frame.collect()
+    assert ratings.select("user_id", "item_id", "rating", "timestamp", "group").rows() == [
         ("1", "10", 5.0, 881250900.0, "comedy"),
         ("2", "10", 3.0, 881250901.0, "comedy"),
         ("1", "20", 4.0, 881250902.0, "action"),
@@ -60,7 +61,7 @@ def test_a_rating_is_in_the_scenario_of_the_films_first_genre_that_has_one(folde
         ("3", "50", 5.0, 881250905.0, "of no group"),
         ("3", "99", 5.0, 881250906.0, None),
     ]
-    assert ratings.malformed.tolist() == [4]
+    assert tables.interactions.malformed.tolist() == [4]
 
 
 def test_films_and_users_are_as_in_the_files(folder: Path) -> None:

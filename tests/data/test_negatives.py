@@ -28,7 +28,9 @@ def thirds(rows: int) -> Split:
     return Split(rows, rows // 3, 2 * rows // 3, rows // 3, 2 * rows // 3)
 
 
-def positives(user: NDArray[np.int64] | list[int], item: NDArray[np.int64] | list[int], scenario: int = 0) -> pl.DataFrame:
+def positives(
+    user: NDArray[np.int64] | list[int], item: NDArray[np.int64] | list[int], scenario: int = 0
+) -> pl.DataFrame:
     return pl.DataFrame({"user": user, "item": item}).with_columns(pl.lit(scenario).alias("scenario"))
 
 
@@ -103,6 +105,12 @@ def test_each_part_and_each_scenario_draws_from_its_own_items() -> None:
 def test_enough_candidates_give_exactly_the_ratio() -> None:
     drawn = sample_negatives(strangers(np.arange(200) % 50), whole(200), Negatives(ratio=9))
     assert drawn["place"].to_list() == np.repeat(np.arange(200), 9).tolist()
+
+
+def test_the_window_is_as_wide_at_both_ends_as_in_the_middle() -> None:
+    drawn = sample_negatives(strangers(list(range(10))), whole(10), Negatives(ratio=9, window=4))
+    items = dict(drawn.group_by("place").agg(pl.col("item").sort()).iter_rows())
+    assert (items[0], items[1], items[5], items[9]) == ([1, 2, 3], [0, 2, 3], [3, 4, 6], [6, 7, 8])
 
 
 def test_an_item_popular_only_long_ago_is_not_drawn_now() -> None:

@@ -91,7 +91,9 @@ def test_the_fields_of_a_sampled_item_are_its_own(data: PreparedData) -> None:
     expected = [f"c{int(name[1:]) % 4}" for name in data.items["item"].gather(data.item)]
     assert colour.gather(np.asarray(data.field("colour")) - 1).to_list() == expected
     name = data.vocabulary("item").values
-    assert name.gather(np.asarray(data.field("item")) - 1).equals(data.items["item"].gather(data.item), check_names=False)
+    assert name.gather(np.asarray(data.field("item")) - 1).equals(
+        data.items["item"].gather(data.item), check_names=False
+    )
 
 
 def test_what_a_user_chose_in_a_scenario_is_not_sampled(data: PreparedData) -> None:

@@ -48,6 +48,7 @@ def test_a_run_trains_and_scores_the_same_when_evaluated_anew(
     assert evaluate_run(tmp_path / "run") == result.scores
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "config.json",
+        "test_logits.npy",
         "versions.json",
         "metrics.jsonl",
         "model.safetensors",

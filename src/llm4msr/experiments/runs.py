@@ -71,6 +71,7 @@ def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) 
         "settings": identity,
         "folder": str(folder.relative_to(root)),
     }
+    (folder / ROW).unlink(missing_ok=True)  # what an earlier try left would make the folder look like another's
     try:
         result = train_run(config, folder)
         data = PreparedData.open(config.data, check=False)

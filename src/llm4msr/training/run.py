@@ -104,6 +104,13 @@ def train_run(
     return read_result(folder)
 
 
+def open_run(config: RunConfig) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
+    """The data, the batches and the untrained model of a config."""
+    data = PreparedData.open(config.data)
+    source, model = _model(config, data, _knowledge(config, data, _open_knowledge(config, data)))
+    return data, source, model
+
+
 def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]:
     """All that a run depends on: its settings and the fingerprints of data and knowledge.
 
@@ -124,22 +131,27 @@ def _resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder |
 
 def evaluate_run(folder: Path) -> Scores:
     """Score the test part anew with a run's stored weights. Raises `InputError` where anything changed since."""
+    data, source, model = open_trained(folder)
+    return evaluate(model, data, source, "test")
+
+
+def open_trained(folder: Path) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
+    """The data, the batches and the trained model of a run. Raises `InputError` where anything changed since."""
     resolved = _read_json(folder / "config.json")
     config = run_config(folder)
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: the run has not ended; run `llm4msr train` with the same settings to finish it")
-    data = PreparedData.open(config.data)
-    reasoned = _open_knowledge(config, data)
-    for name, now in (("prepared", data.fingerprint), ("knowledge", reasoned and reasoned.fingerprint)):
-        if resolved.get(name) != now:
+    data, source, model = open_run(config)
+    now = _resolved(config, data, _open_knowledge(config, data))
+    for name in ("prepared", "knowledge"):
+        if resolved.get(name) != now[name]:
             raise InputError(f"{folder}: the {name} data changed since the run was trained; train it anew")
-    source, model = _model(config, data, _knowledge(config, data, reasoned))
     tensors, _ = read_tensors(folder / "model.safetensors")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{folder / 'model.safetensors'}: the weights do not fit the config: {error}") from error
-    return evaluate(model, data, source, "test")
+    return data, source, model
 
 
 def run_config(folder: Path) -> RunConfig:

@@ -1,34 +1,25 @@
-"""The command line: thin, over the rooms. Errors of input are one message and exit code 2."""
+"""The commands of the rooms: prepare, reason, train, evaluate, explain."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from llm4msr import __version__
-from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars, print_explanation, say
-
-app = typer.Typer(
-    help="Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+from llm4msr.cli.base import (
+    DataArgument,
+    DTypeOption,
+    KnowledgeOption,
+    ModelOption,
+    app,
+    console,
+    make_engine,
+    say,
+    validated,
 )
-console = Console()
-
-DataArgument = Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")]
-KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder of knowledge.")]
-ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
-]
-DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Number format of the LLM.")]
+from llm4msr.errors import InputError
+from llm4msr.report.terminal import Bars, print_explanation
 
 
 @app.command()
@@ -67,29 +58,29 @@ def prepare(
     sampling = None
     if negatives is not None:
         raw = {"ratio": negatives, "popularity": popularity, "window": window, "seed": seed}
-        sampling = _validated(Negatives, raw)
+        sampling = validated(Negatives, raw)
     if source is not None:
         if found := find_source(source).notice:
             console.print(found)
-        _say(f"reading {source}")
+        say(f"reading {source}")
         tables = read_source(source, dict(map(parse_assignment, settings or [])))
     elif schema is None or interactions is None:
         raise InputError("give --schema and --interactions for your own data, or a --source")
     else:
         tables = from_frames(Schema.from_toml(schema), interactions, users=users, items=items, positives=positives)
     data = run_prepare(
-        tables, out, ratios=ratios, negatives=sampling, max_rejected=max_rejected, overwrite=overwrite, report=_say
+        tables, out, ratios=ratios, negatives=sampling, max_rejected=max_rejected, overwrite=overwrite, report=say
     )
     counts = data.manifest["counts"]
-    _say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
+    say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
     for name, parts in counts["scenarios"].items():
         shown = ", ".join(f"{part} {c['rows']} rows, {c['positive']} positive" for part, c in parts.items())
-        _say(f"  {name}: {shown}")
+        say(f"  {name}: {shown}")
         for part, c in parts.items():
             if c["positive"] in (0, c["rows"]):
-                _say(f"  warning: {name} has one class or no row in the {part} part: its AUC there is undefined")
+                say(f"  warning: {name} has one class or no row in the {part} part: its AUC there is undefined")
     for reason_text, count in counts["rejected"].items():
-        _say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
+        say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
 
 
 @app.command()
@@ -120,7 +111,7 @@ def reason(
     from llm4msr.knowledge.reason import ReasonConfig
     from llm4msr.knowledge.reason import reason as run_reason
 
-    config = _validated(
+    config = validated(
         ReasonConfig,
         {
             "levels": [level.strip() for level in levels.split(",")],
@@ -135,12 +126,12 @@ def reason(
     opened = PreparedData.open(data)
     with Bars(console) as bars:
         summaries = run_reason(
-            opened, _engine(model, dtype), knowledge, config, templates=templates, progress=bars.reasoning
+            opened, make_engine(model, dtype), knowledge, config, templates=templates, progress=bars.reasoning
         )
     for s in summaries:
-        _say(f"{s.level}: {s.prompts} prompts, {s.distinct} different, {s.distinct - s.answered} of those known before")
+        say(f"{s.level}: {s.prompts} prompts, {s.distinct} different, {s.distinct - s.answered} of those known before")
     if protocol == "train_end":
-        _say("warning: protocol train_end shows each training row its own label; reports say so")
+        say("warning: protocol train_end shows each training row its own label; reports say so")
 
 
 @app.command()
@@ -169,7 +160,7 @@ def train(
     run_config = read_settings(config, [*given, *map(parse_assignment, settings or [])])
     with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
-    _say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
+    say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
     _print_scores(out)
 
 
@@ -194,66 +185,7 @@ def explain(
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    print_explanation(console, explain_user(opened, folder, user, lambda: _engine(model, dtype)))
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("demo"),
-    full: Annotated[bool, typer.Option("--full", help="All households, in place of 200.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
-) -> None:
-    """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
-    from llm4msr.data.sources.completejourney import NOTICE
-    from llm4msr.experiments.demo import LEGEND, DemoSettings, Listener, run_demo
-    from llm4msr.report.tables import grids, markdown, rich_table
-
-    began = time.perf_counter()
-    settings = DemoSettings.full(seeds) if full else DemoSettings(seeds=seeds)
-    with Bars(console) as bars:
-        listener = Listener(say=_say, reasoning=bars.reasoning, training=bars.training)
-        folder = out / ("full" if full else "households-200")
-        result = run_demo(folder, settings, lambda: _engine(None, "bfloat16"), listener)
-    print_explanation(console, result.explanation)
-    tables = grids(result.rows, result.scenarios)
-    for grid in tables:
-        console.print(rich_table(grid))
-    notes = f"{LEGEND} Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}"
-    command = f"llm4msr demo{' --full' if full else ''} --seeds {seeds}"
-    text = "\n".join(markdown(grid) for grid in tables)
-    (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
-    console.print(notes, style="dim")
-    console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
-
-
-def main() -> None:
-    """Run the command line; an `InputError` is printed without a traceback and ends with exit code 2."""
-    try:
-        app()
-    except InputError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
-    sys.exit(code)
-
-
-def _say(message: str) -> None:
-    say(console, message)
-
-
-def _engine(model: Path | None, dtype: Literal["bfloat16", "float32"]) -> Any:
-    from transformers.utils import logging
-
-    from llm4msr.knowledge.engines.embedded import embedded_model
-    from llm4msr.knowledge.engines.transformers import TransformersEngine
-
-    logging.set_verbosity_error()  # the terminal is ours here
-    logging.disable_progress_bar()
-    return TransformersEngine(model if model is not None else embedded_model(_say), dtype=dtype)
+    print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype)))
 
 
 def _print_scores(run: Path, *, anew: bool = False) -> None:
@@ -269,8 +201,8 @@ def _print_scores(run: Path, *, anew: bool = False) -> None:
         console.print(rich_table(grid))
     leaks = read_result(run).leaks
     if leaks:
-        _say(f"note: {leaks}")
-    _say(f"everything lies in {run}")
+        say(f"note: {leaks}")
+    say(f"everything lies in {run}")
 
 
 def _ratios(text: str) -> tuple[float, float, float]:
@@ -280,18 +212,3 @@ def _ratios(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise InputError(f"--split {text}: expected three numbers, as in 8:1:1") from None
     return first, second, third
-
-
-def _validated(kind: Any, raw: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
-    from llm4msr.schema import explain_validation
-
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(explain_validation(error)) from error
-
-
-if __name__ == "__main__":
-    main()

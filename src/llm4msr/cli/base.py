@@ -1,0 +1,73 @@
+"""What the commands share: the console, options, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from llm4msr.errors import InputError
+from llm4msr.report.terminal import say as say_to
+
+app = typer.Typer(
+    help="Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+DataArgument = Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")]
+KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder of knowledge.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
+]
+DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Number format of the LLM.")]
+
+
+def main() -> None:
+    """Run the command line; an `InputError` is printed without a traceback and ends with exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+def say(message: str) -> None:
+    """Print a line of progress."""
+    say_to(console, message)
+
+
+def make_engine(model: Path | None, dtype: Literal["bfloat16", "float32"]) -> Any:
+    """The LLM of a folder, or the embedded one."""
+    from transformers.utils import logging
+
+    from llm4msr.knowledge.engines.embedded import embedded_model
+    from llm4msr.knowledge.engines.transformers import TransformersEngine
+
+    logging.set_verbosity_error()  # the terminal is ours here
+    logging.disable_progress_bar()
+    return TransformersEngine(model if model is not None else embedded_model(say), dtype=dtype)
+
+
+def validated(kind: Any, raw: dict[str, Any]) -> Any:
+    """Settings as their type; raises `InputError` for a wrong one."""
+    from pydantic import ValidationError
+
+    from llm4msr.schema import explain_validation
+
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(explain_validation(error)) from error

@@ -1,0 +1,166 @@
+"""The commands that run experiments: demo, benchmark, ablation, sweep, efficiency, case-study."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from llm4msr import __version__
+from llm4msr.cli.base import DTypeOption, ModelOption, app, console, make_engine, say
+from llm4msr.errors import InputError
+from llm4msr.report.terminal import Bars, print_explanation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm4msr.experiments.config import MatrixConfig
+    from llm4msr.report.sheets import Sheet
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The matrix (TOML); see docs/experiments.md.")]
+OutOption = Annotated[Path, typer.Option(help="The folder of its runs, results and tables.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Cells run at once, each with its share of the cores.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many runs there are, and how long.")]
+EnhancerOption = Annotated[
+    str | None, typer.Option("--enhancer", help="The label of the llm4msr enhancer. [default: the first]")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("demo"),
+    full: Annotated[bool, typer.Option("--full", help="All households, in place of 200.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
+) -> None:
+    """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
+    from llm4msr.data.sources.completejourney import NOTICE
+    from llm4msr.experiments.demo import LEGEND, DemoSettings, Listener, run_demo
+    from llm4msr.report.tables import grids, markdown, rich_table
+
+    began = time.perf_counter()
+    settings = DemoSettings.full(seeds) if full else DemoSettings(seeds=seeds)
+    with Bars(console) as bars:
+        listener = Listener(say=say, reasoning=bars.reasoning, training=bars.training)
+        folder = out / ("full" if full else "households-200")
+        result = run_demo(folder, settings, lambda: make_engine(None, "bfloat16"), listener)
+    print_explanation(console, result.explanation)
+    tables = grids(result.rows, result.scenarios)
+    for grid in tables:
+        console.print(rich_table(grid))
+    notes = f"{LEGEND} Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}"
+    command = f"llm4msr demo{' --full' if full else ''} --seeds {seeds}"
+    text = "\n".join(markdown(grid) for grid in tables)
+    (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
+    console.print(notes, style="dim")
+    console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
+
+
+@app.command()
+def benchmark(config: ConfigArgument, out: OutOption, jobs: JobsOption = 1, dry_run: DryRunOption = False) -> None:
+    """Run a matrix of data sets, backbones, enhancers and seeds; its tables (the paper's Table 2) are written too."""
+    from llm4msr.experiments.config import read_matrix
+
+    _run(read_matrix(config), out, jobs, dry_run=dry_run)
+
+
+@app.command()
+def ablation(
+    config: ConfigArgument,
+    out: OutOption,
+    enhancer: EnhancerOption = None,
+    jobs: JobsOption = 1,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Run the variants of the paper's Figure 3: level and placement of the meta layers."""
+    from llm4msr.experiments import variants
+    from llm4msr.experiments.config import read_matrix
+
+    _run(variants.ablation(read_matrix(config), enhancer), out, jobs, dry_run=dry_run)
+
+
+@app.command()
+def sweep(
+    config: ConfigArgument,
+    out: OutOption,
+    over: Annotated[Literal["layers", "history"], typer.Option(help="K, or T (which reasons for each value).")],
+    values: Annotated[str, typer.Option(help="The values, with commas.")],
+    enhancer: EnhancerOption = None,
+    jobs: JobsOption = 1,
+    dry_run: DryRunOption = False,
+    model: ModelOption = None,
+    dtype: DTypeOption = "bfloat16",
+) -> None:
+    """Sweep one setting, as in the paper's Figure 4."""
+    from llm4msr.experiments import variants
+    from llm4msr.experiments.config import read_matrix
+
+    matrix = read_matrix(config)
+    try:
+        numbers = [int(value) for value in values.split(",")]
+    except ValueError:
+        raise InputError(f"--values {values}: expected whole numbers with commas, as in 1,2,4") from None
+    if over == "layers":
+        matrix = variants.sweep_layers(matrix, enhancer, numbers)
+    else:
+        with Bars(console) as bars:
+            engine = make_engine(model, dtype)
+            matrix = variants.sweep_history(matrix, enhancer, numbers, out, engine, bars.reasoning)
+    _run(matrix, out, jobs, dry_run=dry_run)
+
+
+@app.command()
+def efficiency(
+    config: ConfigArgument,
+    out: OutOption,
+    batches: Annotated[int, typer.Option(min=1, help="Batches a round.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the models take turns.")] = 5,
+) -> None:
+    """Time training and inference of each model of a matrix side by side (the paper's Table 3)."""
+    from llm4msr.experiments.config import read_matrix
+    from llm4msr.experiments.efficiency import efficiency as measure
+
+    _show(measure(read_matrix(config), batches=batches, rounds=rounds), out)
+
+
+@app.command(name="case-study")
+def case_study(
+    run: Annotated[Path, typer.Argument(help="A finished run whose enhancer reads knowledge of users.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    model: ModelOption = None,
+    dtype: DTypeOption = "bfloat16",
+) -> None:
+    """Show a user's prompt and text, and what her knowledge changes in her scores (the paper's Figure 5)."""
+    from llm4msr.experiments.case_study import case_study as study
+
+    found = study(run, user, lambda: make_engine(model, dtype))
+    print_explanation(console, found.explanation)
+    console.print(found.scores.rich())
+
+
+def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:
+    from llm4msr.experiments.benchmark import plan, run_matrix
+    from llm4msr.experiments.cells import cells_of
+    from llm4msr.experiments.estimate import seconds_of
+    from llm4msr.experiments.tables import sheets
+
+    planned = plan(matrix, out)
+    say(f"{planned.cells} cells, {planned.runs} runs, {planned.done} of them finished before")
+    if dry_run:
+        minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - planned.done / planned.runs) / 60
+        say(f"at most about {minutes:.0f} min of training for the others; early stopping shortens it")
+        return
+    results = run_matrix(matrix, out, jobs=jobs, say=say)
+    _show(sheets(results, matrix, out), out)
+    failed = results.filter(results["status"] == "failed").height
+    say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
+
+
+def _show(sheets: Sequence[Sheet], out: Path) -> None:
+    """Print tables and write them as Markdown and LaTeX."""
+    out.mkdir(parents=True, exist_ok=True)
+    for sheet in sheets:
+        console.print(sheet.rich())
+    (out / "tables.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
+    (out / "tables.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")

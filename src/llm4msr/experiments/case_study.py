@@ -1,0 +1,101 @@
+"""The paper's Figure 5: one user's prompt and text, and what her knowledge changes in her scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError, nearest
+from llm4msr.knowledge.engines.base import Engine
+from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.models.batch import Batch
+from llm4msr.report.explain import Explanation, explain_user
+from llm4msr.report.sheets import Cell, Sheet
+from llm4msr.training.run import open_trained, run_config
+
+
+@dataclass(frozen=True)
+class CaseStudy:
+    """A user's explanation, and a table of her test rows: the score with her knowledge and with everybody's mean."""
+
+    explanation: Explanation
+    scores: Sheet
+
+
+def case_study(run: Path, user: str, engine: Callable[[], Engine], *, most: int = 10) -> CaseStudy:
+    """Study one user of a finished run; at most `most` rows a scenario are shown, those that change most.
+
+    Raises `InputError` where the run reads no user knowledge, or the user is unknown or has no test row.
+    """
+    config = run_config(run)
+    data, source, model = open_trained(run)
+    if not source.widths.users or config.knowledge_folder is None:
+        raise InputError(f"{run}: its enhancer {config.model.enhancer.name!r} reads no knowledge of users")
+    found = data.users["user"].index_of(user)
+    if found is None:
+        raise InputError(f"{data.path}: there is no user {user!r}; {nearest(user, data.users['user'])}")
+    first, last = data.split.range("test")
+    rows = np.flatnonzero(np.asarray(data.user[first:last]) == found) + first
+    if not len(rows):
+        raise InputError(f"{data.path}: the user {user!r} has no row in the test part; choose one who has")
+    batch = source.make(rows)
+    own = _scores(model, batch)
+    mean_state = _with_mean_state(batch, source.make(_sample(first, last)), source.widths.users)
+    everybody = _scores(model, mean_state)
+    folder = KnowledgeFolder.open(config.knowledge_folder, data)
+    sheet = _sheet(user, data, batch, own, everybody, most)
+    return CaseStudy(explain_user(data, folder, user, engine), sheet)
+
+
+def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:
+    return np.unique(np.linspace(first, last - 1, min(most, last - first)).astype(np.int64))
+
+
+def _with_mean_state(batch: Batch, others: Batch, splits: tuple[int, ...]) -> Batch:
+    """The batch with each user state replaced by the mean over the rows of `others` that know each source."""
+    assert batch.users is not None
+    assert others.users is not None
+    known = others.users.known.index_select(0, others.users.inverse).float()
+    vectors = others.users.vectors.index_select(0, others.users.inverse)
+    weight = torch.repeat_interleave(known, torch.tensor(splits, device=known.device), dim=1)
+    mean = (vectors * weight).sum(0) / weight.sum(0).clamp(min=1)
+    users = replace(
+        batch.users,
+        vectors=mean.expand_as(batch.users.vectors).contiguous(),
+        known=torch.ones_like(batch.users.known),
+    )
+    return replace(batch, users=users)
+
+
+def _scores(model: torch.nn.Module, batch: Batch) -> NDArray[np.float32]:
+    model.eval()
+    with torch.inference_mode():
+        scores: NDArray[np.float32] = torch.sigmoid(model(batch)[0]).float().cpu().numpy()
+    return scores
+
+
+def _sheet(
+    user: str, data: PreparedData, batch: Batch, own: NDArray[np.float32], mean: NDArray[np.float32], most: int
+) -> Sheet:
+    rows, scenario = batch.rows.cpu().numpy(), batch.scenario_ids().cpu().numpy()
+    text = data.schema.item_text.title or data.schema.item_text.category
+    lines = []
+    for d, titled in enumerate(data.schema.scenarios):
+        there = np.flatnonzero(scenario == d)
+        order = there[np.argsort(-np.abs(own[there] - mean[there]), kind="stable")][:most]
+        for place in order:
+            item = int(data.item[rows[place]])
+            name = data.items["item"][item] if text is None else data.items[text][item]
+            line = [titled.title, str(name), "yes" if data.label[rows[place]] else ""]
+            change = own[place] - mean[place]
+            lines.append([*(Cell(v) for v in line), *(Cell(f"{v:.3f}") for v in (own[place], mean[place]))])
+            lines[-1].append(Cell(f"{change:+.3f}", bool((change > 0) == (data.label[rows[place]] == 1))))
+    header = ["scenario", "item", "clicked", "score", "with the mean knowledge", "change"]
+    note = "The rows of her test part that change most; strong where the change is towards what she did."
+    return Sheet(f"What her knowledge changes: user {user}", header, lines, 3, note)

@@ -1,0 +1,44 @@
+"""About how long a matrix will take: a few training steps of each cell, times the most steps it may run."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+from torch.nn import functional
+
+from llm4msr.experiments.cells import Cell
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.training.optim import Optimizers
+from llm4msr.training.run import open_run
+
+_STEPS = 5
+
+
+def seconds_a_run(cell: Cell) -> float:
+    """The most seconds that a run's training steps take; early stopping ends it sooner, validation adds some."""
+    _, source, model = open_run(cell.base)
+    train = cell.base.train
+    optimizers = Optimizers(
+        model,
+        learning_rate=train.learning_rate,
+        embedding_decay=train.embedding_decay,
+        weight_decay=train.weight_decay,
+    )
+    began, done = time.perf_counter(), 0
+    for batch in islice(source.epoch(train.batch_size, train.seed, 0), _STEPS + 1):
+        logits, _ = model(batch)
+        functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        optimizers.step()
+        optimizers.zero_grad()
+        if done == 0:
+            began = time.perf_counter()  # the first step warms up
+        done += 1
+    a_step = (time.perf_counter() - began) / max(1, done - 1)
+    return a_step * source.steps("train", train.batch_size) * train.epochs
+
+
+def seconds_of(cells: list[Cell], config: MatrixConfig, jobs: int) -> float:
+    """The most seconds of a whole matrix from its start; `jobs` at once are taken to share the machine perfectly."""
+    runs = config.search.trials + config.seeds
+    return sum(seconds_a_run(cell) * runs for cell in cells) / jobs

@@ -1,0 +1,123 @@
+"""The tables of a matrix: queries over its results table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.significance import Difference, auc_difference
+from llm4msr.report.sheets import Cell, Sheet
+from llm4msr.report.tables import UNDEFINED, cell
+
+BASE = "none"
+"""The enhancer that all others are compared with: the backbone alone."""
+
+
+def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Sheet]:
+    """For each data set: test AUC a scenario, differences from the backbone alone, AUC on slices; then what failed."""
+    found = []
+    done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
+    for name, choice in config.data.items():
+        part = done.filter(pl.col("data") == name)
+        if part.height:
+            data = PreparedData.open(choice.folder, check=False)
+            found += [_scenarios(name, part, data), _differences(name, part, data, root), _slices(name, part)]
+    failed = results.filter(pl.col("status") == "failed")
+    if failed.height:
+        header = ["data", "backbone", "enhancer", "control", "reason"]
+        found.append(Sheet("Runs that failed", header, [[Cell(str(v)) for v in r] for r in failed[header].rows()], 5))
+    return [sheet for sheet in found if sheet is not None]
+
+
+def _label(enhancer: str, control: str) -> str:
+    return enhancer if control == "none" else f"{enhancer}, {control} control"
+
+
+def _groups(part: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
+    """The seeds' rows of each backbone and column, in the order of the results."""
+    groups: dict[str, dict[str, pl.DataFrame]] = {}
+    keys = ["backbone", "enhancer", "control"]
+    for (backbone, enhancer, control), rows in part.group_by(keys, maintain_order=True):
+        groups.setdefault(str(backbone), {})[_label(str(enhancer), str(control))] = rows.sort("number")
+    return groups
+
+
+def _columns(groups: dict[str, dict[str, pl.DataFrame]]) -> list[str]:
+    return list(dict.fromkeys(label for models in groups.values() for label in models))
+
+
+def _line(labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str) -> list[Cell]:
+    """Mean and deviation of a metric for each column, the best one strong."""
+    values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
+    means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
+    best = max(means.values(), default=None)
+    cells = [Cell(cell(values[c]) if values[c] else "", c in means and means[c] == best) for c in columns]
+    return [*(Cell(label) for label in labels), *cells]
+
+
+def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
+    groups = _groups(part)
+    columns = _columns(groups)
+    lines = []
+    for backbone, models in groups.items():
+        titles = [s.title for s in data.schema.scenarios]
+        lines += [_line([backbone, title], models, columns, f"auc all: {title}") for title in titles]
+        lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all"))
+    note = "Mean over seeds ± standard deviation; the best of a line is strong."
+    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, note)
+
+
+def _slices(name: str, part: pl.DataFrame) -> Sheet:
+    groups = _groups(part)
+    columns = _columns(groups)
+    names = [c.removeprefix("mean_auc ") for c in part.columns if c.startswith("mean_auc ") and c != "mean_auc all"]
+    lines = []
+    for backbone, models in groups.items():
+        for place in names:
+            rows = next(iter(models.values()))[f"rows {place}"][0]
+            lines.append(_line([backbone, f"{place} ({rows:,} rows)"], models, columns, f"mean_auc {place}"))
+    return Sheet(f"Mean test AUC over scenarios, on slices: {name}", ["backbone", "slice", *columns], lines, 2)
+
+
+def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:
+    """Each enhancer against the backbone alone; None where the matrix has no such column."""
+    first, last = data.split.range("test")
+    label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
+    lines = []
+    for backbone, models in _groups(part).items():
+        if BASE not in models:
+            continue
+        base = _logits(models[BASE], root)
+        for column, rows in models.items():
+            if column != BASE:
+                difference = auc_difference(label, scenario, _logits(rows, root), base)
+                lines.append([Cell(backbone), Cell(column), *_difference_cells(difference)])
+    if not lines:
+        return None
+    header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
+    note = "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree."
+    return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
+
+
+def _difference_cells(found: Difference | None) -> list[Cell]:
+    if found is None:
+        return [Cell(UNDEFINED), Cell(""), Cell("")]
+    p_value = "" if found.p_value is None else f"{found.p_value:.3f}"
+    interval = f"{found.low:+.4f} to {found.high:+.4f}"
+    return [Cell(f"{found.mean:+.4f}", found.significant), Cell(interval), Cell(p_value)]
+
+
+def _logits(rows: pl.DataFrame, root: Path) -> list[NDArray[np.float32]]:
+    return [_load(root / folder / "test_logits.npy") for folder in rows["folder"]]
+
+
+def _load(path: Path) -> NDArray[np.float32]:
+    found: NDArray[Any] = np.load(path, allow_pickle=False)
+    return found

@@ -1,0 +1,85 @@
+"""The paper's Figure 3 and Figure 4 as matrices: the variants of one enhancer, and one setting swept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError, nearest
+from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
+from llm4msr.experiments.tables import BASE
+from llm4msr.knowledge.engines.base import Engine
+from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
+from llm4msr.knowledge.sources import KnowledgeFolder
+
+VARIANTS = {
+    "user-bottom": {"user": "bottom", "scenario": "none"},
+    "user-parallel": {"user": "parallel", "scenario": "none"},
+    "domain-bottom": {"user": "none", "scenario": "bottom"},
+    "domain-parallel": {"user": "none", "scenario": "parallel"},
+    "full": {"user": "bottom", "scenario": "parallel"},
+}
+"""Figure 3: which level of knowledge is used, and where its meta layers stand."""
+
+
+def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice]:
+    """The matrix's llm4msr enhancer of that label, or its first. Raises `InputError` where there is none."""
+    ours = {name: e for name, e in config.enhancers.items() if (e.name or name) == "llm4msr"}
+    if label is None and ours:
+        return next(iter(ours.items()))
+    if label in ours:
+        return label, ours[label]
+    raise InputError(f"the matrix has no llm4msr enhancer {label or ''!r}; {nearest(label or '', ours)}")
+
+
+def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
+    """The variants of Figure 3 beside the backbone alone; other settings are the enhancer's own."""
+    _, ours = varied(config, label)
+    enhancers = {BASE: EnhancerChoice(name="none")}
+    for name, placement in VARIANTS.items():
+        settings = {**ours.settings, **placement}
+        enhancers[name] = EnhancerChoice(name="llm4msr", settings=settings, knowledge=ours.knowledge)
+    return config.model_copy(update={"enhancers": enhancers})
+
+
+def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int]) -> MatrixConfig:
+    """Figure 4(b): the number of meta layers K."""
+    _, ours = varied(config, label)
+    enhancers = {BASE: EnhancerChoice(name="none")}
+    for value in values:
+        settings = {**ours.settings, "layers": value}
+        enhancers[f"K = {value}"] = EnhancerChoice(name="llm4msr", settings=settings, knowledge=ours.knowledge)
+    return config.model_copy(update={"enhancers": enhancers})
+
+
+def sweep_history(
+    config: MatrixConfig,
+    label: str | None,
+    values: Sequence[int],
+    root: Path,
+    engine: Engine,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> MatrixConfig:
+    """Figure 4(a): the threshold T of positives a scenario in a user's prompt. Reasons once for each value.
+
+    The matrix must have one data set, with knowledge whose other settings are kept. The knowledge of each value lies
+    in a folder of its own below `root`. Raises `InputError` where the enhancer reads no prompted knowledge.
+    """
+    _, ours = varied(config, label)
+    if ours.settings.get("source") not in ("prompted", "both"):
+        raise InputError("T changes the users' prompts; take an enhancer with source = 'prompted' or 'both'")
+    if len(config.data) != 1:
+        raise InputError(f"a sweep of T takes one data set, and the matrix has {len(config.data)}")
+    (choice,) = config.data.values()
+    folder = ours.knowledge or choice.knowledge
+    if folder is None:
+        raise InputError("the data set names no knowledge folder, whose settings the sweep starts from")
+    data = PreparedData.open(choice.folder)
+    base = ReasonConfig.model_validate(KnowledgeFolder.open(folder, data).manifest["config"])
+    enhancers = {BASE: EnhancerChoice(name="none")}
+    for value in values:
+        place = root / f"knowledge-T{value}"
+        reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
+        enhancers[f"T = {value}"] = EnhancerChoice(name="llm4msr", settings=ours.settings, knowledge=place)
+    return config.model_copy(update={"enhancers": enhancers})

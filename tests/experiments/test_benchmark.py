@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.experiments import runs
+from llm4msr.experiments.benchmark import plan, run_matrix
+from llm4msr.experiments.config import MatrixConfig, read_matrix
+from llm4msr.experiments.tables import sheets
+from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
+from llm4msr.knowledge.sources import KnowledgeFolder
+
+TIMED = ["seconds", "peak_memory_mb"]
+
+
+@pytest.fixture
+def matrix(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> MatrixConfig:
+    ours = {"name": "llm4msr", "settings": {"hidden": 4, "rank": 2}, "controls": ["random"]}
+    return MatrixConfig.model_validate(
+        {
+            "data": {"shop": {"folder": shop.path, "knowledge": shop_knowledge.path}},
+            "backbones": {"shared_bottom": {"hidden": [8, 4]}, "mmoe": {"hidden": [8, 4]}},
+            "enhancers": {"none": {}, "epnet": {}, "ours": ours},
+            "seeds": 2,
+            "embedding_dim": 4,
+            "search": {"trials": 2},
+            "train": {"epochs": 1, "batch_size": 64, "validations_per_epoch": 1},
+            "knowledge": {"dimensions": 8},
+        }
+    )
+
+
+def test_a_matrix_has_a_row_a_run_and_runs_nothing_twice(
+    matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_matrix(matrix, tmp_path)
+    assert first.height == 2 * 4 * (2 + 2)
+    assert set(first["status"]) == {"done"}
+    assert plan(matrix, tmp_path).done == first.height
+    monkeypatch.setattr(runs, "train_run", lambda *_: pytest.fail("a finished run was run again"))
+    assert run_matrix(matrix, tmp_path).equals(first)
+    titles = [sheet.title for sheet in sheets(first, matrix, tmp_path)]
+    assert titles[:2] == ["Test AUC: shop", "Difference from the backbone alone: shop"]
+    for sheet in sheets(first, matrix, tmp_path):
+        assert "ours, random control" in sheet.markdown()
+        assert r"\bottomrule" in sheet.latex()
+
+
+def test_a_matrix_that_was_stopped_gives_the_same_table(matrix: MatrixConfig, tmp_path: Path) -> None:
+    def stop(message: str) -> None:
+        if message.startswith("3 of 8"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(matrix, tmp_path / "stopped", say=stop)
+    resumed = run_matrix(matrix, tmp_path / "stopped")
+    whole = run_matrix(matrix, tmp_path / "whole")
+    assert resumed.drop(TIMED).equals(whole.drop(TIMED))
+
+
+def test_a_failure_is_recorded_and_the_others_go_on(
+    matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = runs.train_run
+
+    def planted(config: Any, folder: Path) -> Any:
+        if config.model.backbone.name == "mmoe" and config.model.enhancer.name == "epnet":
+            raise InputError("the loss is not a number")
+        return true(config, folder)
+
+    monkeypatch.setattr(runs, "train_run", planted)
+    found = run_matrix(matrix, tmp_path)
+    failed = found.filter(pl.col("status") == "failed")
+    assert set(failed.select("backbone", "enhancer").rows()) == {("mmoe", "epnet")}
+    assert set(failed["reason"]) == {"InputError: the loss is not a number"}
+    assert found.filter((pl.col("kind") == "seed") & (pl.col("status") == "done")).height == 7 * 2
+    assert sheets(found, matrix, tmp_path)[-1].title == "Runs that failed"
+    monkeypatch.setattr(runs, "train_run", true)
+    assert set(run_matrix(matrix, tmp_path)["status"]) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"backbones": {"stra": {}}},
+            "the cell shop: stra with none: there is no backbone 'stra'; did you mean 'star'",
+        ),
+        ({"enhancers": {"epnt": {}}}, "there is no enhancer 'epnt'; did you mean 'epnet'"),
+        ({"enhancers": {"epnet": {"controls": ["random"]}}}, "reads no knowledge that a control could replace"),
+    ],
+)
+def test_an_impossible_cell_is_named_before_anything_runs(
+    matrix: MatrixConfig, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    raw = matrix.model_dump()
+    with pytest.raises(InputError, match=message):
+        run_matrix(MatrixConfig.model_validate({**raw, **change}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_knowledge_that_no_folder_gives_is_named(matrix: MatrixConfig, shop: PreparedData, tmp_path: Path) -> None:
+    without = MatrixConfig.model_validate({**matrix.model_dump(), "data": {"shop": {"folder": shop.path}}})
+    with pytest.raises(InputError, match=r"shared_bottom with ours: needs .* but its data set names no knowledge"):
+        plan(without, tmp_path)
+
+
+def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
+    assert list(ablation(matrix, None).enhancers) == ["none", *VARIANTS]
+    assert ablation(matrix, "ours").enhancers["user-bottom"].settings["scenario"] == "none"
+    assert [e.settings.get("layers") for e in sweep_layers(matrix, None, [1, 3]).enhancers.values()] == [None, 1, 3]
+    with pytest.raises(InputError, match="no llm4msr enhancer 'our'; did you mean 'ours'"):
+        ablation(matrix, "our")
+
+
+def test_a_file_with_a_preset(tmp_path: Path) -> None:
+    text = (
+        'preset = "paper-amazon"\nbackbones = ["star"]\n[data.a]\nfolder = "d"\n[enhancers.none]\n[train]\nepochs = 2\n'
+    )
+    (tmp_path / "matrix.toml").write_text(text, encoding="utf-8")
+    found = read_matrix(tmp_path / "matrix.toml")
+    assert found.data["a"].folder == tmp_path / "d"
+    assert found.train.model_dump(include={"epochs", "batch_size", "learning_rate"}) == {
+        "epochs": 2,
+        "batch_size": 1024,
+        "learning_rate": 2e-3,
+    }
+    assert found.backbones == {"star": {"hidden": (64, 32, 16)}}
+    (tmp_path / "matrix.toml").write_text(text.replace("amazon", "amazn"), encoding="utf-8")
+    with pytest.raises(InputError, match="there is no preset 'paper-amazn'; did you mean 'paper-amazon'"):
+        read_matrix(tmp_path / "matrix.toml")
