@@ -14,6 +14,7 @@ from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "peak_memory_mb"]
 
@@ -66,7 +67,7 @@ def test_a_matrix_that_was_stopped_gives_the_same_table(matrix: MatrixConfig, tm
 def test_a_failure_is_recorded_and_the_others_go_on(
     matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = runs.train_run
+    true = train_run
 
     def planted(config: Any, folder: Path) -> Any:
         if config.model.backbone.name == "mmoe" and config.model.enhancer.name == "epnet":
