@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.knowledge.engines.base import Generation
 from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeFolder
 from llm4msr.schema import Schema
 
 torch.set_num_threads(1)  # tensors are tiny here; threads would only wait for each other
@@ -50,7 +52,7 @@ SHOP = {
 
 FAST = ReasonConfig(
     history=3,
-    slices=2,
+    snapshots=Snapshots(slices=2),
     scenario=Generation(pooling="last_generated", max_new_tokens=4),
 )
 """Reasoning that a test can afford."""
@@ -88,6 +90,16 @@ def shop_frames(rows: int = 1200, users: int = 30, items: int = 40, seed: int = 
         }
     )
     return {"interactions": interactions, "items": catalogue}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _converted_models_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that tests convert are not left in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "llm4msr.knowledge.engines.openvino.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache"
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from llm4msr.cli import main
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.engines.embedded import embedded_model, find_gguf
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.folder import KnowledgeFolder
 from tests.conftest import shop_frames
 
 Run = Callable[..., tuple[int, str]]
@@ -105,10 +105,10 @@ def test_from_raw_logs_to_scores_and_an_explanation(run: Run, logs: Path, llm: P
     reasoning = ["reason", logs / "data", "--knowledge", logs / "k", "--model", llm, "--slices", 1, "--history", 2]
     code, out = run(*reasoning, "--max-new-tokens", 4)
     assert code == 0
-    assert "scenario: 3 prompts, 3 different, 0 of those known before" in out
+    assert "scenario: 3 prompts, 3 different, 3 answered now" in out
     code, out = run(*reasoning, "--max-new-tokens", 4)
     assert code == 0
-    assert "scenario: 3 prompts, 3 different, 3 of those known before" in out
+    assert "scenario: 3 prompts, 3 different, 0 answered now" in out
 
     settings = ["--set", "train.epochs=1", "--set", "model.embedding_dim=4", "--set", "knowledge.dimensions=8"]
     data = ["--data", logs / "data", "--knowledge", logs / "k", "--backbone", "star", "--enhancer", "llm4msr"]

@@ -13,7 +13,7 @@ from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "peak_memory_mb"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, FinishReason, Generation
 
@@ -17,7 +17,7 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        self.model = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
         stop = self.model.generation_config.eos_token_id
         self.stops = set(stop if isinstance(stop, list) else [stop])
 
@@ -59,7 +59,7 @@ class Reference:
         added, reason = self.continued(ids, generation)
         question = self.tokenizer(f"\n{CLOSING_QUESTION}")["input_ids"]
         states = self.states(ids + added)
-        if generation.pooling == "closing":
+        if generation.pooling == "closing" or (reason == "length" and generation.close_cut):
             vector = self.states(ids + added + question)[-1]
         elif generation.pooling == "mean_generated" and added:
             vector = states[len(ids) :].mean(0)

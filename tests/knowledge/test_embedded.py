@@ -8,7 +8,7 @@ import pytest
 from llm4msr.errors import InputError
 from llm4msr.folders import checksum
 from llm4msr.knowledge.engines import embedded
-from llm4msr.knowledge.engines.base import Generation
+from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.engines.embedded import embedded_model, find_gguf
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 
@@ -27,6 +27,7 @@ def test_the_embedded_model_is_unpacked_once_and_answers() -> None:
     assert reports == []
     engine = TransformersEngine(first, device="cpu")
     ((_, answer),) = next(engine.run(["Item: coffee."], Generation(pooling="mean_prompt", chat=False)))
+    assert isinstance(answer, Answer)
     assert answer.vector.shape == (576,)
     assert np.isfinite(answer.vector).all()
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<file_sep>"} <= set(engine.special_tokens)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Generation, Pooling
+from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, Generation, Pooling, Refusal
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from tests.knowledge.tiny_models import changed_config, copied
 
@@ -38,13 +38,13 @@ def short_engine(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 def test_a_prompt_and_what_follows_it_fill_the_context_at_most(
     short_engine: TransformersEngine, pooling: Pooling, room: int
 ) -> None:
-    generation = Generation(pooling=pooling, max_new_tokens=5, chat=False)
+    generation = Generation(pooling=pooling, max_new_tokens=5, chat=False, close_cut=False)
     ((_, answer),) = next(short_engine.run(["a" * room], generation))
+    assert isinstance(answer, Answer)
     assert answer.prompt_tokens == room
-    with pytest.raises(
-        InputError, match=f"a prompt has {room + 1} tokens and the model has room for {room}: keep fewer"
-    ):
-        next(short_engine.run(["fits", "a" * (room + 1)], generation))
+    (refused, answered) = short_engine.run(["fits", "a" * (room + 1)], generation)
+    assert refused == [(1, Refusal(f"the prompt has {room + 1} tokens and the model has room for {room}"))]
+    assert [place for place, _ in answered] == [0]
 
 
 def test_the_context_is_the_models_own(short_engine: TransformersEngine, tiny_engine: TransformersEngine) -> None:
@@ -85,6 +85,8 @@ def test_bfloat16_gives_nearly_the_same_vector(tiny_engine: TransformersEngine, 
         next(half.run(["tea and a bun"], generation)),
         next(tiny_engine.run(["tea and a bun"], generation)),
     )
+    assert isinstance(a, Answer)
+    assert isinstance(b, Answer)
     assert float(np.corrcoef(a.vector.astype(float), b.vector.astype(float))[0, 1]) > 0.999
 
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.history import recent_positives, snapshot_times
+from llm4msr.errors import InputError
+from llm4msr.knowledge.history import Snapshots, recent_positives, snapshot_times
 from tests.knowledge.kiosk import SECOND, kiosk
 
 ANN, BOB = 0, 1
@@ -23,15 +26,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     ("slices", "seconds"), [(1, [1, 9]), (2, [1, 5, 9]), (4, [1, 3, 5, 7, 9]), (8, [1, 2, 3, 4, 5, 6, 7, 8, 9])]
 )
 def test_slices_cut_the_training_period_into_equal_parts(data: PreparedData, slices: int, seconds: list[int]) -> None:
-    assert snapshot_times(data, "slices", slices) == [s * SECOND for s in seconds]
+    assert snapshot_times(data, Snapshots(slices=slices)) == [s * SECOND for s in seconds]
 
 
 def test_the_papers_protocol_takes_the_end_of_training_alone(data: PreparedData) -> None:
-    assert snapshot_times(data, "train_end", 4) == [9 * SECOND]
+    assert snapshot_times(data, Snapshots(protocol="train_end")) == [9 * SECOND]
 
 
 def test_the_last_snapshot_is_the_first_moment_of_validation(data: PreparedData) -> None:
-    assert snapshot_times(data, "slices", 3)[-1] == data.split.valid_time
+    assert snapshot_times(data, Snapshots(slices=3))[-1] == data.split.valid_time
 
 
 def test_a_history_is_strictly_before_its_time(data: PreparedData) -> None:
@@ -67,3 +70,30 @@ def test_before_the_first_positive_there_is_no_history(data: PreparedData) -> No
 def test_a_history_may_begin_before_the_impressions(tmp_path: Path) -> None:
     wide = kiosk(tmp_path / "data", positives=[(0, "cid", "bun", "a"), (1, "cid", "tea", "a")])
     assert recent_positives(wide, 1 * SECOND, 9).rows() == [(2, APP, [BUN], [BOUGHT])]
+
+
+def test_a_period_goes_on_through_validation_and_test(data: PreparedData) -> None:
+    two_seconds = 2 / 86_400
+    expected = [at * SECOND for at in (1, 3, 5, 7, 9)]
+    assert snapshot_times(data, Snapshots(protocol="period", period_days=two_seconds)) == expected
+
+
+def test_a_period_that_is_too_short_is_refused(data: PreparedData) -> None:
+    with pytest.raises(InputError, match=r"a snapshot every 1e-09 days is more than 10000 of them here"):
+        snapshot_times(data, Snapshots(protocol="period", period_days=1e-9))
+
+
+def test_given_times_are_taken_in_order_and_once(data: PreparedData) -> None:
+    assert snapshot_times(data, Snapshots(protocol="times", times=(7, 3, 7))) == [3, 7]
+    with pytest.raises(ValidationError, match="go together"):
+        Snapshots(protocol="times")
+
+
+def test_all_is_after_the_last_row(data: PreparedData) -> None:
+    assert snapshot_times(data, Snapshots(protocol="all")) == [10 * SECOND + 1]
+
+
+def test_a_range_of_users_has_their_histories_alone(data: PreparedData) -> None:
+    whole = recent_positives(data, 11 * SECOND, 9)
+    parts = [recent_positives(data, 11 * SECOND, 9, range(start, start + 1)) for start in range(3)]
+    assert pl.concat(parts).equals(whole)

@@ -9,8 +9,10 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder, Source, load_knowledge
+from llm4msr.knowledge.sources import KnowledgeConfig, Source, load_knowledge
 from tests.knowledge.kiosk import ROWS, kiosk
 from tests.knowledge.stub_engine import WIDTH, StubEngine
 
@@ -22,7 +24,7 @@ def data(tmp_path: Path) -> PreparedData:
 
 @pytest.fixture
 def folder(data: PreparedData, tmp_path: Path) -> Path:
-    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(slices=2))
+    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(snapshots=Snapshots(slices=2)))
     return tmp_path / "k"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.history import snapshot_times
+from llm4msr.knowledge.history import Protocol, Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import ReasonConfig, reason
 from tests.knowledge.kiosk import ITEMS, ROWS, SECOND, Event, kiosk
@@ -23,15 +23,19 @@ EARLY: list[Event] = [(at, who, what, place) for at, who, what, place, click, _ 
 def user_prompts(data: PreparedData, slices: int = 4) -> dict[int, list[tuple[int, str]]]:
     """All prompts of users by snapshot (seconds)."""
     writer = PromptWriter(data, history=5)
-    return {time // SECOND: list(writer.users(time)) for time in snapshot_times(data, "slices", slices)}
+    return {time // SECOND: list(writer.users(time)) for time in snapshot_times(data, Snapshots(slices=slices))}
 
 
 @pytest.mark.parametrize("protocol", ["slices", "train_end"])
-def test_a_word_of_the_validation_part_reaches_no_users_and_no_scenarios_prompt(tmp_path: Path, protocol: str) -> None:
+def test_a_word_of_the_validation_part_reaches_no_users_and_no_scenarios_prompt(
+    tmp_path: Path, protocol: Protocol
+) -> None:
     rows = [row if row[0] < 9 else (row[0], row[1], PLANTED, row[3], 1, 1) for row in ROWS]
     data = kiosk(tmp_path / "data", rows=rows, items=WITH_PLANT)
     engine = StubEngine()
-    reason(data, engine, tmp_path / "k", ReasonConfig(levels=("scenario", "user"), protocol=protocol))
+    reason(
+        data, engine, tmp_path / "k", ReasonConfig(levels=("scenario", "user"), snapshots=Snapshots(protocol=protocol))
+    )
     assert len(engine.asked) > 2
     assert not any(PLANTED in prompt.lower() for prompt in engine.asked)
 

@@ -14,16 +14,17 @@ from pydantic import ValidationError
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.knowledge.history import snapshot_times
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.reason import ALWAYS, LEVELS, Progress, ReasonConfig, Summary, reason
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.questions import ALWAYS, LEVELS
+from llm4msr.knowledge.reason import Progress, ReasonConfig, Summary, reason
 from llm4msr.knowledge.store import Store, answer_key
 from tests.conftest import FAST
 from tests.knowledge.kiosk import ROWS, SECOND, Event, kiosk
 from tests.knowledge.stub_engine import BATCH, StubEngine, stub_answer
 
-CONFIG = ReasonConfig(history=5, slices=2)
+CONFIG = ReasonConfig(history=5, snapshots=Snapshots(slices=2))
 POSITIVES: list[Event] = [(at, who, what, place) for at, who, what, place, click, _ in ROWS if click]
 
 
@@ -109,6 +110,7 @@ def test_the_templates_used_are_kept_with_the_knowledge(data: PreparedData, tmp_
     assert (tmp_path / "k" / "templates" / "item.j2").read_text(encoding="utf-8") == "{{ title }}"
     assert sorted(KnowledgeFolder.open(tmp_path / "k", data).manifest["files"]) == [
         "index.parquet",
+        "rejected.parquet",
         "templates/item.j2",
         "templates/scenario.j2",
         "templates/user.j2",
@@ -118,16 +120,15 @@ def test_the_templates_used_are_kept_with_the_knowledge(data: PreparedData, tmp_
 def test_progress_counts_answers_of_what_was_missing(tmp_path: Path) -> None:
     data = kiosk(tmp_path / "data", positives=[*POSITIVES, (8, "cid", "tea", "a")])
     told: list[Progress] = []
-    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(slices=8), progress=told.append)
-    assert [(p.level, p.done, p.total) for p in told] == [
-        ("scenario", 0, 2),
-        ("scenario", 2, 2),
-        ("user", 0, 5),
-        ("user", 4, 5),
-        ("user", 5, 5),
-        ("item", 0, 3),
-        ("item", 3, 3),
+    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(snapshots=Snapshots(slices=8)), progress=told.append)
+    assert [(p.level, p.done, p.total, p.asked) for p in told if p.level != "user"] == [
+        ("scenario", 0, 2, 0),
+        ("scenario", 2, 2, 2),
+        ("item", 0, 3, 0),
+        ("item", 3, 3, 3),
     ]
+    users = [p for p in told if p.level == "user"]
+    assert (users[0].done, users[-1].done, users[-1].asked) == (0, users[0].total, 5)
 
 
 @pytest.mark.parametrize("levels", [[], ["item", "item"], ["basket"]])
@@ -170,7 +171,7 @@ def test_a_killed_run_asks_nothing_twice_that_was_stored(shop: PreparedData, tmp
     times = Counter(_prompts(log))
     assert {prompt for prompt, count in times.items() if count > 1} <= in_flight
     writer = PromptWriter(shop, history=FAST.history)
-    users = [p for t in snapshot_times(shop, "slices", FAST.slices) for _, p in writer.users(t)]
+    users = [p for t in snapshot_times(shop, FAST.snapshots) for _, p in writer.users(t)]
     assert set(times) == {*writer.scenarios(), *users, *writer.items(list(range(shop.items.height)))}
     complete = KnowledgeFolder.open(folder, shop)
     assert complete.index.group_by("level").len().sort("level").rows() == [

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import Knowledge, KnowledgeConfig, KnowledgeFolder, Source, load_knowledge
+from llm4msr.knowledge.sources import Knowledge, KnowledgeConfig, Source, load_knowledge
 from llm4msr.knowledge.states import StateTable
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.schema import Schema
@@ -142,7 +144,7 @@ def test_items_after_training_are_not_in_the_statistics(tmp_path: Path, shop_sch
 
 def test_no_user_knows_anything_of_a_scenario_without_history(tmp_path: Path) -> None:
     data = kiosk(tmp_path / "data")
-    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(slices=2))
+    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(snapshots=Snapshots(slices=2)))
     users = load_knowledge(KnowledgeFolder.open(tmp_path / "k", data), data, CONFIG, ALL).users
     at = [row[0] - 1 for row in ROWS]
     assert [int(users["own"].index[i] > 0) for i in at] == [0, 1, 0, 0, 0, 1, 0, 0, 1, 1]
@@ -154,7 +156,7 @@ def test_no_user_knows_anything_of_a_scenario_without_history(tmp_path: Path) ->
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Knowledge:
     folder = tmp_path_factory.mktemp("paper")
     data = kiosk(folder / "data")
-    reason(data, StubEngine(), folder / "k", ReasonConfig(protocol="train_end"))
+    reason(data, StubEngine(), folder / "k", ReasonConfig(snapshots=Snapshots(protocol="train_end")))
     return load_knowledge(KnowledgeFolder.open(folder / "k", data), data, CONFIG, ALL)
 
 

@@ -39,7 +39,7 @@ def composed(events: list[Event], vectors: NDArray[np.float32], half_life_days: 
     """`compose` on literal events, sorted as it wants them."""
     events = sorted(events)
     user, time, item = ([event[i] for event in events] for i in range(3))
-    return compose(ints(user), times(time), ints(item), vectors, half_life_days, block)
+    return compose(ints(user), times(time), ints(item), vectors, half_life_days, block=block)
 
 
 def plain_mean(

@@ -8,11 +8,12 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.engines.base import Answer, Engine, Generation
 from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeFolder
 from llm4msr.knowledge.store import Store
 from llm4msr.report.explain import FOR_PEOPLE, Explanation, Positive, explain_user
 from tests.knowledge.kiosk import SECOND, kiosk
@@ -42,7 +43,7 @@ def data(tmp_path: Path) -> PreparedData:
 
 @pytest.fixture
 def folder(data: PreparedData, tmp_path: Path) -> KnowledgeFolder:
-    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(slices=2))
+    reason(data, StubEngine(), tmp_path / "k", ReasonConfig(snapshots=Snapshots(slices=2)))
     return KnowledgeFolder.open(tmp_path / "k", data)
 
 
@@ -65,7 +66,7 @@ def test_a_user_is_explained_at_her_latest_snapshot(data: PreparedData, folder: 
 
 
 def test_the_history_is_the_one_of_the_prompt(data: PreparedData, tmp_path: Path) -> None:
-    reason(data, StubEngine(), tmp_path / "short", ReasonConfig(slices=2, history=1))
+    reason(data, StubEngine(), tmp_path / "short", ReasonConfig(snapshots=Snapshots(slices=2), history=1))
     explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "short", data), "ann", StubEngine)
     assert [(p.scenario, p.item) for p in explanation.history] == [("App", "Sweet bun"), ("Hall", "item tea")]
     assert explanation.prompt == PromptWriter(data, history=1).user(0, 9 * SECOND)
@@ -92,7 +93,7 @@ def test_a_text_on_request_leaves_the_vectors_as_they_were(data: PreparedData, f
 
 
 def test_where_the_vectors_came_of_texts_that_text_is_shown(data: PreparedData, tmp_path: Path) -> None:
-    config = ReasonConfig(slices=2, user=Generation(pooling="last_generated", max_new_tokens=5))
+    config = ReasonConfig(snapshots=Snapshots(slices=2), user=Generation(pooling="last_generated", max_new_tokens=5))
     reason(data, StubEngine(), tmp_path / "texts", config)
     explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "texts", data), "bob", no_engine)
     assert (explanation.text, explanation.finish_reason, explanation.on_request) == ("so it is", "stop", False)
@@ -124,8 +125,9 @@ def test_a_missing_answer_says_what_to_do(data: PreparedData, folder: KnowledgeF
 
 
 def test_a_real_model_writes_the_text(shop: PreparedData, tiny_engine: TransformersEngine, tmp_path: Path) -> None:
-    reason(shop, tiny_engine, tmp_path, ReasonConfig(levels=("user",), history=1, slices=1))
+    reason(shop, tiny_engine, tmp_path, ReasonConfig(levels=("user",), history=1, snapshots=Snapshots(slices=1)))
     explanation = explain_user(shop, KnowledgeFolder.open(tmp_path, shop), "u1", lambda: tiny_engine)
     (expected,) = next(tiny_engine.run([str(explanation.prompt)], FOR_PEOPLE))
+    assert isinstance(expected[1], Answer)
     assert explanation.text == expected[1].text
     assert explanation.finish_reason == "length"

@@ -19,7 +19,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_with_rate_and_time_l
     console = _console()
     with Bars(console, seconds_between_lines=0.0) as bars:
         for done in (0, 5, 10):
-            bars.reasoning(Progress("user", done, 10))
+            bars.reasoning(Progress("user", done, 10, done))
         bars.training("run", TrainProgress(1, 4, 1234.0, 0.75, 0.75))
         bars.training("run", TrainProgress(2, 4, 1234.0, None, 0.75))
     lines = console.export_text().splitlines()

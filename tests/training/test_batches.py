@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder, load_knowledge
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.sources import KnowledgeConfig, load_knowledge
 from llm4msr.training.batches import BatchSource, prefetched
 
 

@@ -12,8 +12,8 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
-from llm4msr.knowledge.sources import KnowledgeFolder
 from llm4msr.schema import Schema
 from llm4msr.training.run import evaluate_run, parse_config, train_run
 from tests.conftest import FAST, shop_frames

@@ -26,6 +26,10 @@ KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder o
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
 ]
+EngineOption = Annotated[
+    Literal["auto", "transformers", "openvino"],
+    typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),
+]
 DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Number format of the LLM.")]
 
 
@@ -49,16 +53,17 @@ def say(message: str) -> None:
     say_to(console, message)
 
 
-def make_engine(model: Path | None, dtype: Literal["bfloat16", "float32"]) -> Any:
-    """The LLM of a folder, or the embedded one."""
+def make_engine(
+    model: Path | None, dtype: Literal["bfloat16", "float32"], engine: Literal["auto", "transformers", "openvino"]
+) -> Any:
+    """The engine with the LLM of a folder, or with the embedded one."""
     from transformers.utils import logging
 
-    from llm4msr.knowledge.engines.embedded import embedded_model
-    from llm4msr.knowledge.engines.transformers import TransformersEngine
+    from llm4msr.knowledge.engines.choice import make_engine as make
 
     logging.set_verbosity_error()  # the terminal is ours here
     logging.disable_progress_bar()
-    return TransformersEngine(model if model is not None else embedded_model(say), dtype=dtype)
+    return make(engine, model, dtype, say)
 
 
 def validated(kind: Any, raw: dict[str, Any]) -> Any:

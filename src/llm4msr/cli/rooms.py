@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llm4msr.cli.base import (
     DataArgument,
     DTypeOption,
+    EngineOption,
     KnowledgeOption,
     ModelOption,
     app,
@@ -20,6 +22,9 @@ from llm4msr.cli.base import (
 )
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
+
+if TYPE_CHECKING:
+    from llm4msr.knowledge.reason import Shard
 
 
 @app.command()
@@ -89,11 +94,16 @@ def reason(
     knowledge: KnowledgeOption,
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
+    engine: EngineOption = "auto",
     protocol: Annotated[
-        Literal["slices", "train_end"],
-        typer.Option(help="When users' prompts are made; train_end is the paper's, and leaks training labels."),
+        Literal["slices", "period", "times", "train_end", "all"],
+        typer.Option(
+            help="When users' prompts are made. train_end is the paper's and leaks training labels; all leaks all."
+        ),
     ] = "slices",
     slices: Annotated[int, typer.Option(help="Slices of the training period.")] = 4,
+    period: Annotated[float, typer.Option(help="Days between snapshots, for the protocol period.")] = 30.0,
+    times: Annotated[str, typer.Option(help="Moments with commas (2017-06-01), for the protocol times.")] = "",
     history: Annotated[int, typer.Option(help="Most positives a scenario in a user's prompt (T).")] = 20,
     pooling: Annotated[
         Literal["last_generated", "last_prompt", "mean_prompt", "mean_generated", "closing"],
@@ -105,9 +115,14 @@ def reason(
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
     levels: Annotated[str, typer.Option(help="Levels to reason about, with commas.")] = "scenario,user,item",
     templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
+    language: Annotated[Literal["en", "zh"], typer.Option(help="Language of our templates.")] = "en",
+    shard: Annotated[
+        str | None, typer.Option(help="Ask only part i of n, as in 1/4, into a store file of its own.")
+    ] = None,
 ) -> None:
     """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
     from llm4msr.data.prepared import PreparedData
+    from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.reason import ReasonConfig
     from llm4msr.knowledge.reason import reason as run_reason
 
@@ -115,23 +130,33 @@ def reason(
         ReasonConfig,
         {
             "levels": [level.strip() for level in levels.split(",")],
-            "protocol": protocol,
-            "slices": slices,
+            "snapshots": {
+                "protocol": protocol,
+                "slices": slices,
+                "period_days": period,
+                "times": [_moment(text) for text in times.split(",") if text.strip()],
+            },
+            "language": language,
             "history": history,
             "scenario": {"pooling": "last_generated", "max_new_tokens": max_new_tokens},
             "user": {"pooling": pooling, "max_new_tokens": max_new_tokens},
             "item": {"pooling": item_pooling, "chat": False},
         },
     )
+    part = None if shard is None else _shard(shard)
     opened = PreparedData.open(data)
+    llm = make_engine(model, dtype, engine)
     with Bars(console) as bars:
-        summaries = run_reason(
-            opened, make_engine(model, dtype), knowledge, config, templates=templates, progress=bars.reasoning
-        )
+        summaries = run_reason(opened, llm, knowledge, config, templates=templates, shard=part, progress=bars.reasoning)
     for s in summaries:
-        say(f"{s.level}: {s.prompts} prompts, {s.distinct} different, {s.distinct - s.answered} of those known before")
-    if protocol == "train_end":
-        say("warning: protocol train_end shows each training row its own label; reports say so")
+        say(
+            f"{s.level}: {s.prompts} prompts, {s.distinct} different, {s.answered} answered now"
+            + (f", {s.rejected} set aside (see {knowledge / 'rejected.parquet'})" if s.rejected else "")
+        )
+    if part is not None:
+        say(f"part {shard} is done; when all parts are, run the same command without --shard to complete {knowledge}")
+    elif leak := LEAKS.get(protocol):
+        say(f"warning: {leak}; reports say so")
 
 
 @app.command()
@@ -177,15 +202,16 @@ def explain(
     knowledge: KnowledgeOption,
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
+    engine: EngineOption = "auto",
 ) -> None:
     """Show a user's history, prompt and text, and how the vector was taken."""
     from llm4msr.data.prepared import PreparedData
-    from llm4msr.knowledge.sources import KnowledgeFolder
+    from llm4msr.knowledge.folder import KnowledgeFolder
     from llm4msr.report.explain import explain_user
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype)))
+    print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype, engine)))
 
 
 def _print_scores(run: Path, *, anew: bool = False) -> None:
@@ -212,3 +238,22 @@ def _ratios(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise InputError(f"--split {text}: expected three numbers, as in 8:1:1") from None
     return first, second, third
+
+
+def _moment(text: str) -> int:
+    """An ISO date or time, taken as UTC where it names no zone, in microseconds since 1970."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InputError(f"--times {text}: expected moments as in 2017-06-01 or 2017-06-01T12:00") from None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1e6)
+
+
+def _shard(text: str) -> Shard:
+    from llm4msr.knowledge.reason import Shard
+
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise InputError(f"--shard {text}: expected part i of n, as in 1/4")
+    return Shard(int(number) - 1, int(of))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llm4msr import __version__
-from llm4msr.cli.base import DTypeOption, ModelOption, app, console, make_engine, say
+from llm4msr.cli.base import DTypeOption, EngineOption, ModelOption, app, console, make_engine, say
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
 
@@ -44,7 +44,7 @@ def demo(
     with Bars(console) as bars:
         listener = Listener(say=say, reasoning=bars.reasoning, training=bars.training)
         folder = out / ("full" if full else "households-200")
-        result = run_demo(folder, settings, lambda: make_engine(None, "bfloat16"), listener)
+        result = run_demo(folder, settings, lambda: make_engine(None, "bfloat16", "auto"), listener)
     print_explanation(console, result.explanation)
     tables = grids(result.rows, result.scenarios)
     for grid in tables:
@@ -91,6 +91,7 @@ def sweep(
     dry_run: DryRunOption = False,
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
+    engine: EngineOption = "auto",
 ) -> None:
     """Sweep one setting, as in the paper's Figure 4."""
     from llm4msr.experiments import variants
@@ -105,8 +106,8 @@ def sweep(
         matrix = variants.sweep_layers(matrix, enhancer, numbers)
     else:
         with Bars(console) as bars:
-            engine = make_engine(model, dtype)
-            matrix = variants.sweep_history(matrix, enhancer, numbers, out, engine, bars.reasoning)
+            llm = make_engine(model, dtype, engine)
+            matrix = variants.sweep_history(matrix, enhancer, numbers, out, llm, bars.reasoning)
     _run(matrix, out, jobs, dry_run=dry_run)
 
 
@@ -130,11 +131,12 @@ def case_study(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
+    engine: EngineOption = "auto",
 ) -> None:
     """Show a user's prompt and text, and what her knowledge changes in her scores (the paper's Figure 5)."""
     from llm4msr.experiments.case_study import case_study as study
 
-    found = study(run, user, lambda: make_engine(model, dtype))
+    found = study(run, user, lambda: make_engine(model, dtype, engine))
     print_explanation(console, found.explanation)
     console.print(found.scores.rich())
 

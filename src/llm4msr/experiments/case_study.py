@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.engines.base import Engine
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.batch import Batch
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.sheets import Cell, Sheet

@@ -10,7 +10,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.knowledge.controls import Control
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
 from llm4msr.training.run import RunConfig

@@ -14,8 +14,9 @@ from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest
 from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeConfig, KnowledgeFolder
+from llm4msr.knowledge.sources import KnowledgeConfig
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row
@@ -148,8 +149,7 @@ def _reasoned(folder: Path, data: PreparedData, engine: Callable[[], Engine], li
     listener.say("reasoning: scenarios, users at their snapshots, items")
     for summary in reason(data, engine(), folder, REASONING, progress=listener.reasoning):
         listener.say(
-            f"{summary.level}: {summary.prompts} prompts, {summary.distinct} different, "
-            f"{summary.distinct - summary.answered} of those known before"
+            f"{summary.level}: {summary.prompts} prompts, {summary.distinct} different, {summary.answered} answered now"
         )
     return KnowledgeFolder.open(folder, data)
 

@@ -10,8 +10,8 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
-from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeFolder
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.reason import Progress, reason
 
 VARIANTS = {
     "user-bottom": {"user": "bottom", "scenario": "none"},
@@ -76,7 +76,7 @@ def sweep_history(
     if folder is None:
         raise InputError("the data set names no knowledge folder, whose settings the sweep starts from")
     data = PreparedData.open(choice.folder)
-    base = ReasonConfig.model_validate(KnowledgeFolder.open(folder, data).manifest["config"])
+    base = KnowledgeFolder.open(folder, data).config
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         place = root / f"knowledge-T{value}"

@@ -3,8 +3,8 @@
 - `random`: a random vector for each subject.
 - `shuffled`: the true vectors, each given to another subject.
 - `counts`: how many positives a user had before, in each scenario and of each behaviour; nothing of the items.
-- `categories`: TF-IDF and SVD of the items' category texts in place of the LLM's reading; a user's history is the mean
-  over its items, scenario by scenario.
+- `text`, `categories`: TF-IDF and SVD of the very text that the LLM reads of an item, or of its category alone, in
+  place of the LLM's reading; a user's history is the mean over its items, scenario by scenario.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.history import recent_positives
-from llm4msr.knowledge.reason import LEVELS, Level
-from llm4msr.knowledge.states import States
+from llm4msr.knowledge.questions import LEVELS, Level
 
-Control = Literal["none", "random", "shuffled", "counts", "categories"]
-CONTROLS: tuple[Control, ...] = ("random", "shuffled", "counts", "categories")
+Control = Literal["none", "random", "shuffled", "counts", "text", "categories"]
+CONTROLS: tuple[Control, ...] = ("random", "shuffled", "counts", "text", "categories")
 
 
 def disturbed(
@@ -37,39 +34,6 @@ def disturbed(
     if control == "shuffled":
         return np.asarray(vectors[random.permutation(len(vectors))])
     return vectors
-
-
-def trained_items(data: PreparedData) -> NDArray[np.bool_]:
-    """Which items occur in the training part, in its rows or its history, `(items,)`."""
-    trained = np.zeros(data.items.height, dtype=bool)
-    trained[data.item[: data.split.valid]] = True
-    past = data.positives.filter(pl.col("time") < data.split.valid_time)
-    trained[past["item"].to_numpy()] = True
-    return trained
-
-
-def category_vectors(data: PreparedData, dimensions: int) -> NDArray[np.float32]:
-    """TF-IDF and SVD of each item's category, or of its title where the schema names none, `(items, k)`.
-
-    Fitted on the items of the training part.
-    """
-    column = data.schema.item_text.category or data.schema.item_text.title
-    if column is None:
-        return np.zeros((data.items.height, 1), dtype=np.float32)
-    name = "item" if column == data.schema.columns.item else column
-    texts = data.items[name].cast(pl.String).fill_null("").to_list()
-    trained = np.flatnonzero(trained_items(data))
-    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b\w+\b")
-    try:
-        fitted = vectorizer.fit_transform([texts[i] for i in trained])
-    except ValueError:  # no item of the training part has a text
-        return np.zeros((data.items.height, 1), dtype=np.float32)
-    width = min(dimensions, fitted.shape[1] - 1, fitted.shape[0] - 1)
-    everything = vectorizer.transform(texts)
-    if width < 1:
-        return np.asarray(everything.toarray(), dtype=np.float32)
-    svd = TruncatedSVD(width, random_state=0).fit(fitted)
-    return np.asarray(svd.transform(everything), dtype=np.float32)
 
 
 def history_vectors(
@@ -107,16 +71,6 @@ def count_vectors(data: PreparedData, user: NDArray[np.int32], time: NDArray[np.
     return out
 
 
-def count_states(user: NDArray[np.int32], time: NDArray[np.int64]) -> States:
-    """After each moment with an event, log(1 + n) of a user's events so far; sorted by user, then time."""
-    new = np.ones(len(user), dtype=bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    first = np.flatnonzero(new)
-    begin = np.searchsorted(user, user[first], side="left")
-    count = np.append(first[1:], len(user)) - begin
-    return States(user[first], time[first], np.log1p(count)[:, None].astype(np.float32))
-
-
 def scenario_counts(data: PreparedData) -> NDArray[np.float32]:
     """The logarithm of the rows and the click rate of each scenario in the training part, `(D, 2)`."""
     scenario, label = data.scenario[: data.split.valid], data.label[: data.split.valid]
@@ -125,7 +79,7 @@ def scenario_counts(data: PreparedData) -> NDArray[np.float32]:
     return np.stack([np.log1p(rows), clicks / np.maximum(rows, 1)], 1).astype(np.float32)
 
 
-def scenario_categories(data: PreparedData, items: NDArray[np.float32]) -> NDArray[np.float32]:
+def scenario_items(data: PreparedData, items: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean vector of the items shown in each scenario in the training part, `(D, k)`."""
     scenario, item = data.scenario[: data.split.valid], data.item[: data.split.valid]
     return np.stack(

@@ -6,34 +6,78 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
 
-Protocol = Literal["slices", "train_end"]
+_DAY = 86_400_000_000
+_MOST = 10_000
+
+Protocol = Literal["slices", "period", "times", "train_end", "all"]
+
+LEAKS: dict[Protocol, str] = {
+    "train_end": "protocol train_end: each training row's own label is in its user's prompt",
+    "all": "protocol all: every row's own label, those of the test part too, is in its user's prompt",
+}
+"""What is shown to rows that they must not know, for the protocols that do so."""
 
 
-def snapshot_times(data: PreparedData, protocol: Protocol, slices: int = 4) -> list[int]:
-    """The moments (microseconds) at which prompted knowledge of users is taken.
+class Snapshots(BaseModel):
+    """When prompted knowledge of users is taken. A row sees the latest snapshot strictly before it.
 
-    `slices`: the start of each of that many equal slices of the training period, and its end. `train_end`: its end
-    alone, as in the paper; a training row then sees no snapshot at all unless it is given the end's (see
-    `llm4msr.knowledge.sources`), which shows it its own label.
+    - `slices`: at the start of each of `slices` equal slices of the training period, and at its end.
+    - `period`: every `period_days` from the first row on, through validation and test.
+    - `times`: at the given moments (microseconds since 1970).
+    - `train_end`: once, at the end of the training period, and every row is given it: the paper's protocol, which
+      shows each training row its own label.
+    - `all`: once, after the last row, and every row is given it. It exists to measure leakage.
     """
-    end = data.split.valid_time
-    if protocol == "train_end":
-        return [end]
-    start = int(data.time[0])
-    edges = np.linspace(start, end, slices + 1)
-    return [int(edge) for edge in edges[:-1]] + [end]
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: Protocol = "slices"
+    slices: int = Field(default=4, ge=1, le=1000)
+    period_days: float = Field(default=30.0, gt=0)
+    times: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_times(self) -> Snapshots:
+        if (self.protocol == "times") != bool(self.times):
+            raise ValueError("the protocol 'times' and a list of times go together")
+        return self
 
 
-def recent_positives(data: PreparedData, before: int, most: int) -> pl.DataFrame:
-    """The `most` latest positives of each user and scenario strictly before a time.
+def snapshot_times(data: PreparedData, snapshots: Snapshots) -> list[int]:
+    """The moments (microseconds) of the snapshots, ascending. Raises `InputError` for more than 10,000."""
+    first, last, end = int(data.time[0]), int(data.time[-1]), data.split.valid_time
+    match snapshots.protocol:
+        case "train_end":
+            return [end]
+        case "all":
+            return [last + 1]
+        case "times":
+            return sorted(set(snapshots.times))
+        case "slices":
+            return [int(edge) for edge in np.linspace(first, end, snapshots.slices + 1)[:-1]] + [end]
+        case "period":
+            step = int(snapshots.period_days * _DAY)
+            if step < 1 or (last - first) // step >= _MOST:
+                raise InputError(f"a snapshot every {snapshots.period_days:g} days is more than {_MOST} of them here")
+            return list(range(first, last + 1, step))
+
+
+def recent_positives(data: PreparedData, before: int, most: int, users: range | None = None) -> pl.DataFrame:
+    """The `most` latest positives of each user and scenario strictly before a time; of a range of users where given.
 
     Columns: user, scenario, items and behaviours (lists, oldest first), in order of user and scenario.
     """
+    events = data.positives
+    if users is not None:
+        first, last = (events["user"].search_sorted(code, side="left") for code in (users.start, users.stop))
+        events = events[first:last]
     return (
-        data.positives.lazy()
+        events.lazy()
         .filter(pl.col("time") < before)
         .group_by("user", "scenario", maintain_order=True)
         .agg(pl.col("item").tail(most).alias("items"), pl.col("behaviour").tail(most).alias("behaviours"))

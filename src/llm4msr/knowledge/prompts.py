@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,10 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.text import clean
 
+Language = Literal["en", "zh"]
 NAMES = ("scenario", "user", "item")
+_KEPT = 100_000
+"""Cleaned texts of so many items are kept for the next prompt that names them."""
 
 
 class PromptWriter:
@@ -27,6 +32,7 @@ class PromptWriter:
         data: the prepared data.
         history: the most positives a scenario in a user's prompt (the paper's T).
         templates: a folder with `scenario.j2`, `user.j2` or `item.j2` to use in place of ours.
+        language: of our templates.
         forbidden: the model's special tokens, which are taken out of every value.
         text_limit: the most characters of a value.
     """
@@ -37,6 +43,7 @@ class PromptWriter:
         *,
         history: int,
         templates: Path | None = None,
+        language: Language = "en",
         forbidden: Sequence[str] = (),
         text_limit: int = 100,
     ) -> None:
@@ -50,7 +57,7 @@ class PromptWriter:
         self.sources: dict[str, str] = {}
         """The templates' text by name, as used."""
         for name in NAMES:
-            source, where = _read_template(name, templates)
+            source, where = _read_template(name, templates, language)
             self.sources[name], self._origin[name] = source, where
             try:
                 self._templates[name] = environment.from_string(source)
@@ -63,11 +70,13 @@ class PromptWriter:
             "user_description": schema.user_description,
             "item_description": schema.item_description,
         }
-        self.titles = self._clean_column(schema.item_text.title, self._item_fallback())
-        """What prompts call each item."""
         self._user_details = {name: _text(data, "user", name) for name in schema.user_text.details}
         self._item_details = {name: _text(data, "item", name) for name in schema.item_text.details}
-        self._categories = self._clean_column(schema.item_text.category, [""] * data.items.height)
+        self._titles = _text(data, "item", schema.item_text.title) if schema.item_text.title else None
+        self._categories = _text(data, "item", schema.item_text.category) if schema.item_text.category else None
+        self.title = lru_cache(_KEPT)(self._title)
+        """What prompts call the item of a code."""
+        self._category = lru_cache(_KEPT)(self._category_of)
 
     def scenarios(self) -> list[str]:
         """One prompt a scenario, in the schema's order. Its statistics are those of the training rows."""
@@ -106,16 +115,15 @@ class PromptWriter:
             for fact in facts
         ]
 
-    def users(self, before: int) -> Iterator[tuple[int, str]]:
-        """(user's code, prompt) for each user who has a positive strictly before the time."""
-        recent = recent_positives(self._data, before, self._history)
-        for group in recent.partition_by("user", maintain_order=True):
-            yield int(group["user"][0]), self._user(group)
+    def users(self, before: int, among: range | None = None) -> Iterator[tuple[int, str]]:
+        """(user's code, prompt) for each user, of a range where given, who has a positive strictly before the time."""
+        recent = recent_positives(self._data, before, self._history, among)
+        for code, rows in groupby(recent.iter_rows(), key=lambda row: int(row[0])):
+            yield code, self._user(code, rows)
 
     def user(self, code: int, before: int) -> str | None:
         """The prompt of one user at a time, or None where no positive is before it."""
-        recent = recent_positives(self._data, before, self._history).filter(pl.col("user") == code)
-        return self._user(recent) if recent.height else None
+        return next((prompt for _, prompt in self.users(before, range(code, code + 1))), None)
 
     def items(self, codes: list[int]) -> list[str]:
         """The prompts of the items."""
@@ -126,22 +134,22 @@ class PromptWriter:
             prompts.append(
                 self._render(
                     "item",
-                    title=self.titles[code],
-                    category=self._categories[code],
+                    title=self.title(code),
+                    category=self._category(code),
                     details=[{"name": name.replace("_", " ").capitalize(), "value": v} for name, v in values if v],
                 )
             )
         return prompts
 
-    def _user(self, recent: pl.DataFrame) -> str:
+    def _user(self, code: int, rows: Iterable[tuple[Any, ...]]) -> str:
+        """`rows` are the user's, as `recent_positives` gives them."""
         behaviours = [b.name for b in self._data.schema.behaviours]
         by_scenario: dict[int, list[dict[str, str]]] = {}
-        for scenario, items, kinds in recent.select("scenario", "items", "behaviours").iter_rows():
+        for _, scenario, items, kinds in rows:
             by_scenario[scenario] = [
-                {"behaviour": behaviours[kind], "title": self.titles[item], "category": self._categories[item]}
+                {"behaviour": behaviours[kind], "title": self.title(item), "category": self._category(item)}
                 for item, kind in zip(items, kinds, strict=True)
             ]
-        code = int(recent["user"][0])
         known = [(name, self._clean(column[code])) for name, column in self._user_details.items()]
         return self._render(
             "user",
@@ -156,15 +164,12 @@ class PromptWriter:
     def _clean(self, value: object) -> str:
         return clean(value, limit=self._limit, forbidden=self._forbidden)
 
-    def _clean_column(self, column: str | None, fallback: list[str]) -> list[str]:
-        if column is None:
-            return fallback
-        values = _text(self._data, "item", column)
-        cleaned = {value: self._clean(value) for value in values.unique().to_list()}
-        return [cleaned[v] or other for v, other in zip(values.to_list(), fallback, strict=True)]
+    def _title(self, code: int) -> str:
+        own = "" if self._titles is None else self._clean(self._titles[code])
+        return own or f"item {self._clean(self._data.items['item'][code])}"
 
-    def _item_fallback(self) -> list[str]:
-        return [f"item {i}" for i in map(self._clean, self._data.items["item"].to_list())]
+    def _category_of(self, code: int) -> str:
+        return "" if self._categories is None else self._clean(self._categories[code])
 
     def _render(self, name: str, **slots: Any) -> str:
         try:
@@ -180,7 +185,7 @@ def _text(data: PreparedData, side: Literal["user", "item"], column: str) -> pl.
     return text.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if text.dtype == pl.List else text
 
 
-def _read_template(name: str, folder: Path | None) -> tuple[str, str]:
+def _read_template(name: str, folder: Path | None, language: Language) -> tuple[str, str]:
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: no such folder of templates")
     if folder is not None and (folder / f"{name}.j2").is_file():
@@ -188,5 +193,5 @@ def _read_template(name: str, folder: Path | None) -> tuple[str, str]:
             return (folder / f"{name}.j2").read_text(encoding="utf-8"), str(folder / f"{name}.j2")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{folder / f'{name}.j2'}: the template cannot be read: {error}") from error
-    own = files("llm4msr.knowledge") / "templates" / f"{name}.j2"
+    own = files("llm4msr.knowledge") / "templates" / language / f"{name}.j2"
     return own.read_text(encoding="utf-8"), str(own)

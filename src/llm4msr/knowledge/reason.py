@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.folders import seal, write_text_atomically
-from llm4msr.knowledge.engines.base import Engine, Generation
-from llm4msr.knowledge.history import Protocol, snapshot_times
-from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.store import Store, answer_key
+from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
+from llm4msr.knowledge.history import Snapshots, snapshot_times
+from llm4msr.knowledge.prompts import Language, PromptWriter
+from llm4msr.knowledge.questions import LEVELS, Block, Level, blocks, count
+from llm4msr.knowledge.store import answer_key
+from llm4msr.knowledge.stores import MAIN, Stores
 
-Level = Literal["scenario", "user", "item"]
-LEVELS: tuple[Level, ...] = ("scenario", "user", "item")
 KIND = "llm4msr knowledge"
-VERSION = 1
-ALWAYS = np.iinfo(np.int64).min
-"""The time of knowledge that was always true: a scenario's or an item's."""
+VERSION = 2
+_INDEX = pa.schema([("level", pa.string()), ("subject", pa.int32()), ("time", pa.int64()), ("key", pa.binary())])
+_REJECTED = {"level": pl.String, "subject": pl.Int32, "time": pl.Int64, "reason": pl.String}
 
 
 class ReasonConfig(BaseModel):
     """What is asked of the LLM, and how.
 
-    `protocol` and `slices` set the snapshots of users' prompts; `history` is the paper's T, the most positives a
-    scenario in one prompt. The paper's setting is `protocol="train_end"`, `history=55` and the pooling
-    `last_generated` for users.
+    `snapshots` says when users' prompts are made; `history` is the paper's T, the most positives a scenario in one
+    prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
+    without `close_cut`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     levels: tuple[Level, ...] = LEVELS
-    protocol: Protocol = "slices"
-    slices: int = Field(default=4, ge=1, le=1000)
+    snapshots: Snapshots = Snapshots()
     history: int = Field(default=20, ge=1, le=1000)
     text_limit: int = Field(default=100, ge=10, le=10_000)
+    language: Language = "en"
     scenario: Generation = Generation(pooling="last_generated", max_new_tokens=160)
     user: Generation = Generation(pooling="last_prompt")
     item: Generation = Generation(pooling="mean_prompt", chat=False)
@@ -58,22 +61,41 @@ class ReasonConfig(BaseModel):
 
 
 @dataclass(frozen=True)
+class Shard:
+    """The part `number` (from 0) of `of` parts of what is missing, for one worker of several."""
+
+    number: int
+    of: int
+
+    def has(self, key: bytes) -> bool:
+        """Whether a prompt is this part's to ask."""
+        return int.from_bytes(key[:8]) % self.of == self.number
+
+    @property
+    def file(self) -> str:
+        """The store file that this worker writes."""
+        return f"store-{self.number + 1}-of-{self.of}.sqlite"
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a level is: prompts to be answered by the engine, and those answered."""
+    """How far a level is: prompts settled, all of its prompts, and how many the engine was asked."""
 
     level: Level
     done: int
     total: int
+    asked: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a level needed: prompts, different ones among them, and how many of those the store had not yet."""
+    """What a level needed: prompts, different ones among them, those the engine answered now, and those set aside."""
 
     level: Level
     prompts: int
     distinct: int
     answered: int
+    rejected: int = 0
 
 
 def reason(
@@ -83,49 +105,140 @@ def reason(
     config: ReasonConfig,
     *,
     templates: Path | None = None,
+    shard: Shard | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Summary]:
-    """Answer every prompt that the store in `folder` does not hold, then write which answer belongs to whom.
+    """Answer every prompt that the stores in `folder` do not hold, then write which answer belongs to whom.
 
-    Stop it at any time and start it again: only what is missing is asked. Raises `InputError` for a store or a
-    template that cannot be used, and for a prompt that does not fit the model.
+    Stop it at any time and start it again: only what is missing is asked. A prompt that gets no answer is set aside in
+    `rejected.parquet` with its reason; its subject counts as unknown. With a `shard` only that part of what is missing
+    is asked, into a store file of its own, and the folder is not completed: once all parts are there, a call without a
+    shard does that. Raises `InputError` for a store or a template that cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    writer = PromptWriter(
+    writer = make_writer(data, engine, config, templates)
+    moments = snapshot_times(data, config.snapshots)
+    summaries: list[Summary] = []
+    rejected: list[tuple[Level, int, int, str]] = []
+    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, _index(folder, shard) as index:
+        for level in config.levels:
+            level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
+            total = count(level, data, moments)
+            progress(Progress(level, 0, total, 0))
+            for block in blocks(level, data, writer, moments):
+                keys = level_.settle(block, total)
+                kept = [place for place, key in enumerate(keys) if key not in level_.refused]
+                rejected += [
+                    (level, block.subjects[place], block.times[place], level_.refused[key])
+                    for place, key in enumerate(keys)
+                    if key in level_.refused
+                ]
+                index(level, block, keys, kept)
+            summaries.append(level_.summary())
+    if shard is None:
+        _complete(data, engine, folder, config, writer, rejected)
+    return summaries
+
+
+def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:
+    """The prompts of a config for a model."""
+    return PromptWriter(
         data,
         history=config.history,
         templates=templates,
+        language=config.language,
         forbidden=engine.special_tokens,
         text_limit=config.text_limit,
     )
-    summaries, index = [], []
-    with Store(folder / "store.sqlite") as store:
-        for level in config.levels:
-            subjects, times, prompts = _plan(level, data, writer, config)
-            generation = config.generation(level)
-            keys = [answer_key(engine.identity, generation, prompt) for prompt in prompts]
-            by_key = dict(zip(keys, prompts, strict=True))
-            missing = store.missing(keys)
-            progress(Progress(level, 0, len(missing)))
-            done = 0
-            for batch in engine.run([by_key[key] for key in missing], generation):
-                store.write([(missing[position], answer) for position, answer in batch])
-                done += len(batch)
-                progress(Progress(level, done, len(missing)))
-            summaries.append(Summary(level, len(keys), len(by_key), len(missing)))
-            index.append(
-                pl.DataFrame(
-                    {
-                        "level": pl.Series([level] * len(keys), dtype=pl.String),
-                        "subject": pl.Series(subjects, dtype=pl.Int32),
-                        "time": pl.Series(times, dtype=pl.Int64),
-                        "key": pl.Series(keys, dtype=pl.Binary),
-                    }
-                )
-            )
+
+
+class _Level:
+    """One level while its blocks are settled."""
+
+    def __init__(
+        self,
+        level: Level,
+        engine: Engine,
+        generation: Generation,
+        stores: Stores,
+        shard: Shard | None,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.refused: dict[bytes, str] = {}
+        self._level: Level = level
+        self._engine, self._generation = engine, generation
+        self._stores, self._shard, self._progress = stores, shard, progress
+        self._done, self._asked, self._answered, self._rejected = 0, 0, 0, 0
+        self._seen: list[NDArray[np.uint64]] = []  # 8 bytes of each key: enough to count the different ones
+
+    def settle(self, block: Block, total: int) -> list[bytes]:
+        """Have every prompt of a block answered or refused, and give their keys."""
+        keys = [answer_key(self._engine.identity, self._generation, prompt) for prompt in block.prompts]
+        self._seen.append(np.array([int.from_bytes(key[:8]) for key in keys], np.uint64))
+        by_key = dict(zip(keys, block.prompts, strict=True))
+        wanted = [key for key in by_key if key not in self.refused]
+        missing = self._stores.missing(wanted if self._shard is None else filter(self._shard.has, wanted))
+        self._done += len(keys) - len(missing)
+        for batch in self._engine.run([by_key[key] for key in missing], self._generation):
+            answers = []
+            for place, outcome in batch:
+                checked = _checked(outcome)
+                if isinstance(checked, Refusal):
+                    self.refused[missing[place]] = checked.reason
+                else:
+                    answers.append((missing[place], checked))
+            self._stores.write(answers)
+            self._done, self._asked = self._done + len(batch), self._asked + len(batch)
+            self._answered += len(answers)
+            self._progress(Progress(self._level, self._done, total, self._asked))
+        self._rejected += sum(key in self.refused for key in keys)
+        return keys
+
+    def summary(self) -> Summary:
+        """What the level needed."""
+        distinct = len(np.unique(np.concatenate(self._seen))) if self._seen else 0
+        return Summary(self._level, self._done, distinct, self._answered, self._rejected)
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Answer) and not np.isfinite(outcome.vector).all():
+        return Refusal("the engine gave a vector that is not finite; try float32, or another model")
+    return outcome
+
+
+@contextmanager
+def _index(folder: Path, shard: Shard | None) -> Iterator[Callable[[Level, Block, list[bytes], list[int]], None]]:
+    """Writes whose answer is which, block by block; the file takes its name when the block ends well."""
+    if shard is not None:
+        yield lambda level, block, keys, kept: None
+        return
     aside = folder / "index.parquet.part"
-    pl.concat(index).write_parquet(aside)
+    with pq.ParquetWriter(aside, _INDEX) as file:
+
+        def write(level: Level, block: Block, keys: list[bytes], kept: list[int]) -> None:
+            columns = [
+                [level] * len(kept),
+                [block.subjects[place] for place in kept],
+                [block.times[place] for place in kept],
+                [keys[place] for place in kept],
+            ]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
+            file.write_table(pa.Table.from_arrays(arrays, schema=_INDEX))
+
+        yield write
     aside.replace(folder / "index.parquet")
+
+
+def _complete(
+    data: PreparedData,
+    engine: Engine,
+    folder: Path,
+    config: ReasonConfig,
+    writer: PromptWriter,
+    rejected: list[tuple[Level, int, int, str]],
+) -> None:
+    """Write what was set aside and the templates, and seal the folder."""
+    pl.DataFrame(rejected, schema=_REJECTED, orient="row").write_parquet(folder / "rejected.parquet")
     (folder / "templates").mkdir(exist_ok=True)
     for name, source in writer.sources.items():
         write_text_atomically(folder / "templates" / f"{name}.j2", source)
@@ -135,27 +248,5 @@ def reason(
         "special_tokens": list(engine.special_tokens),
         "config": config.model_dump(mode="json"),
     }
-    seal(folder, KIND, VERSION, content, files=["index.parquet", *(f"templates/{n}.j2" for n in writer.sources)])
-    return summaries
-
-
-def _plan(
-    level: Level, data: PreparedData, writer: PromptWriter, config: ReasonConfig
-) -> tuple[list[int], list[int], list[str]]:
-    """Subjects, times and prompts of a level: all scenarios, all users at their snapshots, all items that occur."""
-    if level == "scenario":
-        prompts = writer.scenarios()
-        return list(range(len(prompts))), [ALWAYS] * len(prompts), prompts
-    if level == "item":
-        seen = np.zeros(data.items.height, dtype=bool)
-        seen[data.item] = True
-        seen[data.positives["item"].to_numpy()] = True
-        codes = np.flatnonzero(seen).tolist()
-        return codes, [ALWAYS] * len(codes), writer.items(codes)
-    subjects, times, prompts = [], [], []
-    for time in snapshot_times(data, config.protocol, config.slices):
-        for user, prompt in writer.users(time):
-            subjects.append(user)
-            times.append(time)
-            prompts.append(prompt)
-    return subjects, times, prompts
+    files = ["index.parquet", "rejected.parquet", *(f"templates/{n}.j2" for n in writer.sources)]
+    seal(folder, KIND, VERSION, content, files=files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,22 +11,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.controls import (
     Control,
-    category_vectors,
-    count_states,
     count_vectors,
     disturbed,
     history_vectors,
-    scenario_categories,
     scenario_counts,
-    trained_items,
+    scenario_items,
 )
-from llm4msr.knowledge.reason import KIND, VERSION, Level
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.item_vectors import ItemKind, ItemVectors, item_vectors
+from llm4msr.knowledge.questions import Level
 from llm4msr.knowledge.states import States, StateTable, compose
-from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.vectors import Reduction
 
 Source = Literal["scenario", "prompted", "own", "others", "item"]
@@ -36,16 +32,26 @@ Source = Literal["scenario", "prompted", "own", "others", "item"]
 class KnowledgeConfig(BaseModel):
     """How stored vectors become states.
 
-    `dimensions` is what users' and items' vectors are reduced to. `half_life_days` weighs events in composed states.
+    `dimensions` is what users' and items' vectors are reduced to. `vectors` are the kinds of item vectors that are
+    joined, each with an equal share of the dimensions. In composed states an event weighs half after
+    `half_life_days`, or after `half_life_events` further events where that is given; `behaviour_weights` makes some
+    behaviours weigh more or less than 1, and `counts` adds the logarithm of the number of events to each state.
     `control` replaces the knowledge, to see whether it is the knowledge that helps: see `llm4msr.knowledge.controls`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dimensions: int = Field(default=64, ge=1, le=4096)
+    vectors: tuple[ItemKind, ...] = Field(default=("llm",), min_length=1)
     half_life_days: float = Field(default=30.0, gt=0)
+    half_life_events: float | None = Field(default=None, gt=0)
+    behaviour_weights: dict[str, float] = Field(default_factory=dict)
+    counts: bool = False
     control: Control = "none"
     control_seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Knowledge:
 
     `scenario` is `(D, d)`; `item` has the candidate's vector, index 0 for an item without one; `users` has the
     user-level tables (prompted, own, others) in order. `reductions` is what was fitted, to be saved with the model.
-    `leaks` says, where the protocol shows training rows their own labels, that it does.
+    `leaks` says, where the protocol shows rows what they must not know, that it does.
     """
 
     scenario: NDArray[np.float32] | None = None
@@ -65,52 +71,6 @@ class Knowledge:
 
 
 NO_KNOWLEDGE = Knowledge()
-
-
-@dataclass(frozen=True)
-class KnowledgeFolder:
-    """A folder that `reason` completed for one prepared data set."""
-
-    path: Path
-    manifest: dict[str, Any]
-    index: pl.DataFrame
-
-    @classmethod
-    def open(cls, path: Path, data: PreparedData) -> KnowledgeFolder:
-        """Open it; raises `InputError` where it is of other data, incomplete, altered or of another version."""
-        manifest = read_manifest(path, KIND, VERSION)
-        verify(path, manifest)
-        if manifest["prepared"] != data.fingerprint:
-            raise InputError(
-                f"{path}: was made for other prepared data than {data.path}; run `llm4msr reason` for it "
-                "(answers that are the same are found again)"
-            )
-        return cls(path, manifest, pl.read_parquet(path / "index.parquet"))
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the content: the checksum of the manifest, which holds that of the index of answers."""
-        return checksum(self.path / MANIFEST)
-
-    @property
-    def protocol(self) -> str:
-        """When users' prompts were made: `slices` or `train_end`."""
-        return str(self.manifest["config"]["protocol"])
-
-    def subjects(self, level: Level) -> pl.DataFrame:
-        """Whom and when a level is about: subject, time and key; raises `InputError` where the level is absent."""
-        index = self.index.filter(pl.col("level") == level)
-        if index.is_empty():
-            raise InputError(
-                f"{self.path}: holds no knowledge of the level {level!r}; run `llm4msr reason` with that level"
-            )
-        return index
-
-    def level(self, level: Level) -> tuple[pl.DataFrame, NDArray[np.float16]]:
-        """Subjects and times of a level, and their vectors `(n, d)`."""
-        index = self.subjects(level)
-        with Store(self.path / "store.sqlite", read_only=True) as store:
-            return index, store.vectors(index["key"].to_list())
 
 
 def load_knowledge(
@@ -125,21 +85,23 @@ def load_knowledge(
         scenario = _disturbed(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
-        users["prompted"] = _prompted(folder, data, config, reductions)
+        users["prompted"], reductions["user"] = _prompted(folder, data, config)
     item = None
     if needs & {"own", "others", "item"}:
-        vectors, known = _item_vectors(folder, data, config, reductions)
-        if "own" in needs:
-            users["own"] = _composed(data, vectors, known, config, own=True)
-        if "others" in needs:
-            users["others"] = _composed(data, vectors, known, config, own=False)
+        items = _items(folder, data, config)
+        reductions |= items.reductions
+        for source in ("own", "others"):
+            if source in needs:
+                users[source] = _composed(data, items, config, source, reductions)
         if "item" in needs:
-            table = np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])
-            item = StateTable(table, np.where(known[data.item], data.item + 1, 0).astype(np.int32))
-    leaks = ""
-    if "prompted" in needs and folder.protocol == "train_end":
-        leaks = "protocol train_end: each training row's own label is in its user's prompt"
-    return Knowledge(scenario, item, users, reductions, leaks)
+            table = np.concatenate([np.zeros((1, items.vectors.shape[1]), dtype=np.float32), items.vectors])
+            item = StateTable(table, np.where(items.known[data.item], data.item + 1, 0).astype(np.int32))
+    return Knowledge(scenario, item, users, reductions, folder.leaks if "prompted" in needs else "")
+
+
+def _kinds(config: KnowledgeConfig) -> tuple[ItemKind, ...]:
+    """The kinds of item vectors that the config, or the control in its place, reads."""
+    return (config.control,) if config.control in ("text", "categories") else config.vectors
 
 
 def _scenario_vectors(
@@ -147,96 +109,100 @@ def _scenario_vectors(
 ) -> NDArray[np.float16] | NDArray[np.float32]:
     if config.control == "counts":
         return scenario_counts(data)
-    if config.control == "categories":
-        return scenario_categories(data, category_vectors(data, config.dimensions))
+    if config.control in ("text", "categories"):
+        return scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
     return folder.level("scenario")[1]
 
 
-def _user_vectors(
-    folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
-) -> tuple[pl.DataFrame, NDArray[np.float16] | NDArray[np.float32]]:
-    """The subjects and times of users' prompts, and a vector for each."""
-    if config.control not in ("counts", "categories"):
-        return folder.level("user")
+def _prompted(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[StateTable, Reduction]:
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
-    if config.control == "counts":
-        return index, count_vectors(data, user, time)
-    most = int(folder.manifest["config"]["history"])
-    return index, history_vectors(data, user, time, most, category_vectors(data, config.dimensions))
-
-
-def _prompted(
-    folder: KnowledgeFolder,
-    data: PreparedData,
-    config: KnowledgeConfig,
-    reductions: dict[str, Reduction],
-) -> StateTable:
-    index, raw = _user_vectors(folder, data, config)
-    reductions["user"] = Reduction.fit(raw, config.dimensions)  # every snapshot is of the training part
-    user, time = index["subject"].to_numpy(), index["time"].to_numpy()
-    vectors = reductions["user"].apply(raw)
+    training = time <= data.split.valid_time
+    if config.control in ("counts", "text", "categories"):
+        if config.control == "counts":
+            raw = count_vectors(data, user, time)
+        else:
+            items = item_vectors(folder, data, _kinds(config), config.dimensions).vectors
+            raw = history_vectors(data, user, time, folder.config.history, items)
+        reduction = Reduction.fit(raw[training] if training.any() else raw, config.dimensions)
+        vectors = reduction.apply(raw)
+    else:
+        fitted = training if training.any() else np.ones_like(training)  # `all` has only a snapshot after everything
+        _, vectors, reduction = folder.reduced("user", config.dimensions, lambda _: fitted)
     if config.control == "shuffled":
         for moment in np.unique(time):
             there = np.flatnonzero(time == moment)
             vectors[there] = _disturbed(vectors[there], user[there], config, "user")
     else:
         vectors = _disturbed(vectors, user, config, "user")
-    if folder.protocol == "train_end":
-        time = np.full_like(time, data.time[0] - 1)  # the paper's protocol: every row is given the one snapshot
+    if folder.leaks:
+        time = np.full_like(time, data.time[0] - 1)  # every row is given the one snapshot, whenever it was made
     order = np.lexsort((time, user))
     states = States(user[order], time[order], vectors[order])
-    return states.seen_by(np.asarray(data.user), np.asarray(data.time))
+    return states.seen_by(np.asarray(data.user), np.asarray(data.time)), reduction
 
 
-def _item_vectors(
-    folder: KnowledgeFolder,
-    data: PreparedData,
-    config: KnowledgeConfig,
-    reductions: dict[str, Reduction],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A vector for each item code `(items, k)`, and which of them are known. Fitted on the training part's items."""
+def _items(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
     if config.control == "counts":  # says nothing of an item
-        return np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool)
-    if config.control == "categories":
-        codes = folder.subjects("item")["subject"].to_numpy()
-        raw: NDArray[Any] = category_vectors(data, config.dimensions)[codes]
-    else:
-        index, raw = folder.level("item")
-        codes = index["subject"].to_numpy()
-    reductions["item"] = Reduction.fit(raw[trained_items(data)[codes]], config.dimensions)
-    reduced = _disturbed(reductions["item"].apply(raw), codes, config, "item")
-    vectors = np.zeros((data.items.height, reduced.shape[1]), dtype=np.float32)
-    known = np.zeros(data.items.height, dtype=bool)
-    vectors[codes], known[codes] = reduced, True
-    return vectors, known
+        return ItemVectors(np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool), {})
+    found = item_vectors(folder, data, _kinds(config), config.dimensions)
+    codes = np.flatnonzero(found.known)
+    found.vectors[codes] = _disturbed(found.vectors[codes], codes, config, "item")
+    return found
 
 
 def _composed(
-    data: PreparedData, vectors: NDArray[np.float32], known: NDArray[np.bool_], config: KnowledgeConfig, *, own: bool
+    data: PreparedData,
+    items: ItemVectors,
+    config: KnowledgeConfig,
+    source: Literal["own", "others"],
+    reductions: dict[str, Reduction],
 ) -> StateTable:
     """For each scenario the states of its events (own), or of those of all the others, joined to its rows."""
     events = data.positives
     scenario, item = events["scenario"].to_numpy(), events["item"].to_numpy()
-    tables, base = [np.zeros((1, vectors.shape[1]), dtype=np.float32)], 1
+    weight = _weights(data, config)[events["behaviour"].to_numpy()]
+    usable = weight > 0 if config.control == "counts" else (weight > 0) & items.known[item]
     index = np.zeros(data.rows, dtype=np.int32)
     row_scenario = np.asarray(data.scenario)
+    found: list[States] = []
+    base = 1
     for d in range(data.scenario_count):
-        chosen = (scenario == d) if own else (scenario != d)
-        if config.control != "counts":
-            chosen &= known[item]
+        chosen = usable & ((scenario == d) if source == "own" else (scenario != d))
         part = events.filter(pl.Series(chosen))
-        user, time = part["user"].to_numpy(), part["time"].to_numpy()
-        if config.control == "counts":
-            states = count_states(user, time)
-        else:
-            states = compose(user, time, part["item"].to_numpy(), vectors, config.half_life_days)
+        states = compose(
+            part["user"].to_numpy(),
+            part["time"].to_numpy(),
+            part["item"].to_numpy(),
+            items.vectors,
+            config.half_life_days,
+            half_life_events=config.half_life_events,
+            weight=weight[chosen],
+        )
         rows = np.flatnonzero(row_scenario == d)
         seen = states.seen_by(data.user[rows], data.time[rows]).index
         index[rows] = np.where(seen > 0, seen + (base - 1), 0)
-        tables.append(states.vectors)
+        found.append(states)
         base += len(states.vectors)
-    return StateTable(np.concatenate(tables), index)
+    vectors = np.concatenate([states.vectors for states in found])
+    if config.counts or config.control == "counts":
+        count = np.log1p(np.concatenate([states.count for states in found]))[:, None].astype(np.float32)
+        before = np.concatenate([states.time for states in found]) < data.split.valid_time
+        reductions[f"counts {source}"] = Reduction.fit(count[before] if before.any() else count, 0)
+        count = reductions[f"counts {source}"].apply(count)
+        vectors = count if config.control == "counts" else np.concatenate([vectors, count], 1)
+    return StateTable(np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors]), index)
+
+
+def _weights(data: PreparedData, config: KnowledgeConfig) -> NDArray[np.float64]:
+    """The weight of each behaviour. Raises `InputError` for one that the schema does not have, or below 0."""
+    names = [b.name for b in data.schema.behaviours]
+    for name, value in config.behaviour_weights.items():
+        if name not in names:
+            raise InputError(f"behaviour_weights: there is no behaviour {name!r}; {nearest(name, names)}")
+        if not 0 <= value < np.inf:
+            raise InputError(f"behaviour_weights: {name!r} weighs {value}; expected a number of at least 0")
+    return np.array([config.behaviour_weights.get(name, 1.0) for name in names])
 
 
 def _disturbed(

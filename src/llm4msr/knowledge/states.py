@@ -6,7 +6,7 @@ event's time, so ties count as later and no row ever sees a state made from itse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,15 @@ class StateTable:
 
 @dataclass(frozen=True)
 class States:
-    """States sorted by user and time: `user` and `time` are `(n,)`, `vectors` `(n, d)`."""
+    """States sorted by user and time: `user` and `time` are `(n,)`, `vectors` `(n, d)`.
+
+    `count` `(n,)`, of composed states, says of how many events each is made.
+    """
 
     user: NDArray[np.int32]
     time: NDArray[np.int64]
     vectors: NDArray[np.float32]
+    count: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def seen_by(self, row_user: NDArray[np.int32], row_time: NDArray[np.int64]) -> StateTable:
         """The as-of join: for each row the latest state of its user strictly before its time, else `UNKNOWN`."""
@@ -68,32 +72,47 @@ def compose(
     item: NDArray[np.int32],
     vectors: NDArray[np.float32],
     half_life_days: float,
+    *,
+    half_life_events: float | None = None,
+    weight: NDArray[np.float64] | None = None,
     block: int = 1_000_000,
 ) -> States:
-    """Recency-weighted means of the vectors of a user's items, one state at each moment with an event.
+    """Weighted means of the vectors of a user's items, one state at each moment with an event.
 
     At a moment t the state is `sum_e w_e v_e / sum_e w_e` over the user's events up to and with t, where
-    `w_e = 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time scales all weights alike.
+    `w_e = weight_e * 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time scales all weights
+    alike. With `half_life_events` the user's events are counted in place of time: `t` is their number so far, and
+    events of one moment count as one step together.
 
     Args:
         user, time, item: the events, `(n,)`, sorted by user, then time (microseconds).
         vectors: a vector an item, `(items, d)`, indexed by `item`.
         half_life_days: after how long an event weighs half.
+        half_life_events: after how many further events it does; takes the place of `half_life_days`.
+        weight: of each event, above 0; 1 where not given.
         block: events handled at once, which bounds memory.
     """
     new = np.ones(len(user), dtype=bool)
     new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
     first = np.flatnonzero(new)
     state_user, state_time = user[first], time[first]
-    counts = np.diff(np.append(first, len(user))).astype(np.float64)
+    events_at = np.diff(np.append(first, len(user)))
+    begins = np.searchsorted(state_user, state_user, side="left")
+    total = np.cumsum(events_at)
+    count = total - (total - events_at)[begins] if len(first) else total
+    weights = np.ones(len(user)) if weight is None else weight
+    clock = state_time / _DAY / half_life_days if half_life_events is None else count / half_life_events
     out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
     for start, stop in _whole_users(state_user, first, len(user), block):
         events = slice(first[start], first[stop] if stop < len(first) else len(user))
-        sums = np.add.reduceat(vectors[item[events]].astype(np.float64), first[start:stop] - first[start], axis=0)
-        out[start:stop] = _decayed_means(
-            state_user[start:stop], state_time[start:stop], sums, counts[start:stop], half_life_days * _DAY
-        )
-    return States(state_user, state_time, out)
+        inside = first[start:stop] - first[start]
+        weighted = vectors[item[events]].astype(np.float64)
+        if weight is not None:
+            weighted *= weights[events][:, None]
+        sums = np.add.reduceat(weighted, inside, axis=0)
+        masses = np.add.reduceat(weights[events], inside)
+        out[start:stop] = _decayed_means(state_user[start:stop], clock[start:stop], sums, masses)
+    return States(state_user, state_time, out, count)
 
 
 def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int, block: int) -> list[tuple[int, int]]:
@@ -114,25 +133,27 @@ def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int,
 
 def _decayed_means(
     user: NDArray[np.int32],
-    time: NDArray[np.int64],
+    clock: NDArray[np.float64],
     sums: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    half_life: float,
+    masses: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The running mean at each state: one vectorised step for the first states of all users, one for the second, ..."""
+    """The running mean at each state, `clock` being in half-lives.
+
+    One vectorised step for the first states of all users, one for the second, and so on.
+    """
     begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
     lengths = np.diff(np.append(begins, len(user)))
     order = np.argsort(-lengths, kind="stable")  # users with more states first: those still active are a prefix
     begins, lengths = begins[order], lengths[order]
     means = np.empty_like(sums)
-    total, weight = sums[begins].copy(), counts[begins].copy()
+    total, weight = sums[begins].copy(), masses[begins].copy()
     means[begins] = total / weight[:, None]
     for step in range(1, int(lengths[0]) if len(lengths) else 0):
         active = int(np.searchsorted(-lengths, -step, side="left"))
         here = begins[:active] + step
-        decay = np.exp2(-(time[here] - time[here - 1]) / half_life)
+        decay = np.exp2(clock[here - 1] - clock[here])
         total, weight = total[:active], weight[:active]
         total = total * decay[:, None] + sums[here]
-        weight = weight * decay + counts[here]
+        weight = weight * decay + masses[here]
         means[here] = total / weight[:, None]
     return means

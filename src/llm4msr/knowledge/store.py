@@ -105,7 +105,7 @@ class Store:
         rows = []
         for key, a in answers:
             if not np.isfinite(a.vector).all():
-                raise InputError("the engine gave a vector that is not finite; try float32, or another model")
+                raise InputError("a vector that is not finite cannot be stored")
             vector = np.ascontiguousarray(a.vector, dtype=np.float16).tobytes()
             numbers = (a.finish_reason, a.prompt_tokens, a.generated_tokens)
             rows.append((key, a.text, vector, *numbers, _row_checksum(key, a.text, vector, *numbers)))
@@ -120,15 +120,11 @@ class Store:
 
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
         """The vectors of the keys, `(n, d)`. Raises `InputError` where one is missing, altered or of another width."""
-        distinct = {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
-        absent = sum(key not in distinct for key in set(keys))
-        if absent:
-            raise InputError(f"{self.path}: {absent} answers are missing; run `llm4msr reason` again to complete it")
-        if not keys:
-            return np.zeros((0, 0), dtype=np.float16)
-        if len({len(vector) for vector in distinct.values()}) > 1:
-            raise InputError(f"{self.path}: vectors of several widths stand under one setting; reason anew")
-        return np.stack([distinct[key] for key in keys])
+        return stacked(self.vectors_of(keys), keys, self.path)
+
+    def vectors_of(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
+        """The vectors of those of the keys that are here. Raises `InputError` for a row that was altered."""
+        return {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
 
     def _rows(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
         for chunk in _chunks(keys):
@@ -154,6 +150,18 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise InputError(f"{self.path}: the store cannot be used: {error}") from error
+
+
+def stacked(found: dict[bytes, NDArray[np.float16]], keys: Sequence[bytes], where: Path) -> NDArray[np.float16]:
+    """The vectors of the keys, `(n, d)`; raises `InputError` where one is missing, or their widths differ."""
+    absent = sum(key not in found for key in set(keys))
+    if absent:
+        raise InputError(f"{where}: {absent} answers are missing; run `llm4msr reason` again to complete it")
+    if not keys:
+        return np.zeros((0, 0), dtype=np.float16)
+    if len({len(vector) for vector in found.values()}) > 1:
+        raise InputError(f"{where}: vectors of several widths stand under one setting; reason anew")
+    return np.stack([found[key] for key in keys])
 
 
 def _row_checksum(key: bytes, text: str, vector: bytes, reason: str, prompt: int, generated: int) -> bytes:

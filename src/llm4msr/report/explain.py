@@ -10,11 +10,10 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
-from llm4msr.knowledge.engines.base import Engine, Generation
-from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.reason import ReasonConfig
-from llm4msr.knowledge.sources import KnowledgeFolder
-from llm4msr.knowledge.store import Store, answer_key
+from llm4msr.knowledge.engines.base import Engine, Generation, Refusal
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.store import answer_key
+from llm4msr.knowledge.stores import Stores
 
 _HOW = {
     "last_generated": "the hidden state of the last token that the LLM generated",
@@ -67,7 +66,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     if found is None:
         close = nearest(user, ids.to_list()) if len(ids) <= 20_000 else f"there are {len(ids)} users"
         raise InputError(f"{data.path}: there is no user {user!r}; {close}")
-    config = ReasonConfig.model_validate(folder.manifest["config"])
+    config = folder.config
     events = data.positives.filter(pl.col("user") == found)
     names = [s.title for s in data.schema.scenarios]
     by_scenario = dict(events["scenario"].value_counts().iter_rows())
@@ -77,20 +76,14 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     if snapshots.is_empty():
         return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
     latest = snapshots.row(-1, named=True)
-    with Store(folder.path / "store.sqlite") as store:
+    with Stores(folder.path) as store:
         answer = store.read(latest["key"])
         if answer is None:
             raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
-        writer = PromptWriter(
-            data,
-            history=config.history,
-            templates=folder.path / "templates",
-            forbidden=folder.manifest["special_tokens"],
-            text_limit=config.text_limit,
-        )
+        writer = folder.writer(data)
         prompt = writer.user(int(found), latest["time"])
         shown = events.filter(pl.col("time") < latest["time"])
-        history = _history(data, shown, names, writer.titles, config.history)
+        history = _history(data, shown, names, writer.title, config.history)
         on_request = not config.user.generates
         if on_request and prompt is not None:
             key = answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt)
@@ -103,6 +96,8 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
                         f"given is {llm.identity}; name the same model and number format"
                     )
                 (written,) = [answer for batch in llm.run([prompt], FOR_PEOPLE) for _, answer in batch]
+                if isinstance(written, Refusal):
+                    raise InputError(f"no text can be written for user {user!r}: {written.reason}")
                 store.write([(key, written)])
                 kept = written
             answer = kept
@@ -120,12 +115,12 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
 
 
 def _history(
-    data: PreparedData, events: pl.DataFrame, names: list[str], titles: list[str], most: int
+    data: PreparedData, events: pl.DataFrame, names: list[str], title: Callable[[int], str], most: int
 ) -> list[Positive]:
     """The positives that the prompt was made of: the most recent ones of each scenario, oldest first."""
     shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
     return [
-        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, titles[item])
+        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, title(item))
         for time, scenario, kind, item in shown.select("time", "scenario", "behaviour", "item").iter_rows()
     ]
 

@@ -52,21 +52,22 @@ class Bars:
 
     def reasoning(self, progress: Progress) -> None:
         """Show one step of `reason`."""
-        self._update(progress.level, progress.done, progress.total, "")
+        self._update(progress.level, progress.done, progress.total, "", progress.asked)
 
     def training(self, name: str, progress: TrainProgress) -> None:
         """Show one validation of a training run."""
         auc = "" if progress.validation is None else f"AUC {progress.validation:.4f}, "
         self._update(name, progress.step, progress.steps, f"{auc}{progress.rows_per_second:,.0f} rows/s")
 
-    def _update(self, name: str, done: int, total: int, rate: str) -> None:
-        now = time.monotonic()
+    def _update(self, name: str, done: int, total: int, rate: str, worked: int | None = None) -> None:
+        """`worked` is how much was done by work that takes its time; by default, all of it."""
+        now, worked = time.monotonic(), done if worked is None else worked
         if name not in self._tasks:
             for other, *_ in self._tasks.values():
                 self._bars.update(other, visible=False)
-            self._tasks[name] = self._bars.add_task(name, total=total, rate=""), now, done
+            self._tasks[name] = self._bars.add_task(name, total=total, rate=""), now, worked
         task, began, before = self._tasks[name]
-        since = done - before
+        since = worked - before
         rate = rate or (f"{60 * since / (now - began):,.0f} prompts/min" if since else "")
         self._bars.update(task, completed=done, total=total, rate=rate)
         if not self._console.is_terminal and since and now - self._said > self._pause:

@@ -24,7 +24,8 @@ from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import write_text_atomically
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, KnowledgeFolder, Source, load_knowledge
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, Source, load_knowledge
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.schema import explain_validation
 from llm4msr.training.batches import BatchSource

@@ -29,6 +29,10 @@ class Generation(BaseModel):
     - `last_prompt`, `mean_prompt`: the prompt's last token, or the mean over its tokens without the first, which in
       every prompt is the same outlier. Nothing is generated.
 
+    A text that the token limit cut off is, where `close_cut` is set, closed with the same fixed question, and the
+    vector is the question's last state: the state in the middle of a sentence says little. The paper's own pooling is
+    `last_generated` without it.
+
     `chat` wraps the prompt in the model's own chat template, where it has one. Decoding is greedy;
     `repetition_penalty` divides the positive logits of tokens already generated, and multiplies the negative ones
     (Keskar et al., CTRL, 2019), since small models otherwise repeat themselves.
@@ -40,6 +44,7 @@ class Generation(BaseModel):
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 96
     repetition_penalty: Annotated[float, Field(ge=1.0, le=2.0)] = 1.2
     chat: bool = True
+    close_cut: bool = True
 
     @property
     def generates(self) -> bool:
@@ -62,6 +67,16 @@ class Answer:
     generated_tokens: int
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A prompt that got no answer, and why. It is set aside, and the others go on."""
+
+    reason: str
+
+
+Outcome = Answer | Refusal
+
+
 class Engine(Protocol):
     """A frozen LLM that answers prompts."""
 
@@ -75,6 +90,6 @@ class Engine(Protocol):
         """Tokens that steer the model and must not come from data."""
         ...
 
-    def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[list[tuple[int, Answer]]]:
-        """Answer the prompts in any order: each item is one finished batch of (position in `prompts`, answer)."""
+    def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
+        """Answer the prompts in any order: each item is one finished batch of (position in `prompts`, outcome)."""
         ...

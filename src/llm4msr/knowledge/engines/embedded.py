@@ -30,7 +30,7 @@ def find_gguf() -> Path | None:
 def embedded_model(report: Callable[[str], None] = lambda message: None) -> Path:
     """A model folder with the embedded LLM in bfloat16; made on first use (about 20 seconds), reused afterwards.
 
-    It lies in the user's cache folder, or in `LLM4MSR_CACHE` where that is set. Raises `InputError` where the package
+    It lies in the `cache_folder`. Raises `InputError` where the package
     is not installed.
     """
     gguf = find_gguf()
@@ -40,14 +40,18 @@ def embedded_model(report: Callable[[str], None] = lambda message: None) -> Path
             "or name the folder of another model"
         )
     source = checksum(gguf)
-    cache = Path(os.environ.get("LLM4MSR_CACHE") or user_cache_path("llm4msr"))
-    folder = cache / f"{NAME}-{source[:12]}"
+    folder = cache_folder() / f"{NAME}-{source[:12]}"
     try:
         read_manifest(folder, _KIND, _VERSION)
     except InputError:
         report(f"unpacking {NAME} into {folder} (once)")
         _unpack(gguf, folder, source)
     return folder
+
+
+def cache_folder() -> Path:
+    """Where models made on this machine are kept: the user's cache folder, or `LLM4MSR_CACHE` where that is set."""
+    return Path(os.environ.get("LLM4MSR_CACHE") or user_cache_path("llm4msr"))
 
 
 def _unpack(gguf: Path, folder: Path, source: str) -> None:

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.knowledge.engines.base import Answer, Generation, Pooling
-from llm4msr.knowledge.engines.transformers import TransformersEngine, _penalised
+from llm4msr.knowledge.engines.local import LocalEngine
+from llm4msr.knowledge.engines.reading import _penalised
+from tests.knowledge.engines import KINDS, Kind, make_local
 from tests.knowledge.reference_llm import Reference
-from tests.knowledge.tiny_models import attentive, stopping_at
+from tests.knowledge.tiny_models import FAMILIES, attentive, of_family, stopping_at
 
 PROMPTS = ["tea", "a longer prompt about coffee and buns", "x", "Zwölf Brötchen, bitte!", "tea and a bun"]
 GENERATING: list[Pooling] = ["last_generated", "mean_generated", "closing"]
@@ -23,9 +25,15 @@ def llm(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return attentive(tiny_llm, tmp_path_factory.mktemp("attentive"))
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def engine(llm: Path) -> TransformersEngine:
-    return TransformersEngine(llm, dtype="float32", device="cpu")
+def engine(kind: Kind, llm: Path) -> LocalEngine:
+    return make_local(kind, llm)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +46,16 @@ def stopping_llm(llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stopping_engine(stopping_llm: Path) -> TransformersEngine:
-    return TransformersEngine(stopping_llm, dtype="float32", device="cpu")
+def stopping_engine(kind: Kind, stopping_llm: Path) -> LocalEngine:
+    return make_local(kind, stopping_llm)
 
 
-def run(engine: TransformersEngine, prompts: list[str], generation: Generation) -> list[Answer]:
+def run(engine: LocalEngine, prompts: list[str], generation: Generation) -> list[Answer]:
     """Answers in the order of the prompts."""
     answers = dict(pair for batch in engine.run(prompts, generation) for pair in batch)
-    return [answers[i] for i in range(len(prompts))]
+    found = [answers[i] for i in range(len(prompts))]
+    assert all(isinstance(answer, Answer) for answer in found)
+    return [answer for answer in found if isinstance(answer, Answer)]
 
 
 def assert_same(found: list[Answer], expected: list[Answer]) -> None:
@@ -61,18 +71,19 @@ def assert_same(found: list[Answer], expected: list[Answer]) -> None:
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_an_answer_is_what_the_model_gives_to_the_prompt_alone(
-    engine: TransformersEngine, llm: Path, pooling: Pooling, chat: bool
+    engine: LocalEngine, llm: Path, pooling: Pooling, chat: bool
 ) -> None:
     generation = Generation(pooling=pooling, max_new_tokens=10, chat=chat)
     reference = Reference(llm)
     assert_same(run(engine, PROMPTS, generation), [reference.answer(p, generation) for p in PROMPTS])
 
 
+@pytest.mark.parametrize("close_cut", [True, False])
 @pytest.mark.parametrize("pooling", GENERATING)
 def test_a_text_that_ends_by_itself_has_the_state_of_its_own_end(
-    stopping_engine: TransformersEngine, stopping_llm: Path, pooling: Pooling
+    stopping_engine: LocalEngine, stopping_llm: Path, pooling: Pooling, close_cut: bool
 ) -> None:
-    generation = Generation(pooling=pooling, max_new_tokens=8, chat=False)
+    generation = Generation(pooling=pooling, max_new_tokens=8, chat=False, close_cut=close_cut)
     reference = Reference(stopping_llm)
     answers = run(stopping_engine, PROMPTS, generation)
     assert [(answers[i].finish_reason, answers[i].generated_tokens) for i in (0, 2)] == [("stop", 0), ("stop", 4)]
@@ -80,17 +91,17 @@ def test_a_text_that_ends_by_itself_has_the_state_of_its_own_end(
     assert_same(answers, [reference.answer(p, generation) for p in PROMPTS])
 
 
-def test_a_text_cut_by_the_limit_says_so(engine: TransformersEngine) -> None:
+def test_a_text_cut_by_the_limit_says_so(engine: LocalEngine) -> None:
     (answer,) = run(engine, ["tea"], Generation(pooling="last_generated", max_new_tokens=3))
     assert (answer.finish_reason, answer.generated_tokens) == ("length", 3)
 
 
-def test_nothing_is_generated_where_the_prompts_state_is_wanted(engine: TransformersEngine) -> None:
+def test_nothing_is_generated_where_the_prompts_state_is_wanted(engine: LocalEngine) -> None:
     (answer,) = run(engine, ["tea"], Generation(pooling="last_prompt", chat=False))
     assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.generated_tokens) == ("", "prefill", 3, 0)
 
 
-def test_the_penalty_changes_what_is_repeated(engine: TransformersEngine, llm: Path) -> None:
+def test_the_penalty_changes_what_is_repeated(engine: LocalEngine, llm: Path) -> None:
     texts = []
     for penalty in (1.0, 1.2, 2.0):
         generation = Generation(pooling="last_generated", max_new_tokens=40, repetition_penalty=penalty)
@@ -107,29 +118,40 @@ def test_the_penalty_makes_tokens_less_likely_whatever_the_sign_of_their_logits(
     assert _penalised(logits, generated, generation).tolist() == [[1, -4, 1], [2, -2, 0.5]]
 
 
-def test_a_prompt_of_one_token_is_its_own_mean(engine: TransformersEngine) -> None:
+def test_a_prompt_of_one_token_is_its_own_mean(engine: LocalEngine) -> None:
     (mean,) = run(engine, ["x"], Generation(pooling="mean_prompt", chat=False))
     (last,) = run(engine, ["x"], Generation(pooling="last_prompt", chat=False))
     assert np.array_equal(mean.vector, last.vector)
 
 
-def test_an_empty_prompt_has_a_finite_vector(engine: TransformersEngine) -> None:
+def test_an_empty_prompt_has_a_finite_vector(engine: LocalEngine) -> None:
     (answer,) = run(engine, [""], Generation(pooling="mean_prompt", chat=False))
     assert np.isfinite(answer.vector).all()
 
 
-def test_no_prompts_give_no_batches(engine: TransformersEngine) -> None:
+def test_no_prompts_give_no_batches(engine: LocalEngine) -> None:
     assert list(engine.run([], Generation(pooling="closing"))) == []
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_the_size_of_batches_changes_nothing(stopping_llm: Path, pooling: Pooling) -> None:
+def test_the_size_of_batches_changes_nothing(kind: Kind, stopping_llm: Path, pooling: Pooling) -> None:
     generation = Generation(pooling=pooling, max_new_tokens=6, chat=False)
-    alone = TransformersEngine(stopping_llm, dtype="float32", device="cpu", batch_tokens=1)
-    together = TransformersEngine(stopping_llm, dtype="float32", device="cpu", batch_tokens=100_000)
+    alone = make_local(kind, stopping_llm, batch_tokens=1)
+    together = make_local(kind, stopping_llm, batch_tokens=100_000)
     assert [len(batch) for batch in alone.run(PROMPTS, generation)] == [1] * len(PROMPTS)
     assert [len(batch) for batch in together.run(PROMPTS, generation)] == [len(PROMPTS)]
     assert_same(run(alone, PROMPTS, generation), run(together, PROMPTS, generation))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(
+    stopping_engine: LocalEngine, stopping_llm: Path, pooling: Pooling
+) -> None:
+    generation = Generation(pooling=pooling, max_new_tokens=6, chat=False)
+    prompts = [f"a beginning that all of them share: {rest}" for rest in ("tea", "buns and more", "x")]
+    assert_same(
+        run(stopping_engine, prompts, generation), [Reference(stopping_llm).answer(p, generation) for p in prompts]
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -138,7 +160,7 @@ def test_the_size_of_batches_changes_nothing(stopping_llm: Path, pooling: Poolin
     pooling=st.sampled_from(POOLINGS),
 )
 def test_the_company_and_the_order_of_prompts_change_nothing(
-    stopping_engine: TransformersEngine, prompts: list[str], pooling: Pooling
+    stopping_engine: LocalEngine, prompts: list[str], pooling: Pooling
 ) -> None:
     generation = Generation(pooling=pooling, max_new_tokens=4, chat=False)
     alone = [run(stopping_engine, [prompt], generation)[0] for prompt in prompts]
@@ -146,8 +168,17 @@ def test_the_company_and_the_order_of_prompts_change_nothing(
     assert_same(run(stopping_engine, prompts[::-1], generation), alone[::-1])
 
 
-def test_batches_hold_no_more_tokens_than_they_may(llm: Path) -> None:
-    engine = TransformersEngine(llm, dtype="float32", device="cpu", batch_tokens=20)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_models_answers_as_alone(kind: Kind, family: str, tiny_llm: Path, tmp_path: Path) -> None:
+    folder = of_family(family, tiny_llm, tmp_path)
+    engine = make_local(kind, folder)
+    for pooling in ("mean_prompt", "last_generated"):
+        generation = Generation(pooling=pooling, max_new_tokens=5)
+        assert_same(run(engine, PROMPTS, generation), [Reference(folder).answer(p, generation) for p in PROMPTS])
+
+
+def test_batches_hold_no_more_tokens_than_they_may(kind: Kind, llm: Path) -> None:
+    engine = make_local(kind, llm, batch_tokens=20)
     prompts = ["a" * 10, "b" * 4, "c" * 10, "d" * 3, "e" * 30]
     batches = [[i for i, _ in batch] for batch in engine.run(prompts, Generation(pooling="last_prompt", chat=False))]
     assert batches == [[4], [0, 2], [1, 3]]

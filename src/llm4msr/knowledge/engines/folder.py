@@ -1,0 +1,42 @@
+"""A language model's folder: whether it is whole, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from llm4msr.errors import InputError
+
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+)
+"""What an answer depends on beside the weights."""
+
+
+def require_model(folder: Path) -> None:
+    """Raise `InputError` where the folder lacks a config or weights."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: holds no language model (no config.json); name the folder of one")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: holds no weights (*.safetensors); download the model whole, as safetensors")
+
+
+def fingerprint(folder: Path) -> str:
+    """Identifies a model by its small files, and by the size and both ends of each weights file (they can be huge)."""
+    digest = hashlib.sha256()
+    for name in _SMALL_FILES:
+        if (folder / name).is_file():
+            digest.update(name.encode() + (folder / name).read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:32]

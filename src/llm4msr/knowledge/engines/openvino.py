@@ -1,0 +1,220 @@
+"""OpenVINO: the fastest way to run a causal language model on a CPU (extra `openvino`).
+
+The model is converted once from the transformers library's own, as one step that reads tokens after a cache of keys
+and values, and kept in the user's cache folder. The cache lives inside OpenVINO; each call says which rows of the
+last one go on, so that a common beginning is read once and rows that have ended can leave.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llm4msr.errors import InputError
+from llm4msr.folders import read_manifest, seal, written_aside
+from llm4msr.knowledge.engines.embedded import cache_folder
+from llm4msr.knowledge.engines.local import DType, LocalEngine, load_model
+
+_KIND = "llm4msr converted language model"
+_VERSION = 1
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "rows")
+
+
+class OpenVINOEngine(LocalEngine):
+    """A frozen causal LM from a local folder, converted to OpenVINO on first use.
+
+    Args:
+        folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
+        dtype: number format of the arithmetic and of the keys and values.
+        threads: threads to run on; by default all cores.
+        batch_tokens: tokens a batch at the most, padding and the text to be generated included.
+
+    Raises `InputError` where OpenVINO is not installed, or the folder holds no model that it can run.
+    """
+
+    def __init__(
+        self, folder: Path, *, dtype: DType = "bfloat16", threads: int | None = None, batch_tokens: int = 8192
+    ) -> None:
+        super().__init__("openvino", folder, dtype, batch_tokens)
+        openvino = import_openvino()
+        self._folder = folder
+        converted = _converted(folder, dtype, self._identity["model"])
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
+            "KV_CACHE_PRECISION": "bf16" if dtype == "bfloat16" else "f32",  # 8 bits otherwise: not the same vector
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        compiled = openvino.Core().compile_model(str(converted / "model.xml"), "CPU", settings)
+        self._request = compiled.create_infer_request()
+
+    @property
+    def configs(self) -> tuple[Any, Any]:
+        """The model's config, and its config for generation."""
+        return _configs(self._folder)
+
+    def session(self) -> _OpenVINOSession:
+        """A session that has read nothing yet."""
+        return _OpenVINOSession(self._request)
+
+
+class _OpenVINOSession:
+    def __init__(self, request: Any) -> None:
+        request.reset_state()
+        self._request = request
+        self._read = 0
+        self._logits: Tensor
+
+    def feed(self, ids: Tensor, positions: Tensor, mask: Tensor | None, rows: Tensor | None) -> Tensor:
+        count, width = ids.shape
+        self._read += width
+        inputs = {
+            "input_ids": ids.numpy(),
+            "attention_mask": np.ones((count, self._read), np.int64) if mask is None else mask.numpy(),
+            "position_ids": np.ascontiguousarray(positions.numpy()),
+            "rows": np.arange(count, dtype=np.int32) if rows is None else rows.numpy().astype(np.int32),
+        }
+        found = self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        self._logits = torch.from_numpy(np.array(found["logits"][:, -1]))
+        return torch.from_numpy(np.array(found["states"]))  # a copy: the next call overwrites it
+
+    def logits(self) -> Tensor:
+        return self._logits
+
+
+def import_openvino() -> Any:
+    """The package; raises `InputError` that says how to install it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise InputError(
+            "OpenVINO is not installed: pip install 'llm4msr[openvino]', or take --engine transformers"
+        ) from error
+    return openvino
+
+
+def _configs(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if (folder / "generation_config.json").is_file():
+        return config, GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return config, GenerationConfig.from_model_config(config)
+
+
+def _converted(folder: Path, dtype: DType, model: str) -> Path:
+    """The folder of the converted model; made on first use."""
+    target = cache_folder() / f"openvino-{model[:16]}-{dtype}"
+    try:
+        read_manifest(target, _KIND, _VERSION)
+    except InputError:
+        with written_aside(target, replaces=_KIND) as aside:
+            _convert(folder, dtype, aside / "model.xml")
+            seal(aside, _KIND, _VERSION, {"model": model, "dtype": dtype})
+    return target
+
+
+def _convert(folder: Path, dtype: DType, path: Path) -> None:
+    openvino = import_openvino()
+    from openvino import opset13
+    from openvino._offline_transformations import apply_make_stateful_transformation
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    model = load_model(folder, "float32")
+    if any(kind != "full_attention" for kind in getattr(model.config, "layer_types", None) or ()):
+        raise InputError(f"{folder}: not every layer of the model sees all tokens; take --engine transformers")
+    step, example = _Step(model), _example(model)
+    with torch.inference_mode(), _quiet():
+        traced = torch.jit.trace(step, tuple(example), strict=False, check_trace=False)
+        frontend = FrontEndManager().load_by_framework("pytorch")  # `convert_model` would report its use to its makers
+        decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
+        converted = frontend.convert(frontend.load(decoder))
+    cached = example[len(_INPUTS) :]
+    shapes = {}
+    for place, port in enumerate(converted.inputs):
+        cache = place - len(_INPUTS)
+        port.get_tensor().set_names({_INPUTS[place] if cache < 0 else f"past.{cache}"})
+        _, heads, _, width = cached[cache].shape if cache >= 0 else (0, 0, 0, 0)
+        shapes[port] = openvino.PartialShape([-1, heads, -1, width] if cache >= 0 else [-1] * example[place].ndim)
+    for place, port in enumerate(converted.outputs):
+        port.get_tensor().set_names({("states", "logits")[place] if place < 2 else f"present.{place - 2}"})
+    converted.reshape(shapes)
+    apply_make_stateful_transformation(converted, {f"past.{i}": f"present.{i}" for i in range(len(cached))})
+    # An empty cache has as many rows as the tokens that come first.
+    ids = converted.input("input_ids")
+    rows = opset13.gather(opset13.shape_of(ids, output_type="i64"), opset13.constant([0]), opset13.constant(0))
+    for operation in converted.get_ops():
+        if operation.get_type_name() == "ReadValue":
+            shape = operation.get_output_partial_shape(0)
+            heads, width = shape[1].get_length(), shape[3].get_length()
+            empty = opset13.concat([rows, opset13.constant(np.array([heads, 0, width], np.int64))], axis=0)
+            zero = opset13.constant(0.0, dtype=operation.get_output_element_type(0))
+            operation.set_arguments([opset13.broadcast(zero, empty)])
+    converted.validate_nodes_and_infer_types()
+    openvino.save_model(converted, str(path), compress_to_fp16=dtype == "bfloat16")
+
+
+class _Step(nn.Module):
+    """One step: tokens after a cache; states of all tokens, logits after the last, and the longer cache."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, rows: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for keys, values in zip(past[::2], past[1::2], strict=True):
+            cache.layers.append(_layer(keys.index_select(0, rows), values.index_select(0, rows)))
+        asking, seen = ids.shape[1], mask.shape[1]
+        place = torch.arange(asking)[:, None] + (seen - asking)
+        visible = (torch.arange(seen)[None, :] <= place)[None, None] & (mask[:, None, None, :] > 0)
+        states = self.model.base_model(
+            input_ids=ids,
+            attention_mask=torch.where(visible, 0.0, -1e4),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits = self.model.get_output_embeddings()(states[:, -1:])
+        return states, logits, *(t for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def _layer(keys: Tensor, values: Tensor) -> Any:
+    """A cache's layer that holds these already."""
+    from transformers.cache_utils import DynamicLayer
+
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
+
+
+def _example(model: Any) -> list[Tensor]:
+    """Three tokens of two rows after a cache of four: any sizes do, as long as they differ."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    with torch.inference_mode():
+        model.base_model(input_ids=torch.zeros((2, 4), dtype=torch.long), past_key_values=cache, use_cache=True)
+    past = [t.clone() for layer in cache.layers for t in (layer.keys, layer.values)]
+    ids, mask = torch.zeros((2, 3), dtype=torch.long), torch.ones((2, 7), dtype=torch.long)
+    return [ids, mask, torch.arange(4, 7).repeat(2, 1), torch.arange(2, dtype=torch.int32), *past]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of every shape that it takes for a constant; those here are none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,151 @@
+"""How one batch of tokenised prompts is read and continued, whatever runs the model: prefix, decoding, pooling.
+
+Prompts that only need a state of their own are padded on the right, where a causal model never looks, so that no
+mask is needed. Prompts that are continued are padded on the left. What all prompts begin with is read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llm4msr.knowledge.engines.base import Generation
+
+
+class Session(Protocol):
+    """A model that has read the first tokens of some rows, and reads on."""
+
+    def feed(self, ids: Tensor, positions: Tensor, mask: Tensor | None, rows: Tensor | None) -> Tensor:
+        """Read the tokens `(b, q)` at their `positions` `(b, q)`, and give their states `(b, q, d)`, float32.
+
+        `mask` `(b, all tokens so far)` is 0 for padding, or None where there is none that matters. `rows` `(b,)` says
+        which rows of the last call go on, in which order and how often; None where all go on as they are.
+        """
+        ...
+
+    def logits(self) -> Tensor:
+        """The logits `(b, V)`, float32, that follow the last token of each row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch: what all prompts begin with (it may be empty), and the rest of each, which never is."""
+
+    prefix: list[int]
+    rests: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The tokens that end a text, and those of the closing question."""
+
+    stops: tuple[int, ...]
+    question: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Texts as tokens, the vector of each `(b, d)`, and which of them the token limit cut off."""
+
+    tokens: list[list[int]]
+    vectors: Tensor
+    cut: list[bool]
+
+
+def prefill(session: Session, batch: Tokens, generation: Generation, device: torch.device) -> Tensor:
+    """The state of each prompt's last token, or the mean over its tokens but the first, `(b, d)`."""
+    start, shared = len(batch.prefix), _read_prefix(session, batch, device)
+    lengths = torch.tensor([len(rest) for rest in batch.rests], device=device)
+    width, count = int(lengths.max()), len(batch.rests)
+    ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in batch.rests], device=device)
+    positions = torch.arange(start, start + width, device=device).expand(count, -1)
+    states = session.feed(ids, positions, None, _all_from_one(batch, device))
+    if generation.pooling == "last_prompt":
+        return states[torch.arange(count, device=device), lengths - 1]
+    place = torch.arange(width, device=device)[None, :]
+    first = (lengths > 1).long()[:, None] if shared is None else 0  # a prompt of one token is its own mean
+    inside = (place >= first) & (place < lengths[:, None])
+    total = torch.einsum("blh,bl->bh", states, inside.float())
+    if shared is None:
+        return total / inside.sum(1, keepdim=True)
+    return (total + shared[1:].sum(0)) / (inside.sum(1, keepdim=True) + start - 1)
+
+
+def generate(session: Session, batch: Tokens, generation: Generation, ends: Ends, device: torch.device) -> Continued:
+    """Greedy decoding. The token chosen at a step is fed at the next, where its own state is read.
+
+    Rows whose text has ended leave the batch once they are half of it, unless all are to be closed with the question.
+    """
+    start, count = len(batch.prefix), len(batch.rests)
+    _read_prefix(session, batch, device)
+    width = max(len(rest) for rest in batch.rests)
+    ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in batch.rests], device=device)
+    real = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in batch.rests], device=device)
+    mask = torch.cat([real.new_ones(count, start), real], 1)
+    first = session.feed(ids, _positions(mask)[:, start:], mask, _all_from_one(batch, device))[:, -1]
+
+    stops = torch.tensor(ends.stops, device=device, dtype=torch.long)
+    tokens = torch.zeros((count, generation.max_new_tokens), dtype=torch.long, device=device)
+    lengths = torch.zeros(count, dtype=torch.long, device=device)
+    last, total = first.clone(), torch.zeros_like(first)
+    row = torch.arange(count, device=device)  # which prompt each row of the session is
+    running = torch.ones(count, dtype=torch.bool, device=device)  # of the session's rows
+    going: Tensor | None = None  # the rows that go on at the next call
+    for step in range(generation.max_new_tokens):
+        token = _penalised(session.logits(), tokens[row, :step], generation).argmax(-1)
+        running = running & ~torch.isin(token, stops)
+        alive = int(running.sum())
+        if not alive:
+            break
+        going = None
+        if generation.pooling != "closing" and 2 * alive <= len(row):
+            going = torch.nonzero(running)[:, 0]
+            token, row, mask, running = token[going], row[going], mask[going], running[going]
+        tokens[row, step] = token
+        mask = torch.cat([mask, running[:, None].long()], 1)
+        state = session.feed(token[:, None], _positions(mask)[:, -1:], mask, going)[:, -1]
+        ours = row[running]
+        lengths[ours] += 1
+        last[ours] = state[running]
+        total[ours] += state[running]
+    cut = torch.zeros(count, dtype=torch.bool, device=device)
+    cut[row] = running
+    vectors = last
+    if generation.pooling == "mean_generated":
+        vectors = torch.where(lengths[:, None] > 0, total / lengths.clamp(min=1)[:, None], last)
+    closed = torch.ones_like(running) if generation.pooling == "closing" else running & generation.close_cut
+    if bool(closed.any()):
+        chosen = torch.nonzero(closed)[:, 0]
+        question = torch.tensor([ends.question] * len(chosen), device=device)
+        mask = torch.cat([mask[chosen], torch.ones_like(question)], 1)
+        states = session.feed(question, _positions(mask)[:, -question.shape[1] :], mask, chosen)
+        vectors = vectors.index_copy(0, row[chosen], states[:, -1])
+    written = [tokens[i, :length].tolist() for i, length in enumerate(lengths.tolist())]
+    return Continued(written, vectors, cut.tolist())
+
+
+def _read_prefix(session: Session, batch: Tokens, device: torch.device) -> Tensor | None:
+    """Read what all prompts begin with, once: its states `(p, d)`, or None where there is nothing."""
+    if not batch.prefix:
+        return None
+    ids = torch.tensor([batch.prefix], device=device)
+    return session.feed(ids, torch.arange(len(batch.prefix), device=device)[None], None, None)[0]
+
+
+def _all_from_one(batch: Tokens, device: torch.device) -> Tensor | None:
+    return torch.zeros(len(batch.rests), dtype=torch.long, device=device) if batch.prefix else None
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _penalised(logits: Tensor, generated: Tensor, generation: Generation) -> Tensor:
+    """Logits `(b, V)` with those of the tokens `(b, n)` already generated made less likely."""
+    seen = logits.gather(1, generated)
+    penalty = generation.repetition_penalty
+    return logits.scatter(1, generated, torch.where(seen > 0, seen / penalty, seen * penalty))

@@ -1,0 +1,112 @@
+"""A folder of knowledge, opened: which answer is whose, and their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.knowledge.history import LEAKS
+from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.questions import Level
+from llm4msr.knowledge.reason import KIND, VERSION, ReasonConfig
+from llm4msr.knowledge.stores import Stores
+from llm4msr.knowledge.vectors import Reduction
+
+_FITTED = 100_000
+_BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class KnowledgeFolder:
+    """A folder that `reason` completed for one prepared data set."""
+
+    path: Path
+    manifest: dict[str, Any]
+    index: pl.DataFrame
+
+    @classmethod
+    def open(cls, path: Path, data: PreparedData) -> KnowledgeFolder:
+        """Open it; raises `InputError` where it is of other data, incomplete, altered or of another version."""
+        manifest = read_manifest(path, KIND, VERSION)
+        verify(path, manifest)
+        if manifest["prepared"] != data.fingerprint:
+            raise InputError(
+                f"{path}: was made for other prepared data than {data.path}; run `llm4msr reason` for it "
+                "(answers that are the same are found again)"
+            )
+        return cls(path, manifest, pl.read_parquet(path / "index.parquet"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content: the checksum of the manifest, which holds that of the index of answers."""
+        return checksum(self.path / MANIFEST)
+
+    @property
+    def config(self) -> ReasonConfig:
+        """What was asked, and how."""
+        return ReasonConfig.model_validate(self.manifest["config"])
+
+    @property
+    def leaks(self) -> str:
+        """What the protocol of the users' prompts shows to rows that must not know it; empty where it is nothing."""
+        return LEAKS.get(self.config.snapshots.protocol, "")
+
+    def subjects(self, level: Level) -> pl.DataFrame:
+        """Whom and when a level is about: subject, time and key; raises `InputError` where the level is absent."""
+        index = self.index.filter(pl.col("level") == level)
+        if index.is_empty():
+            raise InputError(
+                f"{self.path}: holds no knowledge of the level {level!r}; run `llm4msr reason` with that level"
+            )
+        return index
+
+    def level(self, level: Level) -> tuple[pl.DataFrame, NDArray[np.float16]]:
+        """Subjects and times of a level, and their vectors `(n, d)`."""
+        index = self.subjects(level)
+        with Stores(self.path, read_only=True) as store:
+            return index, store.vectors(index["key"].to_list())
+
+    def reduced(
+        self, level: Level, dimensions: int, training: Callable[[pl.DataFrame], NDArray[np.bool_]]
+    ) -> tuple[pl.DataFrame, NDArray[np.float32], Reduction]:
+        """Subjects and times of a level, their reduced vectors `(n, k)`, and how they were reduced.
+
+        `training` says which of the subjects the statistics may be fitted on; of more than 100,000 an even part is
+        taken. The raw vectors are never all in memory.
+        """
+        index = self.subjects(level)
+        keys = index["key"]
+        fitted = np.flatnonzero(training(index))
+        fitted = fitted[:: -(-len(fitted) // _FITTED) or 1]
+        with Stores(self.path, read_only=True) as store:
+            reduction = Reduction.fit(store.vectors(keys.gather(fitted).to_list()), dimensions)
+            parts = [
+                reduction.apply(store.vectors(keys[start : start + _BLOCK].to_list()))
+                for start in range(0, len(keys), _BLOCK)
+            ]
+        return index, np.concatenate(parts), reduction
+
+    def item_texts(self, data: PreparedData, codes: NDArray[np.int32]) -> list[str]:
+        """The prompts of items: the very texts that the LLM read."""
+        return self.writer(data).items(codes.tolist())
+
+    def writer(self, data: PreparedData) -> PromptWriter:
+        """What wrote the prompts, with the templates that were used."""
+        config = self.config
+        return PromptWriter(
+            data,
+            history=config.history,
+            templates=self.path / "templates",
+            language=config.language,
+            forbidden=self.manifest["special_tokens"],
+            text_limit=config.text_limit,
+        )

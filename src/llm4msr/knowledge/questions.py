@@ -1,0 +1,68 @@
+"""Who is asked about what, and when: the prompts of a level, block by block, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.prompts import PromptWriter
+
+Level = Literal["scenario", "user", "item"]
+LEVELS: tuple[Level, ...] = ("scenario", "user", "item")
+ALWAYS = np.iinfo(np.int64).min
+"""The time of knowledge that was always true: a scenario's or an item's."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Subjects (codes), the times that their prompts are of, and the prompts, side by side."""
+
+    subjects: list[int]
+    times: list[int]
+    prompts: list[str]
+
+
+def count(level: Level, data: PreparedData, moments: list[int]) -> int:
+    """How many prompts a level has. `moments` are the users' snapshots."""
+    if level == "scenario":
+        return data.scenario_count
+    if level == "item":
+        return int(_occurring(data).sum())
+    user, time = data.positives["user"].to_numpy(), data.positives["time"].to_numpy()
+    begins = np.flatnonzero(np.diff(user, prepend=-1))
+    first = time[begins]  # of each user's positives, which are in order of time
+    return int(sum((first < moment).sum() for moment in moments))
+
+
+def blocks(
+    level: Level, data: PreparedData, writer: PromptWriter, moments: list[int], size: int = 4096
+) -> Iterator[Block]:
+    """Every prompt of a level: all scenarios, all users at their snapshots, all items that occur."""
+    if level == "scenario":
+        prompts = writer.scenarios()
+        yield Block(list(range(len(prompts))), [ALWAYS] * len(prompts), prompts)
+        return
+    if level == "item":
+        codes = np.flatnonzero(_occurring(data))
+        for start in range(0, len(codes), size):
+            some = codes[start : start + size].tolist()
+            yield Block(some, [ALWAYS] * len(some), writer.items(some))
+        return
+    for moment in moments:
+        for start in range(0, data.users.height, size):
+            found = list(writer.users(moment, range(start, min(start + size, data.users.height))))
+            if found:
+                yield Block([code for code, _ in found], [moment] * len(found), [prompt for _, prompt in found])
+
+
+def _occurring(data: PreparedData) -> NDArray[np.bool_]:
+    """Which items have a row or a place in somebody's history."""
+    seen = np.zeros(data.items.height, dtype=bool)
+    seen[data.item] = True
+    seen[data.positives["item"].to_numpy()] = True
+    return seen
