@@ -21,7 +21,7 @@ from llm4msr.cli.base import (
     validated,
 )
 from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars, print_explanation
+from llm4msr.report.terminal import Bars, print_explanation, reasoning_costs
 
 if TYPE_CHECKING:
     from llm4msr.knowledge.reason import Shard
@@ -119,10 +119,12 @@ def reason(
     shard: Annotated[
         str | None, typer.Option(help="Ask only part i of n, as in 1/4, into a store file of its own.")
     ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost; nothing is asked.")] = False,
 ) -> None:
     """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
     from llm4msr.data.prepared import PreparedData
     from llm4msr.knowledge.history import LEAKS
+    from llm4msr.knowledge.plan import plan as make_plan
     from llm4msr.knowledge.reason import ReasonConfig
     from llm4msr.knowledge.reason import reason as run_reason
 
@@ -146,6 +148,9 @@ def reason(
     part = None if shard is None else _shard(shard)
     opened = PreparedData.open(data)
     llm = make_engine(model, dtype, engine)
+    if plan:
+        console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
+        return
     with Bars(console) as bars:
         summaries = run_reason(opened, llm, knowledge, config, templates=templates, shard=part, progress=bars.reasoning)
     for s in summaries:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llm4msr import __version__
-from llm4msr.cli.base import DTypeOption, EngineOption, ModelOption, app, console, make_engine, say
+from llm4msr.cli.base import (
+    DataArgument,
+    DTypeOption,
+    EngineOption,
+    KnowledgeOption,
+    ModelOption,
+    app,
+    console,
+    make_engine,
+    say,
+)
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
 
@@ -139,6 +149,37 @@ def case_study(
     found = study(run, user, lambda: make_engine(model, dtype, engine))
     print_explanation(console, found.explanation)
     console.print(found.scores.rich())
+
+
+@app.command()
+def audit(
+    data: DataArgument,
+    knowledge: KnowledgeOption,
+    out: Annotated[Path | None, typer.Option(help="Where to write the tables as Markdown.")] = None,
+    half_life_days: Annotated[float, typer.Option(help="Of the composed states that are looked at.")] = 30.0,
+) -> None:
+    """Check that no row knows anything from after its time, and measure how much each protocol leaks."""
+    from llm4msr.data.prepared import PreparedData
+    from llm4msr.experiments.audit import audit as check
+    from llm4msr.experiments.audit import checks_sheet
+    from llm4msr.experiments.probes import probes, probes_sheet
+    from llm4msr.knowledge.folder import KnowledgeFolder
+    from llm4msr.knowledge.sources import KnowledgeConfig
+
+    opened = PreparedData.open(data)
+    folder = KnowledgeFolder.open(knowledge, opened)
+    config = KnowledgeConfig(half_life_days=half_life_days)
+    say("planting markers")
+    checks = check(opened, config, snapshots=folder.config.snapshots)
+    say("probing each protocol")
+    sheets = [checks_sheet(checks), probes_sheet(probes(opened, folder, config))]
+    for sheet in sheets:
+        console.print(sheet.rich())
+    if out is not None:
+        out.write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
+    failed = [c.name for c in checks if not c.held]
+    if failed:
+        raise InputError(f"{data}: the audit failed: {'; '.join(failed)}")
 
 
 def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:

@@ -51,6 +51,13 @@ class PreparedData:
         """The number of impressions `N`."""
         return self.split.rows
 
+    def with_history(self, positives: pl.DataFrame, items: pl.DataFrame) -> PreparedData:
+        """The same rows with another history and other texts of items; nothing is written."""
+        other = PreparedData(self.path, self.manifest, self.schema, self.split)
+        ordered = positives.sort("user", "time", "scenario", "item", "behaviour")
+        vars(other).update(positives=ordered, items=items)  # where the cached properties keep what they read
+        return other
+
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = np.load(self.path / "columns" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return column

@@ -92,7 +92,7 @@ def load_knowledge(
         reductions |= items.reductions
         for source in ("own", "others"):
             if source in needs:
-                users[source] = _composed(data, items, config, source, reductions)
+                users[source] = composed_table(data, items, config, source, reductions)
         if "item" in needs:
             table = np.concatenate([np.zeros((1, items.vectors.shape[1]), dtype=np.float32), items.vectors])
             item = StateTable(table, np.where(items.known[data.item], data.item + 1, 0).astype(np.int32))
@@ -151,14 +151,14 @@ def _items(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig)
     return found
 
 
-def _composed(
+def composed_table(
     data: PreparedData,
     items: ItemVectors,
     config: KnowledgeConfig,
     source: Literal["own", "others"],
-    reductions: dict[str, Reduction],
+    reductions: dict[str, Reduction] | None = None,
 ) -> StateTable:
-    """For each scenario the states of its events (own), or of those of all the others, joined to its rows."""
+    """For each scenario the states of its events (`own`), or of those of all the `others`, joined to its rows."""
     events = data.positives
     scenario, item = events["scenario"].to_numpy(), events["item"].to_numpy()
     weight = _weights(data, config)[events["behaviour"].to_numpy()]
@@ -188,8 +188,10 @@ def _composed(
     if config.counts or config.control == "counts":
         count = np.log1p(np.concatenate([states.count for states in found]))[:, None].astype(np.float32)
         before = np.concatenate([states.time for states in found]) < data.split.valid_time
-        reductions[f"counts {source}"] = Reduction.fit(count[before] if before.any() else count, 0)
-        count = reductions[f"counts {source}"].apply(count)
+        reduction = Reduction.fit(count[before] if before.any() else count, 0)
+        if reductions is not None:
+            reductions[f"counts {source}"] = reduction
+        count = reduction.apply(count)
         vectors = count if config.control == "counts" else np.concatenate([vectors, count], 1)
     return StateTable(np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors]), index)
 

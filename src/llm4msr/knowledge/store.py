@@ -126,6 +126,33 @@ class Store:
         """The vectors of those of the keys that are here. Raises `InputError` for a row that was altered."""
         return {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
 
+    def altered(self) -> list[bytes]:
+        """The keys of all answers whose checksum does not fit, by a look at every one."""
+        with self._explained():
+            return [bytes(row[0]) for row in self._db.execute("SELECT * FROM answers") if not _is_sound(row)]
+
+    def everything(self, size: int = 1000) -> Iterator[list[tuple[bytes, Answer]]]:
+        """All answers, `size` at a time. Raises `InputError` for a row that was altered."""
+        with self._explained():
+            keys = [row[0] for row in self._db.execute("SELECT key FROM answers ORDER BY key")]
+        for start in range(0, len(keys), size):
+            yield list(self._rows(keys[start : start + size]))
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Remove answers, in one transaction."""
+        with self._explained(), self._db:
+            self._db.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in keys])
+
+    def keys(self) -> set[bytes]:
+        """All keys."""
+        with self._explained():
+            return {row[0] for row in self._db.execute("SELECT key FROM answers")}
+
+    def shrink(self) -> None:
+        """Give the room of removed answers back."""
+        with self._explained():
+            self._db.execute("VACUUM")
+
     def _rows(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
         for chunk in _chunks(keys):
             marks = ",".join("?" * len(chunk))
@@ -134,13 +161,12 @@ class Store:
                 closing(self._db.execute(f"SELECT * FROM answers WHERE key IN ({marks})", chunk)) as cursor,
             ):
                 found = cursor.fetchall()
-            for key, text, vector, reason, prompt, generated, stored in found:
-                types = [type(value) for value in (text, vector, reason, prompt, generated)]
-                if types != _TYPES or _row_checksum(key, text, vector, reason, prompt, generated) != stored:
+            for row in found:
+                key, text, vector, reason, prompt, generated, _ = row
+                if not _is_sound(row):
                     raise InputError(
                         f"{self.path}: the answer {key.hex()[:16]} was altered on disk (its checksum does not fit); "
-                        f"delete it (DELETE FROM answers WHERE hex(key) LIKE '{key.hex()[:16].upper()}%') and run "
-                        "`llm4msr reason` again"
+                        "remove it with `llm4msr store verify FOLDER --remove` and run `llm4msr reason` again"
                     )
                 yield key, Answer(text, np.frombuffer(vector, dtype=np.float16), reason, prompt, generated)
 
@@ -150,6 +176,14 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise InputError(f"{self.path}: the store cannot be used: {error}") from error
+
+
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    """Whether a row is what was written: its types and its checksum."""
+    key, text, vector, reason, prompt, generated, stored = row
+    if not isinstance(key, bytes) or [type(v) for v in (text, vector, reason, prompt, generated)] != _TYPES:
+        return False
+    return bool(_row_checksum(key, text, vector, reason, prompt, generated) == stored)
 
 
 def stacked(found: dict[bytes, NDArray[np.float16]], keys: Sequence[bytes], where: Path) -> NDArray[np.float16]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,8 +11,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 if TYPE_CHECKING:  # the command line starts without loading torch
+    from llm4msr.knowledge.plan import LevelPlan
     from llm4msr.knowledge.reason import Progress
     from llm4msr.report.explain import Explanation
     from llm4msr.training.fit import TrainProgress
@@ -74,6 +77,33 @@ class Bars:
             self._said = now
             left = (now - began) / since * (total - done)
             say(self._console, f"  {name}: {done} of {total}, {rate}, about {left:.0f} s left")
+
+
+def reasoning_costs(levels: Sequence[LevelPlan]) -> Table:
+    """What reasoning would cost, level by level and in all."""
+    table = Table("level", "prompts", "different", "stored", "to ask", "tokens", "time", "MiB")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    groups = [(level.level, [level]) for level in levels]
+    for name, some in [*groups, ("all", list(levels))]:
+        if name == "all":
+            table.add_section()
+        counts = [
+            sum(number)
+            for number in zip(*((p.prompts, p.distinct, p.stored, p.missing, p.tokens) for p in some), strict=True)
+        ]
+        seconds, size = sum(p.seconds for p in some), sum(p.bytes for p in some)
+        table.add_row(name, *(f"{count:,}" for count in counts), _duration(seconds), f"{size / 2**20:.1f}")
+    prompts, saved = sum(p.prompts for p in levels), sum(p.prompts - p.missing for p in levels)
+    table.caption = f"{saved:,} of {prompts:,} calls are saved. Tokens, time and disk are estimates from a sample."
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """About how long: seconds below two minutes, minutes below two hours, then hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def say(console: Console, message: str) -> None:

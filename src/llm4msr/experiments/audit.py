@@ -1,0 +1,192 @@
+"""Whether anything from after a row's time reaches it: planted markers, brute force, and what the columns show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.history import Snapshots, snapshot_times
+from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
+from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.sources import KnowledgeConfig, composed_table
+from llm4msr.report.sheets import Cell, Sheet
+
+MARKER = "zqmarker"
+_DAY = 86_400_000_000.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: whether it held, and what was seen."""
+
+    name: str
+    held: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class _Plant:
+    """Data with a marked item in the history of some users, and when it is in whose: `(n,)` each."""
+
+    data: PreparedData
+    item: int
+    user: NDArray[np.int32]
+    scenario: NDArray[np.int16]
+    time: NDArray[np.int64]
+
+
+def audit(data: PreparedData, config: KnowledgeConfig, *, snapshots: Snapshots, users: int = 100) -> list[Check]:
+    """Check that vocabularies, statistics, prompts and states know nothing from after their time.
+
+    A marked item is put into the history of that many users at the time of one of their rows, in turn in any part of
+    the data and in the test part. Every check fails, too, where the marker is not found after its time, so that none
+    of them can hold for want of looking.
+    """
+    anywhere = _plant(data, users, 0)
+    late = _plant(data, users, data.split.test)
+    return [
+        _vocabularies(data),
+        _numbers(data),
+        _item_statistics(data, late),
+        _prompts(data, anywhere, snapshots),
+        *(_states(anywhere, config, source) for source in ("own", "others")),
+        *(_brute_force(data, config, source, users) for source in ("own", "others")),
+    ]
+
+
+def checks_sheet(checks: list[Check]) -> Sheet:
+    """The checks as a table."""
+    lines = [[Cell(c.name), Cell("yes" if c.held else "NO", not c.held), Cell(c.seen)] for c in checks]
+    return Sheet("Nothing from after a row's time reaches it", ["what", "holds", "seen"], lines, 3)
+
+
+def _plant(data: PreparedData, users: int, first_row: int) -> _Plant:
+    random = np.random.default_rng(0)
+    rows = random.permutation(np.arange(first_row, data.rows))
+    _, places = np.unique(data.user[rows], return_index=True)  # one row a user
+    chosen = np.sort(rows[np.sort(places)[:users]])
+    texts = {c for c in data.items.columns if data.items.schema[c] == pl.String}
+    marked = data.items.head(1).with_columns(pl.lit(MARKER).alias(c) for c in texts)
+    item = data.items.height
+    columns = {
+        "user": data.user[chosen],
+        "item": np.full(len(chosen), item),
+        "scenario": data.scenario[chosen],
+        "time": data.time[chosen],
+        "behaviour": np.zeros(len(chosen), np.int8),
+    }
+    events = pl.DataFrame(
+        [pl.Series(name, values).cast(data.positives.schema[name]) for name, values in columns.items()]
+    )
+    planted = data.with_history(
+        pl.concat([data.positives, events.select(data.positives.columns)]), pl.concat([data.items, marked])
+    )
+    return _Plant(planted, item, data.user[chosen], data.scenario[chosen], data.time[chosen])
+
+
+def _vocabularies(data: PreparedData) -> Check:
+    """Every id that any row has is one that the training part has: others are the unknown value."""
+    strange = 0
+    names: list[str] = []
+    for kind in ("categorical", "multi"):
+        for spec in data.fields_of(kind):
+            column = np.asarray(data.field(spec.name))
+            trained = np.zeros(data.vocabulary_size(spec.name), dtype=bool)
+            part = column[: data.split.valid]
+            trained[part[part >= 0]] = True
+            trained[0] = True
+            if count := int((~trained).sum()):
+                strange, names = strange + count, [*names, spec.name]
+    seen = f"{strange} ids without a training row" + (f" in {', '.join(names)}" if names else "")
+    return Check("vocabularies hold values of the training part alone", strange == 0, seen)
+
+
+def _numbers(data: PreparedData) -> Check:
+    """A numeric field has mean 0 and deviation 1 over the training part, not over all rows."""
+    worst = 0.0
+    fields = data.fields_of("numeric")
+    for spec in fields:
+        part = np.asarray(data.field(spec.name))[: data.split.valid]
+        part = part[np.isfinite(part)].astype(np.float64)
+        if len(part) and part.std() > 0:
+            worst = max(worst, abs(float(part.mean())), abs(float(part.std()) - 1))
+    seen = f"{len(fields)} fields, largest difference {worst:.1e}"
+    return Check("numbers are standardised by the training part alone", worst < 1e-3, seen)
+
+
+def _item_statistics(data: PreparedData, late: _Plant) -> Check:
+    """An item that appears in the test part alone is not among those that vectors are standardised by."""
+    before, after = trained_items(data), trained_items(late.data)
+    held = not after[late.item] and bool((before == after[: late.item]).all())
+    return Check(
+        "vectors are standardised by items of the training part alone",
+        held,
+        f"an item of the test part is {'not ' if not after[late.item] else ''}among {int(after.sum())} fitted on",
+    )
+
+
+def _prompts(data: PreparedData, plant: _Plant, snapshots: Snapshots) -> Check:
+    """The marker is in a user's prompts after its time, and in none before, nor in the scenarios' prompts."""
+    writer, plain = PromptWriter(plant.data, history=1000), PromptWriter(data, history=1000)
+    wrong, early, later = 0, 0, 0
+    moments = snapshot_times(data, snapshots)
+    moments = sorted({*moments, *(int(t) for t in plant.time[:20]), int(data.time[-1]) + 1})
+    for user, time in zip(plant.user.tolist(), plant.time.tolist(), strict=True):
+        for moment in moments:
+            has = MARKER in (writer.user(user, moment) or "")
+            early, later = early + (time >= moment), later + (time < moment)
+            wrong += has != (time < moment)
+    same = writer.scenarios() == plain.scenarios()
+    seen = f"{early} prompts before and {later} after the marker, {wrong} wrong"
+    return Check("prompts know what was before their time alone", wrong == 0 and same and later > 0, seen)
+
+
+def _states(plant: _Plant, config: KnowledgeConfig, source: Literal["own", "others"]) -> Check:
+    """With 1 for the marked item and 0 for all others, a state is above 0 after the marker, and 0 before."""
+    data = plant.data
+    marked = np.zeros((data.items.height, 1), dtype=np.float32)
+    marked[plant.item] = 1
+    items = ItemVectors(marked, np.ones(data.items.height, dtype=bool), {})
+    plain = KnowledgeConfig(half_life_days=1e6, behaviour_weights={}, dimensions=config.dimensions)
+    table = composed_table(data, items, plain, source)
+    row_user, row_time, row_scenario = np.asarray(data.user), np.asarray(data.time), np.asarray(data.scenario)
+    at = np.full(data.users.height, np.iinfo(np.int64).max)
+    where = np.full(data.users.height, -1)
+    at[plant.user], where[plant.user] = plant.time, plant.scenario
+    rows = np.flatnonzero(where[row_user] >= 0)
+    value = table.vectors[table.index[rows], 0]
+    here = where[row_user[rows]] == row_scenario[rows]
+    reached = (row_time[rows] > at[row_user[rows]]) & (here if source == "own" else ~here)
+    wrong = int(((value > 0) != reached).sum())
+    seen = f"{len(rows)} rows, {int(reached.sum())} of them after the marker, {wrong} wrong"
+    return Check(f"composed states ({source}) know what was before their rows alone", wrong == 0, seen)
+
+
+def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Literal["own", "others"], count: int) -> Check:
+    """A sample of states equals the weighted mean over the raw events strictly before the row."""
+    vectors = np.random.default_rng(1).standard_normal((data.items.height, 3)).astype(np.float32)
+    items = ItemVectors(vectors, np.ones(data.items.height, dtype=bool), {})
+    plain = KnowledgeConfig(half_life_days=config.half_life_days)
+    table = composed_table(data, items, plain, source)
+    rows = np.random.default_rng(2).permutation(data.rows)[:count]
+    worst, known = 0.0, 0
+    for row in rows:
+        now, here = int(data.time[row]), int(data.scenario[row])
+        events = data.positives.filter((pl.col("user") == int(data.user[row])) & (pl.col("time") < now))
+        events = events.filter((pl.col("scenario") == here) == (source == "own"))
+        if events.is_empty():
+            worst = max(worst, float(table.index[row] != 0))
+            continue
+        weight = 2.0 ** (-(now - events["time"].to_numpy()) / (config.half_life_days * _DAY))
+        if not weight.sum():  # so long ago that no weight is left to compare with
+            continue
+        mean = (weight[:, None] * vectors[events["item"].to_numpy()]).sum(0) / weight.sum()
+        worst = max(worst, float(np.abs(table.vectors[table.index[row]] - mean).max()))
+        known += 1
+    seen = f"{len(rows)} rows, {known} with a history, largest difference {worst:.1e}"
+    return Check(f"composed states ({source}) equal brute force over the raw events", worst < 1e-4 and known > 0, seen)

@@ -1,0 +1,119 @@
+"""How well knowledge alone, each protocol's, predicts training and test labels: a gap between the two is leakage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.controls import history_vectors
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.history import LEAKS, Protocol, Snapshots, snapshot_times
+from llm4msr.knowledge.item_vectors import item_vectors
+from llm4msr.knowledge.sources import KnowledgeConfig, load_knowledge
+from llm4msr.knowledge.states import States, StateTable
+from llm4msr.report.sheets import Cell, Sheet
+
+_ROWS = 40_000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A protocol and the AUC of its probe: on training rows that it was not fitted on, and on test rows."""
+
+    protocol: str
+    train: float
+    test: float
+    leaks: str
+
+    @property
+    def gap(self) -> float:
+        """How much better training labels are predicted than test labels."""
+        return self.train - self.test
+
+
+def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig) -> list[Probe]:
+    """A logistic regression for each protocol, on a user's vector, the candidate's, and their product.
+
+    For the protocols of prompts a user's vector is the mean vector of the items that her prompt would name, in each
+    scenario: what the prompt holds, whatever a model makes of it. Half of the training rows are fitted on, the others
+    scored. Raises `InputError` where the folder has no items.
+    """
+    items = item_vectors(folder, data, config.vectors, min(config.dimensions, 32))
+    candidate = StateTable(items.vectors, np.asarray(data.item))
+    found = []
+    protocols: tuple[Protocol, ...] = ("all", "train_end", "slices")
+    for protocol in protocols:
+        snapshots = Snapshots(protocol=protocol, slices=folder.config.snapshots.slices)
+        table = _history_table(data, snapshots, folder.config.history, items.vectors)
+        tables = [StateTable(part, table.index) for part in np.split(table.vectors, data.scenario_count, axis=1)]
+        found.append(_probe(data, protocol, tables, candidate, LEAKS.get(protocol, "")))
+    knowledge = load_knowledge(folder, data, config.model_copy(update={"dimensions": 32}), {"own", "others"})
+    found.append(_probe(data, "composed", list(knowledge.users.values()), candidate, ""))
+    return found
+
+
+def probes_sheet(found: list[Probe]) -> Sheet:
+    """The probes as a table; a protocol that leaks is marked."""
+    lines = [
+        [
+            Cell(p.protocol, bool(p.leaks)),
+            Cell(f"{p.train:.4f}"),
+            Cell(f"{p.test:.4f}"),
+            Cell(f"{p.gap:+.4f}"),
+            Cell(p.leaks),
+        ]
+        for p in found
+    ]
+    note = (
+        "AUC of a logistic regression on the user's vector, the candidate's and their product; training rows are those "
+        "that it was not fitted on. Strong protocols show rows what they must not know."
+    )
+    return Sheet("What knowledge alone predicts", ["protocol", "training", "test", "gap", "leaks"], lines, 1, note)
+
+
+def _history_table(data: PreparedData, snapshots: Snapshots, most: int, items: NDArray[np.float32]) -> StateTable:
+    """The mean item vectors of each user at each snapshot, and the snapshot that each row is given."""
+    moments = np.array(snapshot_times(data, snapshots))
+    user = np.tile(np.arange(data.users.height, dtype=np.int32), len(moments))
+    time = np.repeat(moments, data.users.height)
+    vectors = history_vectors(data, user, time, most, items)
+    if snapshots.protocol in LEAKS:
+        time = np.full_like(time, data.time[0] - 1)
+    order = np.lexsort((time, user))
+    return States(user[order], time[order], vectors[order]).seen_by(np.asarray(data.user), np.asarray(data.time))
+
+
+def _probe(data: PreparedData, protocol: str, users: list[StateTable], candidate: StateTable, leaks: str) -> Probe:
+    random = np.random.default_rng(0)
+    train = np.sort(random.permutation(data.split.valid)[: 2 * _ROWS])
+    first, last = data.split.range("test")
+    test = np.sort(random.permutation(np.arange(first, last))[:_ROWS])
+    fitted, held = train[::2], train[1::2]
+    scaler = StandardScaler().fit(_features(users, candidate, fitted))
+    model = LogisticRegression(max_iter=300, C=0.1)
+    model.fit(scaler.transform(_features(users, candidate, fitted)), data.label[fitted])
+    scores = [
+        float(
+            roc_auc_score(
+                data.label[rows], model.decision_function(scaler.transform(_features(users, candidate, rows)))
+            )
+        )
+        for rows in (held, test)
+    ]
+    return Probe(protocol, scores[0], scores[1], leaks)
+
+
+def _features(users: list[StateTable], candidate: StateTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    item = candidate.vectors[candidate.index[rows]]
+    parts = [item]
+    for table in users:
+        state = table.vectors[table.index[rows]][:, : item.shape[1]]
+        product = state * item
+        parts += [state, product, product.sum(1, keepdims=True)]
+    return np.concatenate(parts, 1)

@@ -1,0 +1,93 @@
+"""What reasoning would cost, before anything is asked: prompts, tokens, time on this machine, disk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.engines.base import Answer, Engine, Generation
+from llm4msr.knowledge.history import snapshot_times
+from llm4msr.knowledge.questions import Level, blocks
+from llm4msr.knowledge.reason import ReasonConfig, make_writer
+from llm4msr.knowledge.store import answer_key
+from llm4msr.knowledge.stores import MAIN, Stores
+
+_SAMPLE = 32
+"""Prompts of a level that the calibration runs; their answers are thrown away."""
+_ROW = 250
+"""Bytes of a stored answer beside its vector and text."""
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """A level's prompts, the different ones, those that a store has already, and what the others would cost.
+
+    `tokens` read and written, `seconds` and `bytes` are estimates from a sample of what is missing.
+    """
+
+    level: Level
+    prompts: int
+    distinct: int
+    stored: int
+    tokens: int
+    seconds: float
+    bytes: int
+
+    @property
+    def missing(self) -> int:
+        """The calls that the engine would have to answer."""
+        return self.distinct - self.stored
+
+
+def plan(
+    data: PreparedData, engine: Engine, folder: Path, config: ReasonConfig, *, templates: Path | None = None
+) -> list[LevelPlan]:
+    """Plan `reason` with the same arguments. Nothing is stored; a few prompts a level are run to see how long it takes.
+
+    Raises `InputError` for a store or a template that cannot be used.
+    """
+    writer = make_writer(data, engine, config, templates)
+    stores = Stores(folder, read_only=True) if any(folder.glob(MAIN.replace(".", "*."))) else None
+    found = []
+    try:
+        for level in config.levels:
+            generation, random = config.generation(level), np.random.default_rng(0)
+            seen: set[bytes] = set()
+            prompts, stored, missing = 0, 0, 0
+            sample: list[str] = []
+            for block in blocks(level, data, writer, snapshot_times(data, config.snapshots)):
+                keys = [answer_key(engine.identity, generation, prompt) for prompt in block.prompts]
+                prompts += len(keys)
+                new = {key: prompt for key, prompt in zip(keys, block.prompts, strict=True) if key[:12] not in seen}
+                seen.update(key[:12] for key in new)
+                absent = list(new) if stores is None else stores.missing(new)
+                stored += len(new) - len(absent)
+                for key in absent:  # every missing prompt has the same chance to be in the sample
+                    missing += 1
+                    if len(sample) < _SAMPLE:
+                        sample.append(new[key])
+                    elif (place := int(random.integers(missing))) < _SAMPLE:
+                        sample[place] = new[key]
+            costs = _calibrate(engine, sample, generation)
+            scaled = [missing / max(1, len(sample)) * cost for cost in costs]
+            found.append(LevelPlan(level, prompts, len(seen), stored, round(scaled[0]), scaled[1], round(scaled[2])))
+    finally:
+        if stores is not None:
+            stores.close()
+    return found
+
+
+def _calibrate(engine: Engine, sample: list[str], generation: Generation) -> tuple[float, float, float]:
+    """Tokens, seconds and bytes of the sample. A first prompt warms the engine up."""
+    if not sample:
+        return 0.0, 0.0, 0.0
+    list(engine.run(sample[:1], generation))
+    began = time.perf_counter()
+    answers = [a for batch in engine.run(sample, generation) for _, a in batch if isinstance(a, Answer)]
+    seconds = time.perf_counter() - began
+    tokens = sum(a.prompt_tokens + a.generated_tokens for a in answers)
+    return tokens, seconds, sum(a.vector.nbytes + len(a.text.encode()) + _ROW for a in answers)

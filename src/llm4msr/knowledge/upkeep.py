@@ -1,0 +1,179 @@
+"""Upkeep of a folder of knowledge: what is in it, whether it is sound, and how it is made smaller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm4msr.errors import InputError
+from llm4msr.folders import read_manifest, verify
+from llm4msr.knowledge.questions import LEVELS, Level
+from llm4msr.knowledge.reason import KIND, VERSION
+from llm4msr.knowledge.stores import Stores
+
+_FAR = 6.0
+"""Robust deviations from the median distance at which a vector is called far from all others."""
+
+
+@dataclass(frozen=True)
+class LevelStats:
+    """A level's prompts, different answers and subjects set aside, mean tokens, and how its texts ended.
+
+    `far` are the subjects whose vectors are far from all others, the farthest first.
+    """
+
+    level: Level
+    prompts: int
+    distinct: int
+    rejected: int
+    prompt_tokens: float
+    generated_tokens: float
+    endings: dict[str, int]
+    far: list[int]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The store files with their answers and bytes, and each level."""
+
+    files: list[tuple[str, int, int]]
+    levels: list[LevelStats]
+
+
+def stats(folder: Path) -> Stats:
+    """Look at everything. Raises `InputError` where the folder is not complete, or an answer is missing."""
+    index, rejected = _index(folder), pl.read_parquet(folder / "rejected.parquet")
+    levels = []
+    with Stores(folder, read_only=True) as stores:
+        files = [(store.path.name, len(store), store.path.stat().st_size) for store in stores.files]
+        for level in LEVELS:
+            part = index.filter(pl.col("level") == level)
+            aside = rejected.filter(pl.col("level") == level).height
+            if part.is_empty() and not aside:
+                continue
+            keys = part["key"].unique(maintain_order=True).to_list()
+            endings: Counter[str] = Counter()
+            tokens = np.zeros(2)
+            for key in keys:
+                answer = stores.read(key)
+                if answer is None:
+                    raise InputError(f"{folder}: an answer of the level {level} is missing; run `llm4msr reason` again")
+                endings[answer.finish_reason] += 1
+                tokens += (answer.prompt_tokens, answer.generated_tokens)
+            far = _far(stores, keys)
+            subjects = part.filter(pl.col("key").is_in(far))["subject"].unique(maintain_order=True).to_list()
+            mean = tokens / max(1, len(keys))
+            levels.append(LevelStats(level, part.height, len(keys), aside, mean[0], mean[1], dict(endings), subjects))
+    return Stats(files, levels)
+
+
+def _far(stores: Stores, keys: list[bytes], block: int = 16_384) -> list[bytes]:
+    """The keys whose vectors, standardised, are much farther from the mean than most are."""
+    if len(keys) < 20:  # too few to say what is usual
+        return []
+    sample = stores.vectors(keys[:: max(1, len(keys) // 20_000)]).astype(np.float32)
+    mean, deviation = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+    parts = []
+    for start in range(0, len(keys), block):
+        z = (stores.vectors(keys[start : start + block]).astype(np.float32) - mean) / deviation
+        parts.append(np.sqrt(np.square(z).mean(1)))
+    distance = np.concatenate(parts)
+    middle = np.median(distance)
+    spread = max(1.4826 * float(np.median(np.abs(distance - middle))), 1e-3)
+    order = np.argsort(-distance, kind="stable")
+    return [keys[i] for i in order[: int((distance > middle + _FAR * spread).sum())]]
+
+
+def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
+    """How many answers of each store file do not have their checksum any more; with `remove` they are deleted."""
+    found = {}
+    with Stores(folder, read_only=True) as stores:
+        names = [store.path.name for store in stores.files]
+    for name in names:
+        with Stores(folder, writes=name) as stores:
+            bad = stores.files[0].altered()
+            if bad and remove:
+                stores.files[0].delete(bad)
+        found[name] = len(bad)
+    return found
+
+
+def compact(folder: Path) -> int:
+    """Bring all store files into one, and give back unused room. Returns how many answers it holds."""
+    with Stores(folder) as stores:
+        main, *others = stores.files
+        for other in others:
+            for rows in other.everything():
+                main.write(rows)
+        main.shrink()
+        count = len(main)
+        paths = [other.path for other in others]
+    for path in paths:
+        path.unlink()
+    return count
+
+
+def collect_garbage(folder: Path) -> int:
+    """Remove the answers that the folder's index does not name, and say how many those were.
+
+    They are those of changed prompts and settings, and texts that were written on request.
+    """
+    named = set(_index(folder)["key"].to_list())
+    removed = 0
+    with Stores(folder, read_only=True) as stores:
+        names = [store.path.name for store in stores.files]
+    for name in names:
+        with Stores(folder, writes=name) as stores:
+            own = stores.files[0]
+            unnamed = own.keys() - named
+            own.delete(unnamed)
+            own.shrink()
+            removed += len(unnamed)
+    return removed
+
+
+def export(folder: Path, out: Path) -> int:
+    """Write all answers with their subjects as one Parquet file, and say how many rows it has.
+
+    Columns: level, subject (code), time (microseconds; the least int64 for what is always true), text, finish_reason,
+    prompt_tokens, generated_tokens, vector (list of float).
+    """
+    schema = pa.schema(
+        [
+            ("level", pa.string()),
+            ("subject", pa.int32()),
+            ("time", pa.int64()),
+            ("text", pa.string()),
+            ("finish_reason", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("generated_tokens", pa.int32()),
+            ("vector", pa.list_(pa.float32())),
+        ]
+    )
+    index = _index(folder)
+    aside = out.with_name(f"{out.name}.part")
+    with Stores(folder, read_only=True) as stores, pq.ParquetWriter(aside, schema) as file:
+        for part in index.iter_slices(4096):
+            rows = []
+            for level, subject, time, key in part.select("level", "subject", "time", "key").iter_rows():
+                a = stores.read(key)
+                if a is None:
+                    raise InputError(f"{folder}: an answer of the level {level} is missing; run `llm4msr reason` again")
+                numbers = (a.prompt_tokens, a.generated_tokens)
+                rows.append((level, subject, time, a.text, a.finish_reason, *numbers, a.vector.astype(np.float32)))
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            file.write_table(pa.table(columns, schema=schema))
+    aside.replace(out)
+    return index.height
+
+
+def _index(folder: Path) -> pl.DataFrame:
+    manifest = read_manifest(folder, KIND, VERSION)
+    verify(folder, manifest)
+    return pl.read_parquet(folder / "index.parquet")
