@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
@@ -177,6 +178,31 @@ def test_user_layers_feed_the_backbone() -> None:
     below = enhancer.user_layers(e, z, batch.users.inverse)[0]
     assert bool((below >= 0).all())
     torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], below.sum(1))
+
+
+def test_a_gate_scales_what_the_users_layers_add_for_each_state_and_scenario() -> None:
+    config = LLM4MSRConfig(scenario="none", layers=2, hidden=3, rank=2, gate=True)
+    enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
+    batch = make_rows([2, 1, 2])
+    assert batch.users is not None
+    batch.users.known[:] = True
+    assert enhancer.user_layers is not None
+    with torch.no_grad():
+        enhancer.gate.weight.normal_()
+    e, z, inverse = torch.randn(5, 2), batch.users.vectors, batch.users.inverse
+    added = enhancer.user_layers(e, z, inverse)[0]
+    opened = torch.stack([torch.sigmoid(enhancer.gate(z[inverse[b]])[d]) for b, d in enumerate([0, 0, 1, 2, 2])])
+    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], (e + opened[:, None] * added).sum(1))
+    with torch.no_grad():
+        enhancer.gate.weight.zero_()
+        enhancer.gate.bias.fill_(-100)  # closed: the backbone alone
+    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], e.sum(1))
+
+
+def test_a_gate_needs_bottom_layers_that_add() -> None:
+    for change in ({"residual": False}, {"user": "parallel"}):
+        with pytest.raises(ValidationError, match="gate scales what the user's bottom layers add"):
+            LLM4MSRConfig.model_validate({"gate": True, **change})
 
 
 def test_without_knowledge_the_learned_default_takes_its_place() -> None:

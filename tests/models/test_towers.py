@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
+from llm4msr.models.backbones.adasparse import AdaSparse, AdaSparseConfig
 from llm4msr.models.backbones.apg import APG, APGConfig
 from llm4msr.models.backbones.pepnet import PEPNet, PEPNetConfig, PPNet, PPNetConfig
 from llm4msr.models.batch import EmbeddingShape
@@ -66,3 +69,27 @@ def test_apg_by_a_plain_loop() -> None:
             h = torch.relu(h) if place == 0 else h
         expected.append(h[0])
     torch.testing.assert_close(backbone(x, OFFSETS), torch.stack(expected))
+
+
+def test_adasparse_scales_and_prunes_units_by_scenario() -> None:
+    torch.manual_seed(0)
+    backbone = AdaSparse(AdaSparseConfig(hidden=(4,), scenario_dim=3, slope=6.0, threshold=0.9), 5, 3)
+    x = torch.randn(3, 5)
+    layers: Any = backbone.layers
+    pruners: Any = backbone.pruners
+    expected, pruned = [], 0
+    for row, d in zip(x, [0, 0, 2], strict=True):
+        h = row
+        for place in range(2):
+            h = torch.relu(h) if place else h
+            v = 2 / (1 + torch.exp(-6 * pruners[place](torch.cat([backbone.scenario.weight[d], h]))))
+            pruned += int((v <= 0.9).sum())
+            h = layers[place](torch.where(v > 0.9, v, torch.zeros_like(v)) * h)
+        expected.append(h[0])
+    assert 0 < pruned < 3 * 9
+    torch.testing.assert_close(backbone(x, OFFSETS), torch.stack(expected))
+
+
+def test_adasparse_keeps_a_unit_above_the_threshold_alone() -> None:
+    backbone = AdaSparse(AdaSparseConfig(hidden=(2,), scale=2.0, threshold=1.0), 3, 1)
+    assert backbone.factors(torch.tensor([-1.0, 0.0, 1.0])).tolist() == pytest.approx([0, 0, 2 / (1 + np.exp(-1))])

@@ -12,6 +12,7 @@ from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 
 BACKBONES: dict[str, dict[str, Any]] = {
+    "adasparse": {"hidden": [12, 8], "scenario_dim": 3},
     "aitm": {"hidden": [12, 8]},
     "apg": {"hidden": [12, 8], "rank": 3, "scenario_dim": 3},
     "mmoe": {"hidden": [12, 8], "experts": 3},
@@ -37,6 +38,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm4msr": ("llm4msr", _SMALL),
     "llm4msr-full": ("llm4msr", {**_SMALL, "weights": "full"}),
     "llm4msr-paper": ("llm4msr", {**_SMALL, "weights": "full", "residual": False}),
+    "llm4msr-gate": ("llm4msr", {**_SMALL, "gate": True}),
     "llm4msr-user-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "scenario": "none"}),
     "llm4msr-scenario-bottom": ("llm4msr", {**_SMALL, "user": "none", "scenario": "bottom"}),
     "llm4msr-both-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "layers": 1}),

@@ -1,5 +1,5 @@
 """Multi-scenario backbones; importing this package registers them all."""
 
-from llm4msr.models.backbones import aitm, apg, moe, pepnet, ple, shared_bottom, star
+from llm4msr.models.backbones import adasparse, aitm, apg, moe, pepnet, ple, shared_bottom, star
 
-__all__ = ["aitm", "apg", "moe", "pepnet", "ple", "shared_bottom", "star"]
+__all__ = ["adasparse", "aitm", "apg", "moe", "pepnet", "ple", "shared_bottom", "star"]

@@ -32,6 +32,9 @@ class LLM4MSRConfig(ModelPartConfig):
     - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
     - `layers` (K), `hidden`: number and hidden width of the meta layers. `weights`, `rank`: see `MetaLayers`.
     - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
+    - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
+      and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
+      `gate_start`. Needs `residual`.
     - `alpha`: where the mixing weight starts; it is learned.
     - `candidate`, `match`, `match_dim`: features beyond the paper; both need item vectors.
     """
@@ -44,6 +47,8 @@ class LLM4MSRConfig(ModelPartConfig):
     weights: Weights = "low_rank"
     rank: int = Field(default=16, ge=1)
     residual: bool = True
+    gate: bool = False
+    gate_start: float = -2.0
     alpha: float = 0.2
     candidate: bool = False
     match: bool = False
@@ -53,6 +58,8 @@ class LLM4MSRConfig(ModelPartConfig):
     def _does_something(self) -> LLM4MSRConfig:
         if self.user == "none" and self.scenario == "none" and not (self.candidate or self.match):
             raise ValueError("user, scenario, candidate and match are all off: take the enhancer 'none' instead")
+        if self.gate and not (self.user == "bottom" and self.residual):
+            raise ValueError("gate scales what the user's bottom layers add: it needs user = 'bottom' and residual")
         return self
 
     @property
@@ -80,7 +87,6 @@ class LLM4MSR(Enhancer):
         self, config: LLM4MSRConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths
     ) -> None:
         super().__init__()
-        del scenarios
         self.config = config
         width = shape.width
         self.item = ItemReader(knowledge) if "item" in config.needs else None
@@ -91,6 +97,10 @@ class LLM4MSR(Enhancer):
         user_width = sum(knowledge.users)
         self.user = UserReader(knowledge) if config.user_sources else None
         self.user_layers = self._layers(config.user, user_width, width)
+        if config.gate:
+            self.gate = nn.Linear(user_width, scenarios)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, config.gate_start)
         if config.scenario != "none":
             self.register_buffer("scenario_vectors", scenario_vectors(knowledge))
         scenario_width = 0 if knowledge.scenario is None else knowledge.scenario.shape[1]
@@ -132,6 +142,8 @@ class LLM4MSR(Enhancer):
             z, inverse = given(user, "user states")
             h, generated = self.user_layers(e, z, inverse)
             penalty = penalty + generated
+            if c.gate:
+                h = h * torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]
             if c.user == "bottom":
                 x = e + h if c.residual else h
             else:

@@ -1,0 +1,58 @@
+"""AdaSparse: one network whose units are weighed and pruned for each scenario (Yang et al., CIKM 2022)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llm4msr.models.batch import scenario_of_rows
+from llm4msr.models.layers import MLP
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
+
+
+class AdaSparseConfig(ModelPartConfig):
+    """`hidden` layers, `scenario_dim` of the scenario's embedding; `scale`, `slope` and `threshold` of the factors."""
+
+    hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
+    scenario_dim: int = Field(default=16, ge=1)
+    scale: float = Field(default=2.0, gt=0)
+    slope: float = Field(default=1.0, gt=0)
+    threshold: float = Field(default=0.25, ge=0)
+
+
+@BACKBONES.register("adasparse", AdaSparseConfig)
+class AdaSparse(Backbone):
+    """With `s_d` the scenario's embedding, before each layer l the units `h_l` are weighed by their pruner's factors:
+
+        v_l = scale sigmoid(slope (P_l [s_d, h_l] + p_l)),   pi_l = v_l where v_l > threshold, else 0,
+        h_(l+1) = relu(W_l (pi_l * h_l) + b_l)
+
+    This is the paper's "fusion": units below the threshold are pruned, the others scaled. All factors start near
+    `scale / 2`. The published slope grows while training and a further loss holds the share of pruned units between
+    two bounds; here the slope is constant and the share free.
+    """
+
+    def __init__(self, config: AdaSparseConfig, width: int, scenarios: int) -> None:
+        super().__init__()
+        self._config = config
+        inside = (width, *config.hidden)
+        self.scenario = nn.Embedding(scenarios, config.scenario_dim)
+        self.layers = nn.ModuleList(MLP((i, o)) for i, o in zip(inside, (*config.hidden, 1), strict=True))
+        self.pruners = nn.ModuleList(nn.Linear(config.scenario_dim + i, i) for i in inside)
+
+    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        """Logits `(B,)`."""
+        s = self.scenario(scenario_of_rows(offsets, x.device))
+        h = x
+        for place, (layer, pruner) in enumerate(zip(self.layers, self.pruners, strict=True)):
+            h = functional.relu(h) if place else h
+            h = layer(self.factors(pruner(torch.cat([s, h], 1))) * h)
+        return h[:, 0]
+
+    def factors(self, scores: Tensor) -> Tensor:
+        """The factors of units with these pruner scores."""
+        c = self._config
+        v = c.scale * torch.sigmoid(c.slope * scores)
+        return torch.where(v > c.threshold, v, 0.0)

@@ -1,0 +1,138 @@
+"""Efficiency, case study, search and sweeps: the matrices beside the benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.experiments.benchmark import plan, run_matrix
+from llm4msr.experiments.case_study import case_study
+from llm4msr.experiments.cells import cells_of
+from llm4msr.experiments.config import MatrixConfig, Search
+from llm4msr.experiments.efficiency import efficiency
+from llm4msr.experiments.estimate import seconds_of
+from llm4msr.experiments.search import best_of, propose
+from llm4msr.experiments.variants import ablation, sweep_history
+from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.folder import KnowledgeFolder
+
+START = {"learning_rate": 1e-3, "embedding_decay": 1e-5}
+
+
+@pytest.fixture
+def matrix(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> MatrixConfig:
+    return MatrixConfig.model_validate(
+        {
+            "data": {"shop": {"folder": shop.path, "knowledge": shop_knowledge.path}},
+            "backbones": {"star": {"hidden": [8, 4], "auxiliary_hidden": [4]}},
+            "enhancers": {
+                "none": {},
+                "ours": {"name": "llm4msr", "settings": {"source": "prompted", "hidden": 4, "rank": 2}},
+            },
+            "seeds": 1,
+            "embedding_dim": 4,
+            "search": {"trials": 0},
+            "train": {"epochs": 1, "batch_size": 128, "validations_per_epoch": 1},
+            "knowledge": {"dimensions": 8},
+        }
+    )
+
+
+def test_efficiency_shows_seconds_and_ratios_to_the_backbone(matrix: MatrixConfig) -> None:
+    (sheet,) = efficiency(matrix, batches=2, rounds=2)
+    assert sheet.header == ["backbone", "enhancer", "training s", "ratio", "inference s", "ratio"]
+    alone, ours = ([cell.text for cell in line] for line in sheet.lines)
+    assert alone[:2] == ["star", "none"]
+    assert (alone[3], alone[5]) == ("1.00", "1.00")
+    assert float(ours[3]) > 0
+    assert "128 rows" in sheet.note
+
+
+def test_an_estimate_is_a_positive_time_that_jobs_share(matrix: MatrixConfig) -> None:
+    cells = cells_of(matrix)[:1]
+    assert seconds_of(cells, matrix, 1) > 0
+    assert plan(matrix, Path("absent")).runs == 2
+
+
+def test_a_case_study_shows_a_prompt_a_text_and_what_changes_in_the_scores(
+    matrix: MatrixConfig, shop: PreparedData, tiny_engine: TransformersEngine, tmp_path: Path
+) -> None:
+    results = run_matrix(matrix, tmp_path)
+    runs = {row["enhancer"]: tmp_path / row["folder"] for row in results.iter_rows(named=True)}
+    user = shop.users["user"][int(shop.user[-1])]
+    found = case_study(runs["ours"], user, lambda: tiny_engine, most=3)
+    assert found.explanation.user == user
+    assert found.explanation.prompt is not None
+    assert found.scores.header[-3:] == ["score", "with the mean knowledge", "change"]
+    for line in found.scores.lines:
+        own, mean, change = (float(cell.text) for cell in line[-3:])
+        assert change == pytest.approx(own - mean, abs=2e-3)
+        assert line[-1].strong == ((change > 0) == (line[2].text == "yes")) or abs(change) < 1e-3
+    with pytest.raises(InputError, match=f"there is no user '{user}x'; did you mean '{user}'"):
+        case_study(runs["ours"], f"{user}x", lambda: tiny_engine)
+    with pytest.raises(InputError, match="its enhancer 'none' reads no knowledge of users"):
+        case_study(runs["none"], user, lambda: tiny_engine)
+
+
+def test_a_search_begins_with_the_configured_setting_and_stays_within_its_bounds() -> None:
+    search = Search(trials=8, learning_rate=(1e-4, 1e-2), embedding_decay=(1e-6, 1e-4))
+    history: list[tuple[dict[str, float], float | None]] = []
+    for place in range(8):
+        settings = propose(search, START, history, seed=3)
+        assert propose(search, START, history, seed=3) == settings  # a search that was stopped goes on as it was
+        assert 1e-4 <= settings["learning_rate"] <= 1e-2
+        assert 1e-6 <= settings["embedding_decay"] <= 1e-4
+        history.append((settings, None if place == 2 else 0.5 + place / 100))
+    assert history[0][0] == START
+    assert len({settings["learning_rate"] for settings, _ in history}) == 8
+
+
+def test_the_best_trial_is_the_one_of_the_highest_validation_auc_and_the_first_of_equals() -> None:
+    a, b, c = ({"learning_rate": rate, "embedding_decay": 0.0} for rate in (1.0, 2.0, 3.0))
+    assert best_of([(a, 0.5), (b, 0.7), (c, 0.7)], START) == b
+    assert best_of([(a, None)], START) == START
+    assert best_of([], START) == START
+
+
+def test_a_sweep_of_t_reasons_for_each_value(
+    matrix: MatrixConfig, shop: PreparedData, tiny_engine: TransformersEngine, tmp_path: Path
+) -> None:
+    swept = sweep_history(matrix, None, [1, 2], tmp_path, tiny_engine)
+    assert list(swept.enhancers) == ["none", "T = 1", "T = 2"]
+    histories = []
+    for choice in list(swept.enhancers.values())[1:]:
+        assert choice.knowledge is not None
+        histories.append(KnowledgeFolder.open(choice.knowledge, shop).config.history)
+    assert histories == [1, 2]
+    assert set(run_matrix(swept, tmp_path / "runs")["status"]) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"source": "composed"}}, "T changes the users' prompts"),
+        ({"knowledge": None}, "names no knowledge folder"),
+    ],
+)
+def test_a_sweep_of_t_that_cannot_be_run_says_why(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    raw = matrix.model_dump()
+    if "settings" in change:
+        raw["enhancers"]["ours"] |= change
+    else:
+        raw["data"]["shop"]["knowledge"] = None
+    with pytest.raises(InputError, match=message):
+        sweep_history(MatrixConfig.model_validate(raw), None, [1], tmp_path, tiny_engine)
+
+
+def test_every_variant_of_figure_3_runs(matrix: MatrixConfig, tmp_path: Path) -> None:
+    found = run_matrix(ablation(matrix, None), tmp_path)
+    assert found["enhancer"].to_list() == [
+        *("none", "user-bottom", "user-parallel", "domain-bottom", "domain-parallel", "full")
+    ]
+    assert set(found["status"]) == {"done"}
