@@ -88,7 +88,6 @@ def test_a_protocol_that_shows_a_row_its_own_label_is_found_by_its_gap(tmp_path:
     reason(data, StubEngine(), tmp_path / "k", ReasonConfig(history=100))
     config = KnowledgeConfig(vectors=("text",), dimensions=32)
     found = {p.protocol: p for p in probes(data, KnowledgeFolder.open(tmp_path / "k", data), config)}
-    print(found)
     assert found["all"].test > 0.6
     assert found["train_end"].gap > 0.1
     for protocol in ("slices", "composed"):
