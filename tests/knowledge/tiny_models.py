@@ -73,3 +73,24 @@ def of_family(family: str, llm: Path, folder: Path) -> Path:
         torch.manual_seed(3)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return attentive(folder, folder)
+
+
+def tiny_encoder(llm: Path, folder: Path, longest: int) -> Path:
+    """A random text-embedding model of two layers that reads `longest` tokens, with the tokenizer of `llm`."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    copied(llm, folder)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=longest,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder

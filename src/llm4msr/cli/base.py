@@ -27,9 +27,10 @@ ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
 ]
 EngineOption = Annotated[
-    Literal["auto", "transformers", "openvino"],
+    Literal["auto", "transformers", "openvino", "encoder", "command"],
     typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),
 ]
+CommandOption = Annotated[str, typer.Option(help="The program of --engine command; see docs/knowledge.md.")]
 DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Number format of the LLM.")]
 
 
@@ -54,7 +55,10 @@ def say(message: str) -> None:
 
 
 def make_engine(
-    model: Path | None, dtype: Literal["bfloat16", "float32"], engine: Literal["auto", "transformers", "openvino"]
+    model: Path | None,
+    dtype: Literal["bfloat16", "float32"],
+    engine: Literal["auto", "transformers", "openvino", "encoder", "command"],
+    command: str = "",
 ) -> Any:
     """The engine with the LLM of a folder, or with the embedded one."""
     from transformers.utils import logging
@@ -63,7 +67,7 @@ def make_engine(
 
     logging.set_verbosity_error()  # the terminal is ours here
     logging.disable_progress_bar()
-    return make(engine, model, dtype, say)
+    return make(engine, model, dtype, say, command=command)
 
 
 def validated(kind: Any, raw: dict[str, Any]) -> Any:

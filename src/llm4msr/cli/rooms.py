@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llm4msr.cli.base import (
+    CommandOption,
     DataArgument,
     DTypeOption,
     EngineOption,
@@ -95,6 +96,7 @@ def reason(
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
     engine: EngineOption = "auto",
+    command: CommandOption = "",
     protocol: Annotated[
         Literal["slices", "period", "times", "train_end", "all"],
         typer.Option(
@@ -147,7 +149,7 @@ def reason(
     )
     part = None if shard is None else _shard(shard)
     opened = PreparedData.open(data)
-    llm = make_engine(model, dtype, engine)
+    llm = make_engine(model, dtype, engine, command)
     if plan:
         console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
         return
@@ -208,6 +210,7 @@ def explain(
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
     engine: EngineOption = "auto",
+    command: CommandOption = "",
 ) -> None:
     """Show a user's history, prompt and text, and how the vector was taken."""
     from llm4msr.data.prepared import PreparedData
@@ -216,7 +219,7 @@ def explain(
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype, engine)))
+    print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype, engine, command)))
 
 
 def _print_scores(run: Path, *, anew: bool = False) -> None:

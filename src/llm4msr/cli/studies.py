@@ -10,6 +10,7 @@ import typer
 
 from llm4msr import __version__
 from llm4msr.cli.base import (
+    CommandOption,
     DataArgument,
     DTypeOption,
     EngineOption,
@@ -102,6 +103,7 @@ def sweep(
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
     engine: EngineOption = "auto",
+    command: CommandOption = "",
 ) -> None:
     """Sweep one setting, as in the paper's Figure 4."""
     from llm4msr.experiments import variants
@@ -116,7 +118,7 @@ def sweep(
         matrix = variants.sweep_layers(matrix, enhancer, numbers)
     else:
         with Bars(console) as bars:
-            llm = make_engine(model, dtype, engine)
+            llm = make_engine(model, dtype, engine, command)
             matrix = variants.sweep_history(matrix, enhancer, numbers, out, llm, bars.reasoning)
     _run(matrix, out, jobs, dry_run=dry_run)
 
@@ -142,11 +144,12 @@ def case_study(
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
     engine: EngineOption = "auto",
+    command: CommandOption = "",
 ) -> None:
     """Show a user's prompt and text, and what her knowledge changes in her scores (the paper's Figure 5)."""
     from llm4msr.experiments.case_study import case_study as study
 
-    found = study(run, user, lambda: make_engine(model, dtype, engine))
+    found = study(run, user, lambda: make_engine(model, dtype, engine, command))
     print_explanation(console, found.explanation)
     console.print(found.scores.rich())
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.engines.local import DType
 
-EngineName = Literal["auto", "transformers", "openvino"]
+EngineName = Literal["auto", "transformers", "openvino", "encoder", "command"]
 
 
-def choose(name: EngineName) -> tuple[Literal["transformers", "openvino"], str]:
-    """The engine to take and, for `auto`, why."""
-    if name != "auto":
-        return name, ""
+def fastest() -> tuple[Literal["transformers", "openvino"], str]:
+    """The engine to take for a causal LM here, and why."""
     import torch
 
     if torch.cuda.is_available():
@@ -27,16 +27,36 @@ def choose(name: EngineName) -> tuple[Literal["transformers", "openvino"], str]:
 
 
 def make_engine(
-    name: EngineName, model: Path | None, dtype: DType, report: Callable[[str], None] = lambda message: None
+    name: EngineName,
+    model: Path | None,
+    dtype: DType,
+    report: Callable[[str], None] = lambda message: None,
+    *,
+    command: str = "",
 ) -> Engine:
-    """The engine with the model of a folder, or with the embedded one. Raises `InputError` where it cannot be made."""
+    """The engine with the model of a folder, or with the embedded one; `command` is the program of that engine.
+
+    Raises `InputError` where it cannot be made.
+    """
+    if (name == "command") != bool(command):
+        raise InputError("--engine command and --command go together: the program that answers prompts")
+    if name == "command":
+        from llm4msr.knowledge.engines.command import CommandEngine
+
+        return CommandEngine(shlex.split(command))
+    if name == "encoder":
+        from llm4msr.knowledge.engines.encoder import EncoderEngine
+
+        if model is None:
+            raise InputError("--engine encoder needs --model: the folder of a text-embedding model")
+        return EncoderEngine(model)
+    if name == "auto":
+        name, why = fastest()
+        report(f"engine: {name}, since {why}")
     from llm4msr.knowledge.engines.embedded import embedded_model
 
-    chosen, why = choose(name)
-    if why:
-        report(f"engine: {chosen}, since {why}")
     folder = model if model is not None else embedded_model(report)
-    if chosen == "openvino":
+    if name == "openvino":
         from llm4msr.knowledge.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(folder, dtype=dtype)
