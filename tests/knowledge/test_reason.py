@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -20,6 +21,8 @@ from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import ALWAYS, LEVELS
 from llm4msr.knowledge.reason import Progress, ReasonConfig, Summary, reason
 from llm4msr.knowledge.store import Store, answer_key
+from llm4msr.knowledge.stores import Stores
+from llm4msr.knowledge.upkeep import altered
 from tests.conftest import FAST
 from tests.knowledge.kiosk import ROWS, SECOND, Event, kiosk
 from tests.knowledge.stub_engine import BATCH, StubEngine, stub_answer
@@ -182,9 +185,27 @@ def test_a_killed_run_asks_nothing_twice_that_was_stored(shop: PreparedData, tmp
     assert [len(complete.level(level)[1]) for level in LEVELS] == [3, len(users), shop.items.height]
 
 
-def _reason_and_kill(data: PreparedData, folder: Path, log: Path, asked: int) -> None:
+@pytest.mark.slow
+def test_fifty_kills_lose_and_repeat_nothing_but_the_batch_in_flight(shop: PreparedData, tmp_path: Path) -> None:
+    config = FAST.model_copy(update={"snapshots": Snapshots(slices=40)})
+    log, folder = tmp_path / "asked.jsonl", tmp_path / "knowledge"
+    log.touch()
+    random = np.random.default_rng(0)
+    in_flight: Counter[str] = Counter()
+    for _ in range(50):
+        _reason_and_kill(shop, folder, log, len(_prompts(log)) + int(random.integers(1, 15)), config)
+        with Stores(folder, read_only=True) as stores:
+            in_flight.update({prompt for prompt in _prompts(log) if stores.missing([_key(prompt)])})
+        assert altered(folder) == {"store.sqlite": 0}
+    reason(shop, StubEngine(log=log), folder, config)
+    times = Counter(_prompts(log))
+    assert all(count <= 1 + in_flight[prompt] for prompt, count in times.items())
+    assert [len(KnowledgeFolder.open(folder, shop).level(level)[1]) for level in ("scenario", "item")] == [3, 40]
+
+
+def _reason_and_kill(data: PreparedData, folder: Path, log: Path, asked: int, config: ReasonConfig = FAST) -> None:
     """Reason in another process and kill it once that many prompts were asked in all."""
-    arguments = [str(data.path), str(folder), str(log), FAST.model_dump_json()]
+    arguments = [str(data.path), str(folder), str(log), config.model_dump_json()]
     root = Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-m", "tests.knowledge.stub_engine", *arguments], cwd=root)
     try:

@@ -203,6 +203,32 @@ def test_two_readers_and_a_writer_share_a_store(path: Path) -> None:
         assert reader.vectors([C]).tolist() == [[5, 6]]
 
 
+def test_a_store_that_another_process_holds_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm4msr.knowledge.store._PATIENCE", 0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(InputError, match=f"{path}: .*database is locked"):
+        Store(path).write([(C, answer(1, 2))])
+    other.execute("ROLLBACK")
+    other.close()
+    with Store(path) as store:
+        store.write([(C, answer(1, 2))])
+        assert len(store) == 3
+
+
+def test_a_full_disk_is_named_and_what_was_stored_stays(path: Path) -> None:
+    with Store(path) as store:
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        many = [(number.to_bytes(32), answer(*range(500))) for number in range(50)]
+        with pytest.raises(InputError, match=f"{path}: the store cannot be used: database or disk is full"):
+            store.write(many)
+    with Store(path) as store:
+        assert len(store) == 2
+        store.write(many)
+        assert (len(store), store.altered()) == (52, [])
+
+
 PAPER = Generation(pooling="last_generated", max_new_tokens=64)
 
 

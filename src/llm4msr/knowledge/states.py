@@ -75,7 +75,7 @@ def compose(
     *,
     half_life_events: float | None = None,
     weight: NDArray[np.float64] | None = None,
-    block: int = 1_000_000,
+    block: int = 50_000,
 ) -> States:
     """Weighted means of the vectors of a user's items, one state at each moment with an event.
 

@@ -28,6 +28,8 @@ CREATE TABLE answers (
   prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL
 );
 """
+_PATIENCE = 30.0
+"""Seconds to wait for another process that writes the same file."""
 _TYPES = [str, bytes, str, int, int]
 
 
@@ -54,7 +56,7 @@ class Store:
         fresh = not path.exists() or path.stat().st_size == 0
         try:
             mode = "ro" if read_only else "rwc"
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
+            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE)
             self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text then fails its checksum
             if fresh:
                 self._db.executescript(

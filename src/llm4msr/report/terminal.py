@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from llm4msr.knowledge.summaries import parse_interests
+
 if TYPE_CHECKING:  # the command line starts without loading torch
     from llm4msr.knowledge.plan import LevelPlan
     from llm4msr.knowledge.reason import Progress
@@ -129,4 +131,9 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     title = "text, written for this page" if explanation.on_request else "text"
     cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""
     console.print(Panel(escape(explanation.text or "(empty)"), title=title + cut, title_align="left"))
+    interests = parse_interests(explanation.text or "", list(explanation.counts))
+    if interests is not None:
+        say(console, f"common interests: {'; '.join(interests.common) or 'none listed'}")
+        for scenario, found in interests.distinct.items():
+            say(console, f"distinct in {scenario}: {'; '.join(found)}")
     say(console, f"the user's vector is {explanation.how}")
