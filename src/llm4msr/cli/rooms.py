@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -121,10 +122,15 @@ def reason(
     shard: Annotated[
         str | None, typer.Option(help="Ask only part i of n, as in 1/4, into a store file of its own.")
     ] = None,
+    ray: Annotated[str | None, typer.Option(help="Run engines on a Ray cluster: its address, or local.")] = None,
+    ray_actors: Annotated[int, typer.Option(min=1, help="Engines on the cluster.")] = 1,
+    ray_gpus: Annotated[float, typer.Option(min=0.0, help="GPUs of each of them.")] = 0.0,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost; nothing is asked.")] = False,
 ) -> None:
     """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
     from llm4msr.data.prepared import PreparedData
+    from llm4msr.knowledge.engines.choice import make_engine as make
+    from llm4msr.knowledge.engines.ray import RayEngine
     from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.plan import plan as make_plan
     from llm4msr.knowledge.reason import ReasonConfig
@@ -149,7 +155,12 @@ def reason(
     )
     part = None if shard is None else _shard(shard)
     opened = PreparedData.open(data)
-    llm = make_engine(model, dtype, engine, command)
+    if ray is None:
+        llm = make_engine(model, dtype, engine, command)
+    else:
+        llm = RayEngine(
+            partial(make, engine, model, dtype, command=command), address=ray, actors=ray_actors, gpus=ray_gpus
+        )
     if plan:
         console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
         return
