@@ -1,17 +1,14 @@
-"""The commands of the rooms: prepare, reason, train, evaluate, explain."""
+"""The commands of the rooms: prepare, train, evaluate, explain; `reason` has a file of its own."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm4msr.cli.base import (
     CommandOption,
-    DataArgument,
     DTypeOption,
     EngineOption,
     KnowledgeOption,
@@ -23,10 +20,10 @@ from llm4msr.cli.base import (
     validated,
 )
 from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars, print_explanation, reasoning_costs
+from llm4msr.report.terminal import Bars, print_explanation
 
 if TYPE_CHECKING:
-    from llm4msr.knowledge.reason import Shard
+    pass
 
 
 @app.command()
@@ -88,93 +85,6 @@ def prepare(
                 say(f"  warning: {name} has one class or no row in the {part} part: its AUC there is undefined")
     for reason_text, count in counts["rejected"].items():
         say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
-
-
-@app.command()
-def reason(
-    data: DataArgument,
-    knowledge: KnowledgeOption,
-    model: ModelOption = None,
-    dtype: DTypeOption = "bfloat16",
-    engine: EngineOption = "auto",
-    command: CommandOption = "",
-    protocol: Annotated[
-        Literal["slices", "period", "times", "train_end", "all"],
-        typer.Option(
-            help="When users' prompts are made. train_end is the paper's and leaks training labels; all leaks all."
-        ),
-    ] = "slices",
-    slices: Annotated[int, typer.Option(help="Slices of the training period.")] = 4,
-    period: Annotated[float, typer.Option(help="Days between snapshots, for the protocol period.")] = 30.0,
-    times: Annotated[str, typer.Option(help="Moments with commas (2017-06-01), for the protocol times.")] = "",
-    history: Annotated[int, typer.Option(help="Most positives a scenario in a user's prompt (T).")] = 20,
-    pooling: Annotated[
-        Literal["last_generated", "last_prompt", "mean_prompt", "mean_generated", "closing"],
-        typer.Option(help="Which hidden state is a user's vector; last_generated is the paper's."),
-    ] = "last_prompt",
-    item_pooling: Annotated[
-        Literal["last_prompt", "mean_prompt"], typer.Option(help="Which hidden state is an item's vector.")
-    ] = "mean_prompt",
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
-    levels: Annotated[str, typer.Option(help="Levels to reason about, with commas.")] = "scenario,user,item",
-    templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
-    language: Annotated[Literal["en", "zh"], typer.Option(help="Language of our templates.")] = "en",
-    shard: Annotated[
-        str | None, typer.Option(help="Ask only part i of n, as in 1/4, into a store file of its own.")
-    ] = None,
-    ray: Annotated[str | None, typer.Option(help="Run engines on a Ray cluster: its address, or local.")] = None,
-    ray_actors: Annotated[int, typer.Option(min=1, help="Engines on the cluster.")] = 1,
-    ray_gpus: Annotated[float, typer.Option(min=0.0, help="GPUs of each of them.")] = 0.0,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost; nothing is asked.")] = False,
-) -> None:
-    """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
-    from llm4msr.data.prepared import PreparedData
-    from llm4msr.knowledge.engines.choice import make_engine as make
-    from llm4msr.knowledge.engines.ray import RayEngine
-    from llm4msr.knowledge.history import LEAKS
-    from llm4msr.knowledge.plan import plan as make_plan
-    from llm4msr.knowledge.reason import ReasonConfig
-    from llm4msr.knowledge.reason import reason as run_reason
-
-    config = validated(
-        ReasonConfig,
-        {
-            "levels": [level.strip() for level in levels.split(",")],
-            "snapshots": {
-                "protocol": protocol,
-                "slices": slices,
-                "period_days": period,
-                "times": [_moment(text) for text in times.split(",") if text.strip()],
-            },
-            "language": language,
-            "history": history,
-            "scenario": {"pooling": "last_generated", "max_new_tokens": max_new_tokens},
-            "user": {"pooling": pooling, "max_new_tokens": max_new_tokens},
-            "item": {"pooling": item_pooling, "chat": False},
-        },
-    )
-    part = None if shard is None else _shard(shard)
-    opened = PreparedData.open(data)
-    if ray is None:
-        llm = make_engine(model, dtype, engine, command)
-    else:
-        llm = RayEngine(
-            partial(make, engine, model, dtype, command=command), address=ray, actors=ray_actors, gpus=ray_gpus
-        )
-    if plan:
-        console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
-        return
-    with Bars(console) as bars:
-        summaries = run_reason(opened, llm, knowledge, config, templates=templates, shard=part, progress=bars.reasoning)
-    for s in summaries:
-        say(
-            f"{s.level}: {s.prompts} prompts, {s.distinct} different, {s.answered} answered now"
-            + (f", {s.rejected} set aside (see {knowledge / 'rejected.parquet'})" if s.rejected else "")
-        )
-    if part is not None:
-        say(f"part {shard} is done; when all parts are, run the same command without --shard to complete {knowledge}")
-    elif leak := LEAKS.get(protocol):
-        say(f"warning: {leak}; reports say so")
 
 
 @app.command()
@@ -257,22 +167,3 @@ def _ratios(text: str) -> tuple[float, float, float]:
     except ValueError:
         raise InputError(f"--split {text}: expected three numbers, as in 8:1:1") from None
     return first, second, third
-
-
-def _moment(text: str) -> int:
-    """An ISO date or time, taken as UTC where it names no zone, in microseconds since 1970."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise InputError(f"--times {text}: expected moments as in 2017-06-01 or 2017-06-01T12:00") from None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1e6)
-
-
-def _shard(text: str) -> Shard:
-    from llm4msr.knowledge.reason import Shard
-
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
-        raise InputError(f"--shard {text}: expected part i of n, as in 1/4")
-    return Shard(int(number) - 1, int(of))
