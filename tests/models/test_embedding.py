@@ -62,3 +62,14 @@ def test_sparse_and_dense_tables_give_the_same_values_and_gradients() -> None:
     assert dense.table.weight.grad is not None
     assert sparse.table.weight.grad is not None
     torch.testing.assert_close(sparse.table.weight.grad.to_dense(), dense.table.weight.grad)
+
+
+def test_rows_can_start_from_vectors() -> None:
+    embedding = FeatureEmbedding(FieldLayout(categorical=(3, 4)), 2)
+    before = embedding.table.weight.detach().clone()
+    embedding.start_from(1, torch.tensor([1, 3]), torch.tensor([[1.0, -1.0, 9.0], [-1.0, 1.0, 9.0]]))
+    after = embedding.table.weight.detach()
+    spread = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).std()
+    torch.testing.assert_close(after[[4, 6]], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * 0.01 / spread)
+    others = [0, 1, 2, 3, 5]
+    assert torch.equal(after[others], before[others])

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
@@ -15,7 +17,7 @@ from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
 from llm4msr.schema import Schema
-from llm4msr.training.run import evaluate_run, parse_config, train_run
+from llm4msr.training.run import evaluate_run, open_run, parse_config, train_run
 from tests.conftest import FAST, shop_frames
 
 
@@ -177,3 +179,20 @@ def test_a_single_scenario_has_no_others_and_trains(
     knowledge = KnowledgeFolder.open(tmp_path / "knowledge", data)
     result = train_run(parse_config(_raw(data, knowledge, match=True), "test"), tmp_path / "run")
     assert result.scores.scenarios[0] == result.scores.overall
+
+
+def test_items_may_start_from_their_knowledge(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
+) -> None:
+    raw = _raw(shop)
+    raw |= {"knowledge_folder": str(shop_knowledge.path), "knowledge": {"dimensions": 4}}
+    raw["model"]["item_start"] = True
+    data, source, model = open_run(parse_config(raw, "test"))
+    assert data.fields_of("categorical")[1].name == "item"
+    rows = np.arange(20)
+    batch = source.make(rows)
+    assert batch.item is not None
+    started = model.embedding(batch)[:, 4:8]
+    torch.testing.assert_close(started / started.std(), batch.item / batch.item.std(), rtol=1e-4, atol=1e-4)
+    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    assert evaluate_run(tmp_path / "run") == result.scores

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from llm4msr.models.batch import Batch, FieldLayout
 
+_SPREAD = 0.01
+"""The standard deviation that rows of the table start with."""
+
 
 class FeatureEmbedding(nn.Module):
     """Embeds the fields: all categorical and multi-valued ones in one table with offsets, by one look-up.
@@ -31,13 +34,24 @@ class FeatureEmbedding(nn.Module):
         starts = torch.cumsum(torch.tensor([0, *sizes], dtype=torch.int64), 0)
         self.register_buffer("offsets", starts[: len(sizes)], persistent=False)
         self.table = nn.Embedding(max(1, int(starts[-1])), dim, sparse=sparse)
-        nn.init.normal_(self.table.weight, std=0.01)
+        nn.init.normal_(self.table.weight, std=_SPREAD)
         self.numeric = nn.Parameter(torch.randn(3, layout.numeric, dim) * 0.01) if layout.numeric else None
 
     @property
     def output_dim(self) -> int:
         """`E`."""
         return self.layout.fields * self.dim
+
+    @torch.no_grad()
+    def start_from(self, place: int, ids: Tensor, vectors: Tensor) -> None:
+        """Start rows of the categorical field at that place from vectors `(n, d)`, their first `dim` numbers.
+
+        Each is scaled to the spread that random rows start with; the rest of longer rows stays random.
+        """
+        width = min(self.dim, vectors.shape[1])
+        chosen = vectors[:, :width]
+        rows = ids + self.offsets[place]
+        self.table.weight[rows, :width] = chosen * (_SPREAD / chosen.std().clamp(min=1e-6))
 
     def forward(self, batch: Batch) -> Tensor:
         """Embeddings `(B, E)`: categorical, multi-valued, then numeric fields, each in the schema's order."""

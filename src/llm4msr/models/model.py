@@ -26,11 +26,12 @@ class PartChoice(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What a model is made of."""
+    """What a model is made of. With `item_start` the item's embedding starts from its knowledge vector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     embedding_dim: int = Field(default=16, ge=1, le=4096)
+    item_start: bool = False
     sparse_embedding: bool = False
     backbone: PartChoice = PartChoice(name="star")
     enhancer: PartChoice = PartChoice(name="none")

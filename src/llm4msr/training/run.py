@@ -180,8 +180,9 @@ def read_result(folder: Path) -> RunResult:
 
 
 def _needs(config: RunConfig) -> frozenset[Source]:
-    """Which knowledge the enhancer reads."""
-    return frozenset(config.model.enhancer_config().needs)
+    """Which knowledge the model reads."""
+    items = {"item"} if config.model.item_start else set()
+    return frozenset({*config.model.enhancer_config().needs, *items})
 
 
 def _open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
@@ -216,7 +217,22 @@ def _model(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple
     device = config.train.torch_device()
     source = BatchSource(data, knowledge, device)
     model = build_model(config.model, source.layout, data.scenario_count, source.widths, config.train.seed)
+    if config.model.item_start:
+        _start_from_items(model, data, knowledge)
     return source, model.to(device)
+
+
+def _start_from_items(model: MultiScenarioModel, data: PreparedData, knowledge: Knowledge) -> None:
+    """Start the rows of the item's own field from the items' knowledge vectors, where those are known."""
+    assert knowledge.item is not None
+    train = slice(0, data.split.valid)
+    for place, spec in enumerate(data.fields_of("categorical")):
+        if spec.side == "item" and spec.source == data.schema.columns.item:
+            ids, first = np.unique(np.asarray(data.field(spec.name)[train]), return_index=True)
+            state = knowledge.item.index[train][first]
+            usable = (ids > 0) & (state > 0)
+            vectors = torch.from_numpy(knowledge.item.vectors[state[usable]])
+            model.embedding.start_from(place, torch.from_numpy(ids[usable]), vectors)
 
 
 def _absolute(config: RunConfig) -> RunConfig:
