@@ -31,7 +31,7 @@ def matrix(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> MatrixConfig:
             "backbones": {"star": {"hidden": [8, 4], "auxiliary_hidden": [4]}},
             "enhancers": {
                 "none": {},
-                "ours": {"name": "llm4msr", "settings": {"source": "prompted", "hidden": 4, "rank": 2}},
+                "ours": {"name": "llm4msr_paper", "settings": {"weights": "low_rank", "hidden": 4, "rank": 2}},
             },
             "seeds": 1,
             "embedding_dim": 4,

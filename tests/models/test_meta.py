@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,12 @@ class SumOfInputs(Backbone):
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         del offsets
         return x.sum(1)
+
+
+def plain(**settings: Any) -> LLM4MSRConfig:
+    """Settings with everything that is beyond the paper off."""
+    off = {"scenario": "parallel", "gate": False, "candidate": False, "match": False}
+    return LLM4MSRConfig.model_validate({**off, **settings})
 
 
 def test_full_meta_layers_by_hand() -> None:
@@ -95,7 +102,7 @@ def test_grouped_matmul_equals_a_product_for_each_row(groups: list[int], seed: i
 
 
 def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
-    config = LLM4MSRConfig(user="none", scenario="parallel", layers=1, weights="full", alpha=0.25)
+    config = plain(user="none", scenario="parallel", layers=1, weights="full", alpha=0.25)
     enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([1, 1, 1])
     e = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
@@ -106,7 +113,7 @@ def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
 
 
 def test_the_whole_prediction_by_hand() -> None:
-    config = LLM4MSRConfig(layers=1, weights="full", residual=False, alpha=0.25)
+    config = plain(layers=1, weights="full", residual=False, alpha=0.25)
     scenario = np.array([[1.0], [2.0], [3.0]], dtype=np.float32)
     enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, KnowledgeWidths(users=(1,), scenario=scenario))
     assert enhancer.user_layers is not None
@@ -128,7 +135,7 @@ def test_the_whole_prediction_by_hand() -> None:
 
 
 def test_two_parallel_levels_have_an_alpha_each() -> None:
-    enhancer = LLM4MSR(LLM4MSRConfig(user="parallel", layers=1), EmbeddingShape(1, 2), 3, WIDTHS)
+    enhancer = LLM4MSR(plain(user="parallel", layers=1), EmbeddingShape(1, 2), 3, WIDTHS)
     assert enhancer.alpha is not None
     assert enhancer.user_layers is not None
     assert enhancer.scenario_layers is not None
@@ -144,10 +151,10 @@ def test_two_parallel_levels_have_an_alpha_each() -> None:
 
 def test_missing_knowledge_is_an_error_and_never_a_plain_backbone() -> None:
     with pytest.raises(ValueError, match="need user states"):
-        LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
+        LLM4MSR(plain(scenario="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
     with pytest.raises(ValueError, match="need scenario vectors"):
-        LLM4MSR(LLM4MSRConfig(user="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
-    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
+        LLM4MSR(plain(user="none"), EmbeddingShape(1, 2), 3, KnowledgeWidths())
+    enhancer = LLM4MSR(plain(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
     with pytest.raises(ValueError, match="need user states"):
         enhancer(torch.randn(1, 2), replace(make_rows([1, 0, 0]), users=None), SumOfInputs())
 
@@ -167,7 +174,7 @@ def test_one_large_group_pads_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_user_layers_feed_the_backbone() -> None:
-    config = LLM4MSRConfig(user="bottom", scenario="none", layers=2, hidden=3, weights="full", residual=False)
+    config = plain(user="bottom", scenario="none", layers=2, hidden=3, weights="full", residual=False)
     enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([2, 0, 2])
     assert batch.users is not None
@@ -181,7 +188,7 @@ def test_user_layers_feed_the_backbone() -> None:
 
 
 def test_a_gate_scales_what_the_users_layers_add_for_each_state_and_scenario() -> None:
-    config = LLM4MSRConfig(scenario="none", layers=2, hidden=3, rank=2, gate=True)
+    config = plain(scenario="none", layers=2, hidden=3, rank=2, gate=True)
     enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([2, 1, 2])
     assert batch.users is not None
@@ -199,14 +206,14 @@ def test_a_gate_scales_what_the_users_layers_add_for_each_state_and_scenario() -
     torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], e.sum(1))
 
 
-def test_a_gate_needs_bottom_layers_that_add() -> None:
-    for change in ({"residual": False}, {"user": "parallel"}):
-        with pytest.raises(ValidationError, match="gate scales what the user's bottom layers add"):
-            LLM4MSRConfig.model_validate({"gate": True, **change})
+def test_only_bottom_layers_that_add_have_a_gate() -> None:
+    assert plain(gate=True).gated
+    for change in ({"residual": False}, {"user": "parallel"}, {"user": "none", "match": True}):
+        assert not plain(gate=True, **change).gated
 
 
 def test_without_knowledge_the_learned_default_takes_its_place() -> None:
-    enhancer = LLM4MSR(LLM4MSRConfig(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
+    enhancer = LLM4MSR(plain(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([4, 0, 0])
     assert batch.users is not None
     batch.users.known[:] = False
@@ -221,7 +228,7 @@ def test_without_knowledge_the_learned_default_takes_its_place() -> None:
 
 
 def test_match_features_are_product_and_dot() -> None:
-    config = LLM4MSRConfig(user="none", scenario="none", match=True, match_dim=2)
+    config = plain(user="none", scenario="none", match=True, match_dim=2)
     enhancer = LLM4MSR(config, EmbeddingShape(1, 1), 3, WIDTHS)
     batch = make_rows([1, 0, 0])
     assert batch.users is not None
@@ -238,20 +245,27 @@ def test_match_features_are_product_and_dot() -> None:
 @pytest.mark.parametrize(
     ("settings_", "needs"),
     [
-        ({}, {"own", "others", "scenario"}),
-        ({"source": "prompted"}, {"prompted", "scenario"}),
-        ({"source": "both", "scenario": "none"}, {"prompted", "own", "others"}),
-        ({"user": "none"}, {"scenario"}),
-        ({"user": "none", "scenario": "none", "match": True}, {"own", "others", "item"}),
+        ({}, {"own", "others", "item"}),
+        ({"match": False}, {"own", "others", "item"}),
+        ({"match": False, "candidate": False, "scenario": "parallel"}, {"own", "others", "scenario"}),
+        ({"source": "both", "match": False, "candidate": False}, {"prompted", "own", "others"}),
+        ({"user": "none"}, {"own", "others", "item"}),
+        ({"user": "none", "match": False}, {"item"}),
     ],
 )
 def test_a_config_says_which_knowledge_it_needs(settings_: dict[str, object], needs: set[str]) -> None:
     assert LLM4MSRConfig.model_validate(settings_).needs == needs
 
 
+def test_the_papers_model_reads_prompts_of_users_and_scenarios_alone() -> None:
+    config = ENHANCERS.config("llm4msr_paper", {})
+    assert config.needs == {"prompted", "scenario"}
+    assert (config.user, config.scenario, config.layers, config.weights) == ("bottom", "parallel", 2, "full")
+
+
 def test_an_enhancer_that_does_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="take the enhancer 'none' instead"):
-        ENHANCERS.config("llm4msr", {"user": "none", "scenario": "none"})
+    with pytest.raises(ValidationError, match="take the enhancer 'none' instead"):
+        plain(user="none", scenario="none")
 
 
 def test_unknown_names_and_settings_are_answered_with_the_nearest() -> None:

@@ -23,7 +23,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "shared_bottom": {"hidden": [12, 8]},
     "star": {"hidden": [12, 8], "auxiliary_hidden": [4], "scenario_dim": 3},
 }
-_SMALL = {"hidden": 6, "rank": 3, "match_dim": 4}
+_SIZES = {"hidden": 6, "rank": 3, "match_dim": 4}
+_SMALL = {**_SIZES, "scenario": "parallel", "gate": False, "candidate": False, "match": False}
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "dynamic-network": (
@@ -35,9 +36,10 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "knowledge-added": ("knowledge_added", {"hidden": 6}),
     "knowledge-field": ("knowledge_field", {}),
     "knowledge-field-scenario": ("knowledge_field", {"user": False}),
-    "llm4msr": ("llm4msr", _SMALL),
+    "llm4msr": ("llm4msr", _SIZES),
+    "llm4msr-ungated": ("llm4msr", _SMALL),
     "llm4msr-full": ("llm4msr", {**_SMALL, "weights": "full"}),
-    "llm4msr-paper": ("llm4msr", {**_SMALL, "weights": "full", "residual": False}),
+    "llm4msr-paper": ("llm4msr_paper", {"hidden": 6, "source": "composed"}),
     "llm4msr-gate": ("llm4msr", {**_SMALL, "gate": True}),
     "llm4msr-user-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "scenario": "none"}),
     "llm4msr-scenario-bottom": ("llm4msr", {**_SMALL, "user": "none", "scenario": "bottom"}),

@@ -87,7 +87,7 @@ def test_knowledge_that_is_needed_must_be_named(
 ) -> None:
     raw = _raw(shop, shop_knowledge)
     del raw["knowledge_folder"]
-    with pytest.raises(InputError, match="reads others, own, scenario knowledge; name the folder"):
+    with pytest.raises(InputError, match="reads item, others, own knowledge; name the folder"):
         train_run(parse_config(raw, "test"), tmp_path / "run")
 
 

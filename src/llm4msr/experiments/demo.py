@@ -27,7 +27,7 @@ REASONING = ReasonConfig(
     history=4,  # short histories: a CPU reads about 1,500 tokens of prompts a second
     scenario=Generation(pooling="last_generated", max_new_tokens=120),
 )
-_BEYOND_THE_PAPER = {"source": "composed", "candidate": True, "match": True}
+_PAPER_BUT_SMALL = {"weights": "low_rank", "residual": True}
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,14 @@ class Variant:
 
 VARIANTS = (
     Variant("backbone alone", "plain", PartChoice(name="none")),
-    Variant("llm4msr, prompted", "prompted", PartChoice(name="llm4msr", settings={"source": "prompted"})),
-    Variant("llm4msr, composed + match", "composed", PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER)),
-    Variant(
-        "control: random + match",
-        "random",
-        PartChoice(name="llm4msr", settings=_BEYOND_THE_PAPER),
-        control="random",
-    ),
+    Variant("the paper's, prompted", "prompted", PartChoice(name="llm4msr_paper", settings=_PAPER_BUT_SMALL)),
+    Variant("llm4msr, composed", "composed", PartChoice(name="llm4msr")),
+    Variant("llm4msr, random control", "random", PartChoice(name="llm4msr"), control="random"),
 )
 LEGEND = (
     "prompted: the paper's user and scenario prompts, each user snapshot made only of what was before it. "
-    "composed + match: item vectors composed into users event by event, with the candidate's vector and match "
-    "features. control: the same with a random vector for each item and scenario. All with low-rank meta layers."
+    "composed: item vectors composed into users event by event, with the candidate's vector, match features and gated "
+    "user layers. control: the same with a random vector for each item. All with low-rank meta layers."
 )
 
 

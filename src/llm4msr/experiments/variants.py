@@ -12,7 +12,9 @@ from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, reason
+from llm4msr.models.model import ENHANCERS
 
+OURS = ("llm4msr", "llm4msr_paper")
 VARIANTS = {
     "user-bottom": {"user": "bottom", "scenario": "none"},
     "user-parallel": {"user": "parallel", "scenario": "none"},
@@ -25,11 +27,11 @@ VARIANTS = {
 
 def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice]:
     """The matrix's llm4msr enhancer of that label, or its first. Raises `InputError` where there is none."""
-    ours = {name: e for name, e in config.enhancers.items() if (e.name or name) == "llm4msr"}
+    ours = {name: e for name, e in config.enhancers.items() if (e.name or name) in OURS}
     if label is None and ours:
-        return next(iter(ours.items()))
+        label = next(iter(ours))
     if label in ours:
-        return label, ours[label]
+        return label, ours[label].model_copy(update={"name": ours[label].name or label})
     raise InputError(f"the matrix has no llm4msr enhancer {label or ''!r}; {nearest(label or '', ours)}")
 
 
@@ -39,7 +41,7 @@ def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
     enhancers = {BASE: EnhancerChoice(name="none")}
     for name, placement in VARIANTS.items():
         settings = {**ours.settings, **placement}
-        enhancers[name] = EnhancerChoice(name="llm4msr", settings=settings, knowledge=ours.knowledge)
+        enhancers[name] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge)
     return config.model_copy(update={"enhancers": enhancers})
 
 
@@ -49,7 +51,7 @@ def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int])
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         settings = {**ours.settings, "layers": value}
-        enhancers[f"K = {value}"] = EnhancerChoice(name="llm4msr", settings=settings, knowledge=ours.knowledge)
+        enhancers[f"K = {value}"] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge)
     return config.model_copy(update={"enhancers": enhancers})
 
 
@@ -67,7 +69,7 @@ def sweep_history(
     in a folder of its own below `root`. Raises `InputError` where the enhancer reads no prompted knowledge.
     """
     _, ours = varied(config, label)
-    if ours.settings.get("source") not in ("prompted", "both"):
+    if "prompted" not in ENHANCERS.config(ours.name, ours.settings).needs:
         raise InputError("T changes the users' prompts; take an enhancer with source = 'prompted' or 'both'")
     if len(config.data) != 1:
         raise InputError(f"a sweep of T takes one data set, and the matrix has {len(config.data)}")
@@ -81,5 +83,5 @@ def sweep_history(
     for value in values:
         place = root / f"knowledge-T{value}"
         reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
-        enhancers[f"T = {value}"] = EnhancerChoice(name="llm4msr", settings=ours.settings, knowledge=place)
+        enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})

@@ -13,7 +13,16 @@ from llm4msr.models.batch import Batch, EmbeddingShape, FieldLayout, KnowledgeWi
 from llm4msr.models.embedding import FeatureEmbedding
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone, Enhancer
 
-__all__ = ["ModelConfig", "MultiScenarioModel", "PartChoice", "backbones", "build_model", "enhancers"]
+__all__ = [
+    "BACKBONES",
+    "ENHANCERS",
+    "ModelConfig",
+    "MultiScenarioModel",
+    "PartChoice",
+    "backbones",
+    "build_model",
+    "enhancers",
+]
 
 
 class PartChoice(BaseModel):

@@ -5,8 +5,9 @@ User-level meta layers transform the embeddings below the backbone; scenario-lev
     h = backbone(h_u),   logit = alpha * h_s + (1 - alpha) * h          (equations 8 and 9)
 
 Level, placement and source of the knowledge are settings, so that each variant of the paper's Figure 3 is a config.
-Two things that the paper does not have can be added, both off by default: the candidate's vector as a field, and match
-features (product and dot of the projected user state and candidate), which go to the backbone beside the embeddings.
+Beyond the paper there are the candidate's vector as a field, match features (product and dot of the projected user
+state and candidate), which go to the backbone beside the embeddings, and a gate that can close the user's layers.
+`llm4msr` has them on, `llm4msr_paper` is the paper's model.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Placement = Literal["bottom", "parallel", "none"]
 
 
 class LLM4MSRConfig(ModelPartConfig):
-    """Settings of the enhancer; the paper's model is `source="prompted"`, `weights="full"`, `residual=False`.
+    """Settings of the enhancer. The defaults are those that validation data chose (docs/results/defaults.md).
 
     - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
     - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
@@ -34,33 +35,36 @@ class LLM4MSRConfig(ModelPartConfig):
     - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
     - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
       and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
-      `gate_start`. Needs `residual`.
+      `gate_start`. Other layers have no gate.
     - `alpha`: where the mixing weight starts; it is learned.
     - `candidate`, `match`, `match_dim`: features beyond the paper; both need item vectors.
     """
 
     source: UserSource = "composed"
     user: Placement = "bottom"
-    scenario: Placement = "parallel"
+    scenario: Placement = "none"
     layers: int = Field(default=2, ge=1, le=8)
     hidden: int = Field(default=64, ge=1)
     weights: Weights = "low_rank"
     rank: int = Field(default=16, ge=1)
     residual: bool = True
-    gate: bool = False
-    gate_start: float = -2.0
+    gate: bool = True
+    gate_start: float = -4.0
     alpha: float = 0.2
-    candidate: bool = False
-    match: bool = False
+    candidate: bool = True
+    match: bool = True
     match_dim: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
     def _does_something(self) -> LLM4MSRConfig:
         if self.user == "none" and self.scenario == "none" and not (self.candidate or self.match):
             raise ValueError("user, scenario, candidate and match are all off: take the enhancer 'none' instead")
-        if self.gate and not (self.user == "bottom" and self.residual):
-            raise ValueError("gate scales what the user's bottom layers add: it needs user = 'bottom' and residual")
         return self
+
+    @property
+    def gated(self) -> bool:
+        """Whether there is something that the gate scales."""
+        return self.gate and self.user == "bottom" and self.residual
 
     @property
     def user_sources(self) -> tuple[UserTable, ...]:
@@ -97,7 +101,7 @@ class LLM4MSR(Enhancer):
         user_width = sum(knowledge.users)
         self.user = UserReader(knowledge) if config.user_sources else None
         self.user_layers = self._layers(config.user, user_width, width)
-        if config.gate:
+        if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, config.gate_start)
@@ -142,7 +146,7 @@ class LLM4MSR(Enhancer):
             z, inverse = given(user, "user states")
             h, generated = self.user_layers(e, z, inverse)
             penalty = penalty + generated
-            if c.gate:
+            if c.gated:
                 h = h * torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]
             if c.user == "bottom":
                 x = e + h if c.residual else h
@@ -166,3 +170,20 @@ class LLM4MSR(Enhancer):
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
+
+
+class PaperConfig(LLM4MSRConfig):
+    """The same settings, by default the paper's."""
+
+    source: UserSource = "prompted"
+    scenario: Placement = "parallel"
+    weights: Weights = "full"
+    residual: bool = False
+    gate: bool = False
+    candidate: bool = False
+    match: bool = False
+
+
+@ENHANCERS.register("llm4msr_paper", PaperConfig)
+class LLM4MSRPaper(LLM4MSR):
+    """The paper's enhancer: prompted knowledge, user layers at the bottom, scenario layers beside, full weights."""
