@@ -101,7 +101,12 @@ def test_the_best_trial_is_the_one_of_the_highest_validation_auc_and_the_first_o
 def test_a_sweep_of_t_reasons_for_each_value(
     matrix: MatrixConfig, shop: PreparedData, tiny_engine: TransformersEngine, tmp_path: Path
 ) -> None:
-    swept = sweep_history(matrix, None, [1, 2], tmp_path, tiny_engine)
+    asked: dict[str, int] = {}
+    swept = sweep_history(
+        matrix, None, [1, 2], tmp_path, tiny_engine, lambda p: asked.update({p.level: asked.get(p.level, 0) + p.asked})
+    )
+    assert (asked["scenario"], asked["item"]) == (0, 0)  # the matrix's own knowledge has these answers
+    assert asked["user"] > 0
     assert list(swept.enhancers) == ["none", "T = 1", "T = 2"]
     histories = []
     for choice in list(swept.enhancers.values())[1:]:

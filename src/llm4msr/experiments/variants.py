@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def sweep_history(
 ) -> MatrixConfig:
     """Figure 4(a): the threshold T of positives a scenario in a user's prompt. Reasons once for each value.
 
-    The matrix must have one data set, with knowledge whose other settings are kept. The knowledge of each value lies
-    in a folder of its own below `root`. Raises `InputError` where the enhancer reads no prompted knowledge.
+    The matrix must have one data set, with knowledge whose other settings are kept and whose answers are used again.
+    The knowledge of each value lies in a folder of its own below `root`. Raises `InputError` where the enhancer reads
+    no prompted knowledge.
     """
     _, ours = varied(config, label)
     if "prompted" not in ENHANCERS.config(ours.name, ours.settings).needs:
@@ -82,6 +84,17 @@ def sweep_history(
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         place = root / f"knowledge-T{value}"
+        _with_answers_of(folder, place)
         reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
         enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})
+
+
+def _with_answers_of(known: Path, place: Path) -> None:
+    """Start a folder of knowledge with the answers of another, so that what both ask is asked once."""
+    place.mkdir(parents=True, exist_ok=True)
+    for path in known.glob("store*.sqlite"):
+        if not (place / path.name).exists():
+            aside = place / f"{path.name}.part"
+            shutil.copyfile(path, aside)
+            aside.replace(place / path.name)
