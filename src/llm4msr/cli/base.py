@@ -27,7 +27,7 @@ ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
 ]
 EngineOption = Annotated[
-    Literal["auto", "transformers", "openvino", "encoder", "command"],
+    Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"],
     typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),
 ]
 CommandOption = Annotated[str, typer.Option(help="The program of --engine command; see docs/knowledge.md.")]
@@ -57,7 +57,7 @@ def say(message: str) -> None:
 def make_engine(
     model: Path | None,
     dtype: Literal["bfloat16", "float32"],
-    engine: Literal["auto", "transformers", "openvino", "encoder", "command"],
+    engine: Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"],
     command: str = "",
 ) -> Any:
     """The engine with the LLM of a folder, or with the embedded one."""

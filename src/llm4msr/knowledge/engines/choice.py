@@ -12,15 +12,17 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.engines.local import DType
 
-EngineName = Literal["auto", "transformers", "openvino", "encoder", "command"]
+EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"]
 
 
-def fastest() -> tuple[Literal["transformers", "openvino"], str]:
+def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
     """The engine to take for a causal LM here, and why."""
     import torch
 
     if torch.cuda.is_available():
-        return "transformers", "there is a GPU"
+        if importlib.util.find_spec("vllm") is not None:
+            return "vllm", "there is a GPU, and vLLM is installed"
+        return "transformers", "there is a GPU, and vLLM is not installed (pip install 'llm4msr[vllm]')"
     if importlib.util.find_spec("openvino") is not None:
         return "openvino", "there is no GPU, and OpenVINO is the fastest on a CPU"
     return "transformers", "there is no GPU, and OpenVINO is not installed (pip install 'llm4msr[openvino]')"
@@ -60,6 +62,10 @@ def make_engine(
         from llm4msr.knowledge.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(folder, dtype=dtype)
+    if name == "vllm":
+        from llm4msr.knowledge.engines.vllm import VLLMEngine
+
+        return VLLMEngine(folder, dtype=dtype)
     from llm4msr.knowledge.engines.transformers import TransformersEngine
 
     return TransformersEngine(folder, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from llm4msr.errors import InputError
 
@@ -40,3 +41,13 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, size - (1 << 20)))
             digest.update(file.read())
     return digest.hexdigest()[:32]
+
+
+def read_configs(folder: Path) -> tuple[Any, Any]:
+    """A model's config, and its config for generation."""
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if (folder / "generation_config.json").is_file():
+        return config, GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return config, GenerationConfig.from_model_config(config)

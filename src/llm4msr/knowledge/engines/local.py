@@ -22,8 +22,8 @@ _SHORTEST_PREFIX = 8
 """A shorter common beginning is not worth a call of its own."""
 
 
-class LocalEngine(ABC):
-    """A frozen causal LM from a local folder, run in batches of prompts of about the same length.
+class PromptEngine(ABC):
+    """A frozen causal LM from a local folder, given batches of tokenised prompts of about the same length.
 
     Args:
         kind: what the engine is called in stored answers.
@@ -59,8 +59,8 @@ class LocalEngine(ABC):
         """The model's config, and its config for generation."""
 
     @abstractmethod
-    def session(self) -> Session:
-        """A session that has read nothing yet. One at a time."""
+    def answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
+        """What comes of each prompt of a batch."""
 
     @property
     def context_length(self) -> int:
@@ -83,23 +83,7 @@ class LocalEngine(ABC):
         for batch in batches(order, ids, self._batch_tokens, generation):
             start = len(prefix) if len(batch) > 1 else 0
             tokens = Tokens(prefix[:start], [ids[i][start:] for i in batch])
-            yield list(zip(batch, self._answers(tokens, generation), strict=True))
-
-    def _answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
-        lengths = [len(batch.prefix) + len(rest) for rest in batch.rests]
-        with torch.inference_mode():
-            if not generation.generates:
-                vectors = half(prefill(self.session(), batch, generation, self._device))
-                return [Answer("", v, "prefill", n, 0) for v, n in zip(vectors, lengths, strict=True)]
-            ends = Ends(self._stop_tokens(), tuple(self._question()))
-            found = generate(self.session(), batch, generation, ends, self._device)
-        texts = self._tokenizer.batch_decode(found.tokens, skip_special_tokens=True)
-        return [
-            Answer(text.strip(), vector, "length" if cut else "stop", n, len(tokens))
-            for text, vector, cut, n, tokens in zip(
-                texts, half(found.vectors), found.cut, lengths, found.tokens, strict=True
-            )
-        ]
+            yield list(zip(batch, self.answers(tokens, generation), strict=True))
 
     def _tokens(self, prompt: str, generation: Generation) -> list[int]:
         if generation.chat and self._tokenizer.chat_template:
@@ -124,6 +108,31 @@ class LocalEngine(ABC):
             stop = getattr(owner, "eos_token_id", None)
             stops.update(stop if isinstance(stop, list) else [] if stop is None else [stop])
         return tuple(sorted(stops))
+
+
+class LocalEngine(PromptEngine):
+    """An engine that reads batches in sessions: see `llm4msr.knowledge.engines.reading`."""
+
+    @abstractmethod
+    def session(self) -> Session:
+        """A session that has read nothing yet. One at a time."""
+
+    def answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
+        """What comes of each prompt of a batch."""
+        lengths = [len(batch.prefix) + len(rest) for rest in batch.rests]
+        with torch.inference_mode():
+            if not generation.generates:
+                vectors = half(prefill(self.session(), batch, generation, self._device))
+                return [Answer("", v, "prefill", n, 0) for v, n in zip(vectors, lengths, strict=True)]
+            ends = Ends(self._stop_tokens(), tuple(self._question()))
+            found = generate(self.session(), batch, generation, ends, self._device)
+        texts = self._tokenizer.batch_decode(found.tokens, skip_special_tokens=True)
+        return [
+            Answer(text.strip(), vector, "length" if cut else "stop", n, len(tokens))
+            for text, vector, cut, n, tokens in zip(
+                texts, half(found.vectors), found.cut, lengths, found.tokens, strict=True
+            )
+        ]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest, seal, written_aside
 from llm4msr.knowledge.engines.embedded import cache_folder
+from llm4msr.knowledge.engines.folder import read_configs
 from llm4msr.knowledge.engines.local import DType, LocalEngine, load_model
 
 _KIND = "llm4msr converted language model"
@@ -59,7 +60,7 @@ class OpenVINOEngine(LocalEngine):
     @property
     def configs(self) -> tuple[Any, Any]:
         """The model's config, and its config for generation."""
-        return _configs(self._folder)
+        return read_configs(self._folder)
 
     def session(self) -> _OpenVINOSession:
         """A session that has read nothing yet."""
@@ -99,15 +100,6 @@ def import_openvino() -> Any:
             "OpenVINO is not installed: pip install 'llm4msr[openvino]', or take --engine transformers"
         ) from error
     return openvino
-
-
-def _configs(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoConfig, GenerationConfig
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    if (folder / "generation_config.json").is_file():
-        return config, GenerationConfig.from_pretrained(str(folder), local_files_only=True)
-    return config, GenerationConfig.from_model_config(config)
 
 
 def _converted(folder: Path, dtype: DType, model: str) -> Path:

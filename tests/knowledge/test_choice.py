@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import choice
+from llm4msr.knowledge.engines.choice import fastest, make_engine
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "expected"),
+    [
+        (True, {"vllm", "openvino"}, ("vllm", "vLLM is installed")),
+        (True, {"openvino"}, ("transformers", "vLLM is not installed")),
+        (False, {"vllm", "openvino"}, ("openvino", "the fastest on a CPU")),
+        (False, set(), ("transformers", "OpenVINO is not installed")),
+    ],
+)
+def test_auto_takes_what_is_installed_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, installed: set[str], expected: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
+    name, why = fastest()
+    assert name == expected[0]
+    assert expected[1] in why
+
+
+def test_what_was_chosen_is_told(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path) -> None:
+    monkeypatch.setattr(choice, "fastest", lambda: ("transformers", "the test says so"))
+    told: list[str] = []
+    engine = make_engine("auto", tiny_llm, "float32", told.append)
+    assert told == ["engine: transformers, since the test says so"]
+    assert engine.identity["engine"] == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "message"),
+    [
+        ("command", "", "--engine command and --command go together"),
+        ("auto", "python x.py", "--engine command and --command go together"),
+        ("encoder", "", "--engine encoder needs --model"),
+    ],
+)
+def test_what_an_engine_lacks_is_named(name: choice.EngineName, command: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_engine(name, None, "float32", command=command)
