@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ class PromptEngine(ABC):
         dtype: number format of the arithmetic.
         batch_tokens: tokens a batch at the most, padding and the text to be generated included.
     """
+
+    shares_prefix: ClassVar[bool] = True
+    """Whether what all prompts begin with is read once. It pays where reading after a cache is no slower than anew."""
 
     def __init__(self, kind: str, folder: Path, dtype: DType, batch_tokens: int) -> None:
         from transformers import AutoTokenizer
@@ -79,7 +82,7 @@ class PromptEngine(ABC):
         if refused:
             yield refused
         order = sorted((i for i in range(len(ids)) if len(ids[i]) <= room), key=lambda i: (-len(ids[i]), i))
-        prefix = common_prefix([ids[i] for i in order])
+        prefix = common_prefix([ids[i] for i in order]) if self.shares_prefix else []
         for batch in batches(order, ids, self._batch_tokens, generation):
             start = len(prefix) if len(batch) > 1 else 0
             tokens = Tokens(prefix[:start], [ids[i][start:] for i in batch])

@@ -2,7 +2,7 @@
 
 The model is converted once from the transformers library's own, as one step that reads tokens after a cache of keys
 and values, and kept in the user's cache folder. The cache lives inside OpenVINO; each call says which rows of the
-last one go on, so that a common beginning is read once and rows that have ended can leave.
+last one go on, so that rows whose text has ended can leave.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class OpenVINOEngine(LocalEngine):
 
     Raises `InputError` where OpenVINO is not installed, or the folder holds no model that it can run.
     """
+
+    shares_prefix = False  # its attention over a cache costs more than the prefix saves: measured, 223 to 319 users/min
 
     def __init__(
         self, folder: Path, *, dtype: DType = "bfloat16", threads: int | None = None, batch_tokens: int = 8192
