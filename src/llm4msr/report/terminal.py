@@ -43,7 +43,7 @@ class Bars:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._tasks: dict[str, tuple[TaskID, float, int]] = {}
+        self._tasks: dict[str, tuple[TaskID, float, int, int]] = {}
         self._said = time.monotonic()
 
     def __enter__(self) -> Bars:
@@ -70,14 +70,14 @@ class Bars:
         if name not in self._tasks:
             for other, *_ in self._tasks.values():
                 self._bars.update(other, visible=False)
-            self._tasks[name] = self._bars.add_task(name, total=total, rate=""), now, worked
-        task, began, before = self._tasks[name]
+            self._tasks[name] = self._bars.add_task(name, total=total, rate=""), now, worked, done
+        task, began, before, first = self._tasks[name]
         since = worked - before
         rate = rate or (f"{60 * since / (now - began):,.0f} prompts/min" if since else "")
         self._bars.update(task, completed=done, total=total, rate=rate)
         if not self._console.is_terminal and since and now - self._said > self._pause:
             self._said = now
-            left = (now - began) / since * (total - done)
+            left = (now - began) / max(1, done - first) * (total - done)
             say(self._console, f"  {name}: {done} of {total}, {rate}, about {left:.0f} s left")
 
 
