@@ -105,8 +105,8 @@ def test_any_sizes_of_scenarios_train_and_score(backbone: str, enhancer: str, si
 def test_logits_take_both_signs(backbone: str, enhancer: str) -> None:
     model = make_model(backbone, enhancer)
     batch = make_rows([40, 40, 40])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    for _ in range(20):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(30):
         optimizer.zero_grad()
         functional.binary_cross_entropy_with_logits(model.train()(batch)[0], batch.label).backward()
         optimizer.step()
