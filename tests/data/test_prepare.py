@@ -11,6 +11,7 @@ import pytest
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
+from llm4msr.errors import InputError
 
 from .tiny import log, prepared, schema
 
@@ -216,3 +217,18 @@ def test_each_step_and_a_drifting_field_are_reported(tmp_path: Path) -> None:
 def test_another_split_is_possible(tmp_path: Path) -> None:
     data = prepare(from_frames(schema(), log()), tmp_path / "data", ratios=(5, 3, 2))
     assert (data.split.valid, data.split.test) == (5, 8)
+
+
+def test_the_first_share_of_the_rows_can_be_history_alone(tmp_path: Path) -> None:
+    whole = prepared(tmp_path / "whole")
+    data = prepared(tmp_path / "data", history_share=0.5)
+    assert data.time.tolist() == [second * SECOND for second in range(6, 11)]
+    assert (data.split.valid, data.split.test, data.rows) == (4, 4, 5)
+    assert data.positives.equals(whole.positives)
+    assert data.manifest["history_share"] == 0.5
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_history_leaves_something_to_train_on(tmp_path: Path, share: float) -> None:
+    with pytest.raises(InputError, match="expected a number from 0 to less than 1"):
+        prepared(tmp_path / "data", history_share=share)

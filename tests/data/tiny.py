@@ -40,8 +40,15 @@ def log(**changed: Any) -> pl.DataFrame:
 
 
 def prepared(
-    folder: Path, interactions: Any = None, of: Schema | None = None, *, max_rejected: float = 0.05, **tables: Any
+    folder: Path,
+    interactions: Any = None,
+    of: Schema | None = None,
+    *,
+    max_rejected: float = 0.05,
+    history_share: float = 0.0,
+    **tables: Any,
 ) -> PreparedData:
     """`prepare` of the tiny log, or of what replaces it, into `folder`."""
     source = log() if interactions is None else interactions
-    return prepare(from_frames(of or schema(), source, **tables), folder, max_rejected=max_rejected)
+    read = from_frames(of or schema(), source, **tables)
+    return prepare(read, folder, max_rejected=max_rejected, history_share=history_share)

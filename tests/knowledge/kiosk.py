@@ -64,6 +64,7 @@ def kiosk(
     rows: list[tuple[int, str, str, str, int, int]] = ROWS,
     items: list[tuple[str, Any, Any, Any]] = ITEMS,
     positives: list[Event] | None = None,
+    history_share: float = 0.0,
     **changes: Any,
 ) -> PreparedData:
     """Prepare the kiosk, with other rows, items, positives (at, who, what, place) or schema keys where given."""
@@ -77,4 +78,4 @@ def kiosk(
         users=pl.DataFrame(USERS, schema=["who", "home_town"], orient="row"),
         positives=beside,
     )
-    return prepare(tables, folder)
+    return prepare(tables, folder, history_share=history_share)

@@ -97,3 +97,14 @@ def test_a_range_of_users_has_their_histories_alone(data: PreparedData) -> None:
     whole = recent_positives(data, 11 * SECOND, 9)
     parts = [recent_positives(data, 11 * SECOND, 9, range(start, start + 1)) for start in range(3)]
     assert pl.concat(parts).equals(whole)
+
+
+def test_before_training_there_is_a_snapshot_only_where_something_was_liked_before_it(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    protocol = Snapshots(protocol="train_start")
+    with pytest.raises(InputError, match=r"no positive is before the first row.*--history-share"):
+        snapshot_times(data, protocol)
+    later = kiosk(tmp_path / "later", history_share=0.3)
+    assert snapshot_times(later, protocol) == [4 * SECOND]
+    assert recent_positives(later, 4 * SECOND, 9)["items"].to_list() == [[COFFEE], [TEA]]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Answer, Generation, Pooling
 from llm4msr.knowledge.engines.local import LocalEngine
 from llm4msr.knowledge.engines.reading import _penalised
@@ -182,3 +183,37 @@ def test_batches_hold_no_more_tokens_than_they_may(kind: Kind, llm: Path) -> Non
     prompts = ["a" * 10, "b" * 4, "c" * 10, "d" * 3, "e" * 30]
     batches = [[i for i, _ in batch] for batch in engine.run(prompts, Generation(pooling="last_prompt", chat=False))]
     assert batches == [[4], [0, 2], [1, 3]]
+
+
+def test_fewer_layers_are_the_first_ones_and_the_final_norm(kind: Kind, llm: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    half = AutoModelForCausalLM.from_pretrained(llm, num_hidden_layers=1)
+    half.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((llm / name).read_bytes())
+    generation = Generation(pooling="mean_prompt", chat=False)
+    engine = make_local(kind, llm, layers=1)
+    reference = Reference(tmp_path)
+    assert_same(run(engine, PROMPTS, generation), [reference.answer(p, generation) for p in PROMPTS])
+    assert engine.identity["layers"] == "1"
+    assert "layers" not in make_local(kind, llm).identity
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_layers_that_the_model_does_not_have_are_refused(llm: Path, layers: int) -> None:
+    with pytest.raises(InputError, match=f"the model has 2 layers; {layers} of them were asked for"):
+        make_local("transformers", llm, layers=layers)
+
+
+def test_a_model_folder_that_goes_away_in_the_middle_stops_nothing(kind: Kind, llm: Path, tmp_path: Path) -> None:
+    import shutil
+
+    generation = Generation(pooling="last_generated", max_new_tokens=4, chat=False)
+    shutil.copytree(llm, tmp_path / "model")
+    engine = make_local(kind, tmp_path / "model")
+    expected = run(engine, PROMPTS, generation)
+    shutil.rmtree(tmp_path / "model")
+    assert_same(run(engine, PROMPTS, generation), expected)
+    with pytest.raises(InputError, match=r"holds no language model \(no config.json\)"):
+        make_local(kind, tmp_path / "model")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.store import Store, answer_key
 
@@ -139,8 +140,8 @@ def test_deleting_the_altered_row_as_told_makes_it_missing(path: Path) -> None:
 
 
 def test_a_store_of_another_version_is_refused(path: Path) -> None:
-    alter(path, "PRAGMA user_version = 2")
-    with pytest.raises(InputError, match="has format version 2, this program reads 1"):
+    alter(path, "PRAGMA user_version = 3")
+    with pytest.raises(InputError, match="has format version 3, this program reads 2"):
         Store(path)
 
 
@@ -267,3 +268,43 @@ def test_where_nothing_is_generated_the_limits_of_generation_do_not_matter() -> 
     short = Generation(pooling="last_prompt", max_new_tokens=8, repetition_penalty=1.5)
     assert key(generation=short) == key(generation=Generation(pooling="last_prompt"))
     assert key(generation=short) != key(generation=Generation(pooling="last_prompt", chat=False))
+
+
+def test_vectors_in_eight_bits_are_within_half_a_step_of_what_they_were(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    vectors = (random.standard_normal((200, 16)) * np.geomspace(1e-2, 500, 16) + 3).astype(np.float16)
+    keys = [bytes([place]) * 32 for place in range(200)]
+    scale = Scale.fit(vectors)
+    with Store(tmp_path / "s.sqlite") as store:
+        store.write([(key, answer(*vector)) for key, vector in zip(keys, vectors, strict=True)])
+        assert store.quantise([*keys[:150], C + b"x"], scale) == 150
+        assert store.quantise(keys[:150], scale) == 0  # they are that already
+    with Store(tmp_path / "s.sqlite", read_only=True) as store:
+        found = store.vectors(keys).astype(np.float32)
+        assert store.altered() == []
+    difference = np.abs(found - vectors.astype(np.float32))
+    assert (difference[:150] <= scale.step * 0.5 + np.abs(vectors[:150]).astype(np.float32) * 1e-3).all()
+    assert difference[:150].max() > 0
+    assert not difference[150:].any()
+
+
+@pytest.mark.parametrize("table", ["answers SET vector = zeroblob(2)", "scales SET step = zeroblob(8)"])
+def test_altered_eight_bits_are_noticed(path: Path, table: str) -> None:
+    with Store(path) as store:
+        store.quantise([A], Scale.fit(np.eye(2, dtype=np.float32)))
+    alter(path, f"UPDATE {table}")
+    with Store(path, read_only=True) as store, pytest.raises(InputError, match="altered on disk"):
+        store.read(A)
+
+
+def test_a_store_without_eight_bits_is_brought_up_to_this_version_when_it_is_written_to(path: Path) -> None:
+    alter(path, "ALTER TABLE answers DROP COLUMN scale")
+    alter(path, "DROP TABLE scales")
+    alter(path, "PRAGMA user_version = 1")
+    with pytest.raises(InputError, match="has format version 1, this program reads 2; run `llm4msr reason` again"):
+        Store(path, read_only=True)
+    with Store(path) as store:
+        assert store.altered() == []
+        found = store.read(A)
+    assert found is not None
+    assert found.vector.tolist() == [1, 2]

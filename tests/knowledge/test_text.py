@@ -94,3 +94,16 @@ def test_nothing_that_steers_a_model_survives(value: str, limit: int) -> None:
 def test_cleaning_twice_changes_nothing(value: str) -> None:
     once = clean(value, limit=40, forbidden=FORBIDDEN)
     assert clean(once, limit=40, forbidden=FORBIDDEN) == once
+
+
+@given(st.text(max_size=400), st.integers(10, 120))
+def test_a_value_has_at_most_two_bytes_for_each_character_of_its_limit(value: str, limit: int) -> None:
+    kept = clean(value, limit=limit)
+    assert len(kept) <= limit
+    assert len(kept.encode()) <= 2 * limit
+
+
+def test_what_is_cut_says_so() -> None:
+    assert clean("🍩" * 100, limit=20) == "🍩" * 9 + "…"
+    assert clean("a" * 21, limit=20) == "a" * 19 + "…"
+    assert clean("a" * 20, limit=20) == "a" * 20

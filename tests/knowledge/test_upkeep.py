@@ -163,3 +163,18 @@ def test_a_plan_counts_what_would_be_asked_and_stores_nothing(shop: PreparedData
     done = plan(shop, StubEngine(), folder, FAST)
     assert [p.missing for p in done] == [0, 0, 0]
     assert [p.tokens for p in done] == [0, 0, 0]
+
+
+def test_a_compact_folder_in_eight_bits_says_nearly_the_same(
+    shop: PreparedData, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm4msr.knowledge.upkeep._FEWEST", 20)
+    opened = KnowledgeFolder.open(folder, shop)
+    before = {level: opened.level(level)[1].astype(np.float32) for level in ("scenario", "user", "item")}
+    compact(folder, int8=True)
+    np.testing.assert_array_equal(opened.level("scenario")[1], before["scenario"])  # too few for a scale
+    for level in ("user", "item"):
+        after = opened.level(level)[1].astype(np.float32)
+        deviation = before[level].std(0)
+        assert 0 < (np.abs(after - before[level]) / deviation).max() < 0.05
+    assert altered(folder) == {"store.sqlite": 0}

@@ -26,8 +26,9 @@ KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder o
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
 ]
+EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"]
 EngineOption = Annotated[
-    Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"],
+    EngineName,
     typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),
 ]
 CommandOption = Annotated[str, typer.Option(help="The program of --engine command; see docs/knowledge.md.")]
@@ -57,8 +58,9 @@ def say(message: str) -> None:
 def make_engine(
     model: Path | None,
     dtype: Literal["bfloat16", "float32"],
-    engine: Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"],
+    engine: EngineName,
     command: str = "",
+    layers: int | None = None,
 ) -> Any:
     """The engine with the LLM of a folder, or with the embedded one."""
     from transformers.utils import logging
@@ -67,7 +69,7 @@ def make_engine(
 
     logging.set_verbosity_error()  # the terminal is ours here
     logging.disable_progress_bar()
-    return make(engine, model, dtype, say, command=command)
+    return make(engine, model, dtype, say, command=command, layers=layers)
 
 
 def validated(kind: Any, raw: dict[str, Any]) -> Any:

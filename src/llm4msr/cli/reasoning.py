@@ -38,7 +38,7 @@ def reason(
     engine: EngineOption = "auto",
     command: CommandOption = "",
     protocol: Annotated[
-        Literal["slices", "period", "times", "train_end", "all"],
+        Literal["slices", "period", "times", "train_start", "train_end", "all"],
         typer.Option(
             help="When users' prompts are made. train_end is the paper's and leaks training labels; all leaks all."
         ),
@@ -55,7 +55,13 @@ def reason(
         Literal["last_prompt", "mean_prompt"], typer.Option(help="Which hidden state is an item's vector.")
     ] = "mean_prompt",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
-    levels: Annotated[str, typer.Option(help="Levels to reason about, with commas.")] = "scenario,user,item",
+    levels: Annotated[
+        str | None, typer.Option(help="Levels to reason about, with commas. [default: scenario,user,item]")
+    ] = None,
+    reading: Annotated[
+        str | None, typer.Option(help="Keep the items' vectors beside the others, under this name: docs/knowledge.md.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Run only so many layers of the LLM. [default: all]")] = None,
     templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
     language: Annotated[Literal["en", "zh"], typer.Option(help="Language of our templates.")] = "en",
     shard: Annotated[
@@ -72,13 +78,14 @@ def reason(
     from llm4msr.knowledge.engines.ray import RayEngine
     from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.plan import plan as make_plan
+    from llm4msr.knowledge.readings import reading_path
     from llm4msr.knowledge.reason import ReasonConfig
     from llm4msr.knowledge.reason import reason as run_reason
 
     config = validated(
         ReasonConfig,
         {
-            "levels": [level.strip() for level in levels.split(",")],
+            "levels": _levels(levels, reading),
             "snapshots": {
                 "protocol": protocol,
                 "slices": slices,
@@ -93,12 +100,17 @@ def reason(
         },
     )
     part = None if shard is None else _shard(shard)
+    if reading is not None:
+        knowledge = reading_path(knowledge, reading)
     opened = PreparedData.open(data)
     if ray is None:
-        llm = make_engine(model, dtype, engine, command)
+        llm = make_engine(model, dtype, engine, command, layers)
     else:
         llm = RayEngine(
-            partial(make, engine, model, dtype, command=command), address=ray, actors=ray_actors, gpus=ray_gpus
+            partial(make, engine, model, dtype, command=command, layers=layers),
+            address=ray,
+            actors=ray_actors,
+            gpus=ray_gpus,
         )
     if plan:
         console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
@@ -114,6 +126,14 @@ def reason(
         say(f"part {shard} is done; when all parts are, run the same command without --shard to complete {knowledge}")
     elif leak := LEAKS.get(protocol):
         say(f"warning: {leak}; reports say so")
+
+
+def _levels(text: str | None, reading: str | None) -> list[str]:
+    if reading is None:
+        return [level.strip() for level in (text or "scenario,user,item").split(",")]
+    if text not in (None, "item"):
+        raise InputError(f"--levels {text}: a reading is of items alone; leave --levels out")
+    return ["item"]
 
 
 def _moment(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from llm4msr.cli.base import (
 )
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -45,6 +42,9 @@ def prepare(
     window: Annotated[int, typer.Option(help="The nearest positives of the scenario that it draws from.")] = 2000,
     seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
     split: Annotated[str, typer.Option(help="Shares of training, validation and test, by time.")] = "8:1:1",
+    history_share: Annotated[
+        float, typer.Option(help="The share of rows, the first by time, that is history alone and never trained on.")
+    ] = 0.0,
     max_rejected: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="The share of rows that may be set aside.")
     ] = 0.05,
@@ -73,7 +73,14 @@ def prepare(
     else:
         tables = from_frames(Schema.from_toml(schema), interactions, users=users, items=items, positives=positives)
     data = run_prepare(
-        tables, out, ratios=ratios, negatives=sampling, max_rejected=max_rejected, overwrite=overwrite, report=say
+        tables,
+        out,
+        ratios=ratios,
+        history_share=history_share,
+        negatives=sampling,
+        max_rejected=max_rejected,
+        overwrite=overwrite,
+        report=say,
     )
     counts = data.manifest["counts"]
     say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")

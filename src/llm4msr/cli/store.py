@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from llm4msr.cli.base import app, console, say
@@ -25,7 +26,7 @@ def stats(knowledge: FolderArgument) -> None:
     found = look(knowledge)
     for name, answers, size in found.files:
         say(f"{name}: {answers} answers, {size / 2**20:.1f} MiB")
-    table = Table("level", "prompts", "different", "set aside", "tokens read", "written", "endings", "far vectors")
+    table = Table("level", "prompts", "different", "set aside", "read", "written", "endings", "far", box=box.SIMPLE)
     for level in found.levels:
         endings = ", ".join(f"{name} {count}" for name, count in sorted(level.endings.items()))
         numbers = (level.prompts, level.distinct, level.rejected)
@@ -54,11 +55,14 @@ def verify(
 
 
 @store.command()
-def compact(knowledge: FolderArgument) -> None:
-    """Bring the store files of several workers into one."""
+def compact(
+    knowledge: FolderArgument,
+    int8: Annotated[bool, typer.Option("--int8", help="Keep vectors in 8 bits a number, in place of 16.")] = False,
+) -> None:
+    """Bring the store files of several workers into one, and make it smaller."""
     from llm4msr.knowledge.upkeep import compact as merge
 
-    say(f"{merge(knowledge)} answers in one file")
+    say(f"{merge(knowledge, int8=int8)} answers in one file")
 
 
 @store.command()

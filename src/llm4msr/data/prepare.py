@@ -29,6 +29,7 @@ def prepare(
     out: Path,
     *,
     ratios: tuple[float, float, float] = (8, 1, 1),
+    history_share: float = 0.0,
     negatives: Negatives | None = None,
     max_rejected: float = 0.05,
     overwrite: bool = False,
@@ -37,14 +38,15 @@ def prepare(
     """Write the prepared folder `out` and open it.
 
     Rows are sorted by time and split by `ratios`; vocabularies and statistics are fitted on the training part only.
-    `negatives` are sampled for each positive where the log has none; by default the source's own setting holds.
-    Rows that cannot be used are set aside in `rejected.parquet`; more than the share `max_rejected` of them stops the
-    run. `report` is told of each step. The folder is complete or absent.
+    The first `history_share` of the rows, by time, is history alone: what users liked in it is known later, and none
+    of it is trained on. `negatives` are sampled for each positive where the log has none; by default the source's own
+    setting holds. Rows that cannot be used are set aside in `rejected.parquet`; more than the share `max_rejected` of
+    them stops the run. `report` is told of each step. The folder is complete or absent.
 
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
-        _write(tables, folder, ratios, negatives or tables.negatives, max_rejected, report)
+        _write(tables, folder, ratios, history_share, negatives or tables.negatives, max_rejected, report)
     return PreparedData.open(out)
 
 
@@ -52,6 +54,7 @@ def _write(
     tables: Tables,
     folder: Path,
     ratios: tuple[float, float, float],
+    history_share: float,
     negatives: Negatives | None,
     max_rejected: float,
     report: Report,
@@ -71,10 +74,11 @@ def _write(
     check_rejected(rejected, total, max_rejected)
     if rows.is_empty():
         raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")
+    events = _positives(rows, history)
+    rows = _after_history(rows, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
 
     report("collecting users and items")
-    events = _positives(rows, history)
     users = gather_entities(tables, "user", [rows, events])
     items = gather_entities(tables, "item", [rows, events])
     rejected = pl.concat([rejected, users.rejected, items.rejected])
@@ -120,6 +124,7 @@ def _write(
             "recipe": tables.recipe,
             "negatives": None if negatives is None else negatives.model_dump(mode="json"),
             "ratios": list(ratios),
+            "history_share": history_share,
             "split": vars(split),
             "counts": _counts(schema, rows, split, users, items, positives, rejected),
             "fields": records,
@@ -174,6 +179,14 @@ def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables
 def _positives(rows: pl.DataFrame, history: Accepted | None) -> pl.DataFrame:
     events = rows.filter(pl.col("behaviour") >= 0) if history is None else history.rows
     return events.select("user", "item", "scenario", "time", "behaviour")
+
+
+def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+    """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
+    if not 0 <= share < 1:
+        raise InputError(f"the share of history {share:g}: expected a number from 0 to less than 1")
+    cut = rows["time"][int(rows.height * share)]
+    return rows.filter(pl.col("time") >= cut)
 
 
 def _encode_positives(events: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:

@@ -9,8 +9,8 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.readings import OWN, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
 from llm4msr.training.run import RunConfig
@@ -26,7 +26,7 @@ class Cell:
     data: str
     backbone: str
     enhancer: str
-    control: Control
+    control: str
     base: RunConfig
 
     @property
@@ -95,6 +95,9 @@ def _check(cell: Cell, data: PreparedData) -> None:
             opened = KnowledgeFolder.open(folder, data)
             for level in {_LEVEL[need] for need in needs}:
                 opened.subjects(level)  # type: ignore[arg-type]
+            for kind in (*cell.base.knowledge.vectors, cell.control):
+                if kind not in OWN:
+                    open_reading(opened, data, kind)
         for part in ("train", "valid", "test"):
             first, last = data.split.range(part)
             if first == last:

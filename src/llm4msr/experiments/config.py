@@ -31,7 +31,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
-from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.sources import KnowledgeConfig
 from llm4msr.schema import explain_validation
 from llm4msr.training.fit import TrainConfig
@@ -56,7 +55,7 @@ class EnhancerChoice(_Strict):
 
     name: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
-    controls: tuple[Control, ...] = ()
+    controls: tuple[str, ...] = ()
     knowledge: Path | None = None
 
 

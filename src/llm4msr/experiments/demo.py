@@ -12,7 +12,6 @@ from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest
-from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.engines.base import Engine, Generation
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
@@ -37,7 +36,7 @@ class Variant:
     name: str
     folder: str
     enhancer: PartChoice
-    control: Control = "none"
+    control: str = "none"
 
 
 VARIANTS = (

@@ -5,11 +5,12 @@
 - `counts`: how many positives a user had before, in each scenario and of each behaviour; nothing of the items.
 - `text`, `categories`: TF-IDF and SVD of the very text that the LLM reads of an item, or of its category alone, in
   place of the LLM's reading; a user's history is the mean over its items, scenario by scenario.
+- the name of a reading (`llm4msr.knowledge.readings`), such as one by a text-embedding model: its vectors instead.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,12 +20,16 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.questions import LEVELS, Level
 
-Control = Literal["none", "random", "shuffled", "counts", "text", "categories"]
-CONTROLS: tuple[Control, ...] = ("random", "shuffled", "counts", "text", "categories")
+CONTROLS = ("random", "shuffled", "counts", "text", "categories")
+
+
+def takes_items_place(control: str) -> bool:
+    """Whether the control puts other item vectors in the place of the LLM's."""
+    return control not in ("none", "random", "shuffled", "counts")
 
 
 def disturbed(
-    vectors: NDArray[np.float32], subjects: NDArray[Any], control: Control, seed: int, level: Level
+    vectors: NDArray[np.float32], subjects: NDArray[Any], control: str, seed: int, level: Level
 ) -> NDArray[np.float32]:
     """The vectors or, for `random` and `shuffled`, what stands in their place."""
     random = np.random.default_rng((seed, LEVELS.index(level)))

@@ -48,7 +48,12 @@ class KnowledgeFolder:
     @property
     def fingerprint(self) -> str:
         """Identifies the content: the checksum of the manifest, which holds that of the index of answers."""
-        return checksum(self.path / MANIFEST)
+        return self.fingerprint_of(self.path)
+
+    @staticmethod
+    def fingerprint_of(path: Path) -> str:
+        """The fingerprint of a folder that need not be opened."""
+        return checksum(path / MANIFEST)
 
     @property
     def config(self) -> ReasonConfig:

@@ -14,7 +14,7 @@ from llm4msr.errors import InputError
 _DAY = 86_400_000_000
 _MOST = 10_000
 
-Protocol = Literal["slices", "period", "times", "train_end", "all"]
+Protocol = Literal["slices", "period", "times", "train_start", "train_end", "all"]
 
 LEAKS: dict[Protocol, str] = {
     "train_end": "protocol train_end: each training row's own label is in its user's prompt",
@@ -29,6 +29,8 @@ class Snapshots(BaseModel):
     - `slices`: at the start of each of `slices` equal slices of the training period, and at its end.
     - `period`: every `period_days` from the first row on, through validation and test.
     - `times`: at the given moments (microseconds since 1970).
+    - `train_start`: once, at the first row: made of a history that holds no training row, such as `prepare` keeps with
+      `history_share`, or of positives from before the impressions.
     - `train_end`: once, at the end of the training period, and every row is given it: the paper's protocol, which
       shows each training row its own label.
     - `all`: once, after the last row, and every row is given it. It exists to measure leakage.
@@ -52,6 +54,13 @@ def snapshot_times(data: PreparedData, snapshots: Snapshots) -> list[int]:
     """The moments (microseconds) of the snapshots, ascending. Raises `InputError` for more than 10,000."""
     first, last, end = int(data.time[0]), int(data.time[-1]), data.split.valid_time
     match snapshots.protocol:
+        case "train_start":
+            if int(data.positives["time"].min() or first) >= first:  # type: ignore[arg-type]
+                raise InputError(
+                    f"{data.path}: no positive is before the first row, so the protocol train_start has no history; "
+                    "prepare with --history-share, or with --positives that begin earlier"
+                )
+            return [first]
         case "train_end":
             return [end]
         case "all":

@@ -1,9 +1,8 @@
-"""A vector for each item: the LLM's reading of it, plain statistics of the same text, or several of them joined."""
+"""A vector for each item: the LLM's reading of it, further readings, statistics of its text, or several joined."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,10 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.readings import open_reading
 from llm4msr.knowledge.vectors import Reduction
-
-ItemKind = Literal["llm", "text", "categories"]
-"""`text`: TF-IDF and SVD of the very prompt that the LLM reads; `categories`: of the item's category alone."""
 
 
 @dataclass(frozen=True)
@@ -28,31 +25,37 @@ class ItemVectors:
     reductions: dict[str, Reduction]
 
 
-def item_vectors(
-    folder: KnowledgeFolder, data: PreparedData, kinds: tuple[ItemKind, ...], dimensions: int
-) -> ItemVectors:
+def item_vectors(folder: KnowledgeFolder, data: PreparedData, kinds: tuple[str, ...], dimensions: int) -> ItemVectors:
     """The vectors of each kind side by side, each reduced to its share of the dimensions.
 
-    All statistics are fitted on the items of the training part. Raises `InputError` where the folder has no items.
+    Kinds are `llm`; `text`, TF-IDF and SVD of the very prompt that the LLM reads; `categories`, the same of the item's
+    category alone; and names of readings. An item is known where every kind knows it. All statistics are fitted on the
+    items of the training part. Raises `InputError` where the folder has no items, or no such reading.
     """
     trained = trained_items(data)
     share = max(1, dimensions // len(kinds))
     parts, reductions = [], {}
-    codes = folder.subjects("item")["subject"].to_numpy()
+    known = np.ones(data.items.height, dtype=bool)
     for kind in kinds:
         name = "item" if kind == "llm" else f"item {kind}"
-        if kind == "llm":
-            _, reduced, reductions[name] = folder.reduced("item", share, lambda i: trained[i["subject"].to_numpy()])
-        else:
+        if kind in ("text", "categories"):
+            codes = folder.subjects("item")["subject"].to_numpy()
             texts = folder.item_texts(data, codes) if kind == "text" else _categories(data, codes)
             raw = text_vectors(texts, trained[codes], share)
             reductions[name] = Reduction.fit(raw[trained[codes]], share)
             reduced = reductions[name].apply(raw)
-        parts.append(reduced)
-    joined = np.concatenate(parts, 1)
-    vectors = np.zeros((data.items.height, joined.shape[1]), dtype=np.float32)
-    known = np.zeros(data.items.height, dtype=bool)
-    vectors[codes], known[codes] = joined, True
+        else:
+            read = folder if kind == "llm" else open_reading(folder, data, kind)
+            index, reduced, reductions[name] = read.reduced("item", share, lambda i: trained[i["subject"].to_numpy()])
+            codes = index["subject"].to_numpy()
+        part = np.zeros((data.items.height, reduced.shape[1]), dtype=np.float32)
+        part[codes] = reduced
+        parts.append(part)
+        here = np.zeros_like(known)
+        here[codes] = True
+        known &= here
+    vectors = np.concatenate(parts, 1)
+    vectors[~known] = 0.0
     return ItemVectors(vectors, known, reductions)
 
 

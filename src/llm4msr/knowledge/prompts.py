@@ -34,7 +34,7 @@ class PromptWriter:
         templates: a folder with `scenario.j2`, `user.j2` or `item.j2` to use in place of ours.
         language: of our templates.
         forbidden: the model's special tokens, which are taken out of every value.
-        text_limit: the most characters of a value.
+        text_limit: the most characters of a value, and half of the most bytes: see `clean`.
     """
 
     def __init__(

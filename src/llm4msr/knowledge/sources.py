@@ -13,16 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.controls import (
-    Control,
     count_vectors,
     disturbed,
     history_vectors,
     scenario_counts,
     scenario_items,
+    takes_items_place,
 )
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.item_vectors import ItemKind, ItemVectors, item_vectors
+from llm4msr.knowledge.item_vectors import ItemVectors, item_vectors
 from llm4msr.knowledge.questions import Level
+from llm4msr.knowledge.readings import fingerprint_with
 from llm4msr.knowledge.states import States, StateTable, compose
 from llm4msr.knowledge.vectors import Reduction
 
@@ -33,21 +34,21 @@ class KnowledgeConfig(BaseModel):
     """How stored vectors become states.
 
     `dimensions` is what users' and items' vectors are reduced to. `vectors` are the kinds of item vectors that are
-    joined, each with an equal share of the dimensions. In composed states an event weighs half after
-    `half_life_days`, or after `half_life_events` further events where that is given; `behaviour_weights` makes some
-    behaviours weigh more or less than 1, and `counts` adds the logarithm of the number of events to each state.
+    joined (see `item_vectors`), each with an equal share of the dimensions. In composed states an event weighs half
+    after `half_life_days`, or after `half_life_events` further events where that is given; `behaviour_weights` makes
+    some behaviours weigh more or less than 1, and `counts` adds the logarithm of the number of events to each state.
     `control` replaces the knowledge, to see whether it is the knowledge that helps: see `llm4msr.knowledge.controls`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dimensions: int = Field(default=64, ge=1, le=4096)
-    vectors: tuple[ItemKind, ...] = Field(default=("llm",), min_length=1)
+    vectors: tuple[str, ...] = Field(default=("llm",), min_length=1)
     half_life_days: float = Field(default=30.0, gt=0)
     half_life_events: float | None = Field(default=None, gt=0)
     behaviour_weights: dict[str, float] = Field(default_factory=dict)
     counts: bool = False
-    control: Control = "none"
+    control: str = "none"
     control_seed: int = Field(default=0, ge=0, lt=2**63)
 
     def __hash__(self) -> int:
@@ -99,9 +100,14 @@ def load_knowledge(
     return Knowledge(scenario, item, users, reductions, folder.leaks if "prompted" in needs else "")
 
 
-def _kinds(config: KnowledgeConfig) -> tuple[ItemKind, ...]:
+def fingerprint(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
+    """Identifies all stored knowledge that the config reads."""
+    return fingerprint_with(folder, _kinds(config))
+
+
+def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
     """The kinds of item vectors that the config, or the control in its place, reads."""
-    return (config.control,) if config.control in ("text", "categories") else config.vectors
+    return (config.control,) if takes_items_place(config.control) else config.vectors
 
 
 def _scenario_vectors(
@@ -109,7 +115,7 @@ def _scenario_vectors(
 ) -> NDArray[np.float16] | NDArray[np.float32]:
     if config.control == "counts":
         return scenario_counts(data)
-    if config.control in ("text", "categories"):
+    if takes_items_place(config.control):
         return scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
     return folder.level("scenario")[1]
 
@@ -118,7 +124,7 @@ def _prompted(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConf
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     training = time <= data.split.valid_time
-    if config.control in ("counts", "text", "categories"):
+    if config.control == "counts" or takes_items_place(config.control):
         if config.control == "counts":
             raw = count_vectors(data, user, time)
         else:

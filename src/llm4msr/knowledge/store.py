@@ -1,7 +1,8 @@
 """The knowledge store: every answer the LLM gave, found again by what was asked and how.
 
 One SQLite file. A batch of answers is one transaction, so a killed job loses at most the batch in flight. An answer's
-key covers the model, its number format, the generation settings and the prompt, whatever template made it.
+key covers the model, its number format, the generation settings and the prompt, whatever template made it. Vectors are
+float16 or, once `quantise` has been over them, int8 with a scale that many rows share.
 """
 
 from __future__ import annotations
@@ -18,19 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.engines.base import Answer, Generation
 
 _APPLICATION = 0x4D5352  # "MSR"
-_VERSION = 1
-_TABLES = """
+_VERSION = 2
+_SCALES = (
+    "CREATE TABLE scales (id INTEGER PRIMARY KEY, mean BLOB NOT NULL, step BLOB NOT NULL, checksum BLOB NOT NULL);"
+)
+_TABLES = f"""{_SCALES}
 CREATE TABLE answers (
   key BLOB PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL, finish_reason TEXT NOT NULL,
-  prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL
+  prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL, scale INTEGER NOT NULL
 );
 """
+_UPGRADE = _SCALES + "ALTER TABLE answers ADD COLUMN scale INTEGER NOT NULL DEFAULT 0;"
+"""What makes a store of version 1, which had no 8-bit vectors, one of this version."""
+_HALF = 0
+"""The scale of vectors in float16."""
+_COLUMNS = "key, text, vector, finish_reason, prompt_tokens, generated_tokens, scale, checksum"
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes the same file."""
-_TYPES = [str, bytes, str, int, int]
+_TYPES = [str, bytes, str, int, int, int]
 
 
 def answer_key(identity: dict[str, Any], generation: Generation, prompt: str) -> bytes:
@@ -71,10 +81,15 @@ class Store:
         if application != _APPLICATION:
             self._db.close()
             raise InputError(f"{path}: is an SQLite file but not a knowledge store; choose another path")
+        if version == 1 and not read_only:
+            with self._explained():
+                self._db.executescript(f"BEGIN; {_UPGRADE}PRAGMA user_version={_VERSION}; COMMIT;")
+            version = _VERSION
+        self._scales: dict[int, Scale] = {}
         if version != _VERSION:
             self._db.close()
             raise InputError(
-                f"{path}: has format version {version}, this program reads {_VERSION}; reason anew into another folder"
+                f"{path}: has format version {version}, this program reads {_VERSION}; run `llm4msr reason` again"
             )
 
     def close(self) -> None:
@@ -109,10 +124,10 @@ class Store:
             if not np.isfinite(a.vector).all():
                 raise InputError("a vector that is not finite cannot be stored")
             vector = np.ascontiguousarray(a.vector, dtype=np.float16).tobytes()
-            numbers = (a.finish_reason, a.prompt_tokens, a.generated_tokens)
+            numbers = (a.finish_reason, a.prompt_tokens, a.generated_tokens, _HALF)
             rows.append((key, a.text, vector, *numbers, _row_checksum(key, a.text, vector, *numbers)))
         with self._explained(), self._db:
-            self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany(f"INSERT OR IGNORE INTO answers ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def read(self, key: bytes) -> Answer | None:
         """One answer, or None. Raises `InputError` for a row that was altered."""
@@ -131,7 +146,8 @@ class Store:
     def altered(self) -> list[bytes]:
         """The keys of all answers whose checksum does not fit, by a look at every one."""
         with self._explained():
-            return [bytes(row[0]) for row in self._db.execute("SELECT * FROM answers") if not _is_sound(row)]
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM answers")
+            return [bytes(row[0]) for row in rows if not _is_sound(row)]
 
     def everything(self, size: int = 1000) -> Iterator[list[tuple[bytes, Answer]]]:
         """All answers, `size` at a time. Raises `InputError` for a row that was altered."""
@@ -139,6 +155,24 @@ class Store:
             keys = [row[0] for row in self._db.execute("SELECT key FROM answers ORDER BY key")]
         for start in range(0, len(keys), size):
             yield list(self._rows(keys[start : start + size]))
+
+    def quantise(self, keys: Sequence[bytes], scale: Scale) -> int:
+        """Keep the vectors of those of the keys that are here in 8 bits a number, and say how many were made so."""
+        mean, step = scale.mean.tobytes(), scale.step.tobytes()
+        done = 0
+        with self._explained(), self._db:
+            new = "INSERT INTO scales (mean, step, checksum) VALUES (?, ?, ?)"
+            number = self._db.execute(new, (mean, step, _digest(mean + step))).lastrowid
+            for rows in map(list, self._chunked_rows(list(dict.fromkeys(keys)))):
+                changed = []
+                for key, text, vector, reason, prompt, generated, own, _ in rows:
+                    if own == _HALF:
+                        codes = scale.encode(np.frombuffer(vector, dtype=np.float16)).tobytes()
+                        values = (reason, prompt, generated, int(number or 0))
+                        changed.append((codes, number, _row_checksum(key, text, codes, *values), key))
+                self._db.executemany("UPDATE answers SET vector = ?, scale = ?, checksum = ? WHERE key = ?", changed)
+                done += len(changed)
+        return done
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Remove answers, in one transaction."""
@@ -156,21 +190,37 @@ class Store:
             self._db.execute("VACUUM")
 
     def _rows(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        for rows in self._chunked_rows(keys):
+            for key, text, vector, reason, prompt, generated, scale, _ in rows:
+                if scale == _HALF:
+                    numbers = np.frombuffer(vector, dtype=np.float16)
+                else:
+                    numbers = self._scale(scale).decode(np.frombuffer(vector, dtype=np.int8))
+                yield key, Answer(text, numbers, reason, prompt, generated)
+
+    def _chunked_rows(self, keys: list[bytes]) -> Iterator[list[Any]]:
+        """The rows of the keys, checked, some at a time."""
         for chunk in _chunks(keys):
             marks = ",".join("?" * len(chunk))
-            with (
-                self._explained(),
-                closing(self._db.execute(f"SELECT * FROM answers WHERE key IN ({marks})", chunk)) as cursor,
-            ):
+            asked = f"SELECT {_COLUMNS} FROM answers WHERE key IN ({marks})"
+            with self._explained(), closing(self._db.execute(asked, chunk)) as cursor:
                 found = cursor.fetchall()
             for row in found:
-                key, text, vector, reason, prompt, generated, _ = row
                 if not _is_sound(row):
                     raise InputError(
-                        f"{self.path}: the answer {key.hex()[:16]} was altered on disk (its checksum does not fit); "
+                        f"{self.path}: the answer {row[0].hex()[:16]} was altered on disk (its checksum does not fit); "
                         "remove it with `llm4msr store verify FOLDER --remove` and run `llm4msr reason` again"
                     )
-                yield key, Answer(text, np.frombuffer(vector, dtype=np.float16), reason, prompt, generated)
+            yield found
+
+    def _scale(self, number: int) -> Scale:
+        if number not in self._scales:
+            with self._explained():
+                row = self._db.execute("SELECT mean, step, checksum FROM scales WHERE id = ?", (number,)).fetchone()
+            if row is None or _digest(row[0] + row[1]) != row[2]:
+                raise InputError(f"{self.path}: the scale of 8-bit vectors was altered on disk; reason anew")
+            self._scales[number] = Scale(np.frombuffer(row[0], np.float32), np.frombuffer(row[1], np.float32))
+        return self._scales[number]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -182,10 +232,10 @@ class Store:
 
 def _is_sound(row: tuple[Any, ...]) -> bool:
     """Whether a row is what was written: its types and its checksum."""
-    key, text, vector, reason, prompt, generated, stored = row
-    if not isinstance(key, bytes) or [type(v) for v in (text, vector, reason, prompt, generated)] != _TYPES:
+    key, text, vector, reason, prompt, generated, scale, stored = row
+    if not isinstance(key, bytes) or [type(v) for v in (text, vector, reason, prompt, generated, scale)] != _TYPES:
         return False
-    return bool(_row_checksum(key, text, vector, reason, prompt, generated) == stored)
+    return bool(_row_checksum(key, text, vector, reason, prompt, generated, scale) == stored)
 
 
 def stacked(found: dict[bytes, NDArray[np.float16]], keys: Sequence[bytes], where: Path) -> NDArray[np.float16]:
@@ -200,8 +250,12 @@ def stacked(found: dict[bytes, NDArray[np.float16]], keys: Sequence[bytes], wher
     return np.stack([found[key] for key in keys])
 
 
-def _row_checksum(key: bytes, text: str, vector: bytes, reason: str, prompt: int, generated: int) -> bytes:
-    body = key + vector + json.dumps([text, reason, prompt, generated], ensure_ascii=False).encode("utf-8")
+def _row_checksum(key: bytes, text: str, vector: bytes, reason: str, prompt: int, generated: int, scale: int) -> bytes:
+    rest = [text, reason, prompt, generated, *([] if scale == _HALF else [scale])]
+    return _digest(key + vector + json.dumps(rest, ensure_ascii=False).encode("utf-8"))
+
+
+def _digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 

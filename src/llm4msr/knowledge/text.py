@@ -13,6 +13,9 @@ _DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn"}
 def clean(value: object, *, limit: int = 100, forbidden: Iterable[str] = ()) -> str:
     """A value as one line of at most `limit` characters, without control characters or tokens that steer a model.
 
+    It has at most `2 * limit` bytes of UTF-8, and with them no more tokens: tokenizers of language models fall back to
+    single bytes where they know nothing better. Text of many signs outside ASCII is therefore cut earlier.
+
     `forbidden` are the model's own special tokens. Double quotes become single ones, since prompts quote values with
     double quotes. Missing values become the empty text.
 
@@ -33,4 +36,8 @@ def clean(value: object, *, limit: int = 100, forbidden: Iterable[str] = ()) -> 
             break
     text = text.replace('"', "'").replace("<|", "( ").replace("|>", " )")
     text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    kept = text.encode()[: 2 * limit].decode(errors="ignore")[:limit]
+    if kept == text:
+        return text
+    room = text.encode()[: 2 * limit - len("…".encode())].decode(errors="ignore")
+    return room[: limit - 1].rstrip() + "…"

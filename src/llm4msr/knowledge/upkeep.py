@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest, verify
+from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.questions import LEVELS, Level
 from llm4msr.knowledge.reason import KIND, VERSION
+from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
 
+_FEWEST = 1000
+"""So many different vectors a level has to have before 8 bits are worth a scale."""
 _FAR = 6.0
 """Robust deviations from the median distance at which a vector is called far from all others."""
 
@@ -104,19 +108,33 @@ def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
     return found
 
 
-def compact(folder: Path) -> int:
-    """Bring all store files into one, and give back unused room. Returns how many answers it holds."""
+def compact(folder: Path, *, int8: bool = False) -> int:
+    """Bring all store files into one, and give back unused room. Returns how many answers it holds.
+
+    With `int8` the vectors of the folder's users and items are kept in 8 bits a number, each level with a scale of its
+    own; levels of fewer than 1,000 different vectors stay as they are.
+    """
     with Stores(folder) as stores:
         main, *others = stores.files
         for other in others:
             for rows in other.everything():
                 main.write(rows)
+        if int8:
+            _quantise(main, _index(folder))
         main.shrink()
         count = len(main)
         paths = [other.path for other in others]
     for path in paths:
         path.unlink()
     return count
+
+
+def _quantise(store: Store, index: pl.DataFrame) -> None:
+    for level in LEVELS:
+        keys = index.filter(pl.col("level") == level)["key"].unique(maintain_order=True).to_list()
+        if len(keys) >= _FEWEST:
+            sample = store.vectors(keys[:: max(1, len(keys) // 20_000)])
+            store.quantise(keys, Scale.fit(sample))
 
 
 def collect_garbage(folder: Path) -> int:

@@ -25,7 +25,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import write_text_atomically
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, Source, load_knowledge
+from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, Source, fingerprint, load_knowledge
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.schema import explain_validation
 from llm4msr.training.batches import BatchSource
@@ -126,7 +126,7 @@ def _resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder |
     return {
         "config": config.model_dump(mode="json"),
         "prepared": data.fingerprint,
-        "knowledge": None if reasoned is None else reasoned.fingerprint,
+        "knowledge": None if reasoned is None else fingerprint(reasoned, config.knowledge),
     }
 
 
@@ -200,7 +200,8 @@ def _open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | 
 def _knowledge(config: RunConfig, data: PreparedData, folder: KnowledgeFolder | None) -> Knowledge:
     if folder is None:
         return NO_KNOWLEDGE
-    return _cached(data.path, data.fingerprint, folder.path, folder.fingerprint, config.knowledge, _needs(config))
+    known = fingerprint(folder, config.knowledge)
+    return _cached(data.path, data.fingerprint, folder.path, known, config.knowledge, _needs(config))
 
 
 @lru_cache(maxsize=1)

@@ -35,13 +35,21 @@ def make_engine(
     report: Callable[[str], None] = lambda message: None,
     *,
     command: str = "",
+    layers: int | None = None,
 ) -> Engine:
-    """The engine with the model of a folder, or with the embedded one; `command` is the program of that engine.
+    """The engine with the model of a folder, or with the embedded one.
+
+    `command` is the program of that engine; `layers` is how many of the model's layers are run, all by default.
 
     Raises `InputError` where it cannot be made.
     """
     if (name == "command") != bool(command):
         raise InputError("--engine command and --command go together: the program that answers prompts")
+    if name == "auto":
+        name, why = fastest()
+        report(f"engine: {name}, since {why}")
+    if layers is not None and name not in ("openvino", "transformers"):
+        raise InputError(f"--layers goes with the engines openvino and transformers, not with {name}")
     if name == "command":
         from llm4msr.knowledge.engines.command import CommandEngine
 
@@ -52,20 +60,17 @@ def make_engine(
         if model is None:
             raise InputError("--engine encoder needs --model: the folder of a text-embedding model")
         return EncoderEngine(model)
-    if name == "auto":
-        name, why = fastest()
-        report(f"engine: {name}, since {why}")
     from llm4msr.knowledge.engines.embedded import embedded_model
 
     folder = model if model is not None else embedded_model(report)
     if name == "openvino":
         from llm4msr.knowledge.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(folder, dtype=dtype)
+        return OpenVINOEngine(folder, dtype=dtype, layers=layers)
     if name == "vllm":
         from llm4msr.knowledge.engines.vllm import VLLMEngine
 
         return VLLMEngine(folder, dtype=dtype)
     from llm4msr.knowledge.engines.transformers import TransformersEngine
 
-    return TransformersEngine(folder, dtype=dtype)
+    return TransformersEngine(folder, dtype=dtype, layers=layers)

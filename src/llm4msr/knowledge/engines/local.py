@@ -30,12 +30,13 @@ class PromptEngine(ABC):
         folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
         dtype: number format of the arithmetic.
         batch_tokens: tokens a batch at the most, padding and the text to be generated included.
+        layers: run only so many layers, then the final norm; all by default.
     """
 
     shares_prefix: ClassVar[bool] = True
     """Whether what all prompts begin with is read once. It pays where reading after a cache is no slower than anew."""
 
-    def __init__(self, kind: str, folder: Path, dtype: DType, batch_tokens: int) -> None:
+    def __init__(self, kind: str, folder: Path, dtype: DType, batch_tokens: int, layers: int | None = None) -> None:
         from transformers import AutoTokenizer
 
         require_model(folder)
@@ -43,7 +44,10 @@ class PromptEngine(ABC):
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._batch_tokens = batch_tokens
         self._device = torch.device("cpu")
+        self._layers = layers
         self._identity = {"engine": kind, "model": fingerprint(folder), "dtype": dtype}
+        if layers is not None:
+            self._identity["layers"] = str(layers)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -150,13 +154,27 @@ def loading(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: the language model cannot be loaded: {reason}") from error
 
 
-def load_model(folder: Path, dtype: DType) -> Any:
-    """The model of a folder, in evaluation mode. Raises `InputError` where it is none, or not whole."""
-    from transformers import AutoModelForCausalLM
+def load_model(folder: Path, dtype: DType, layers: int | None = None) -> Any:
+    """The model of a folder, or its first `layers` and what comes after the last, in evaluation mode.
 
+    Raises `InputError` where it is none, or not whole, or has fewer layers.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with loading(folder):
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise InputError(
+                f"{folder}: the model has {config.num_hidden_layers} layers; {layers} of them were asked for"
+            )
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:layers]
     with loading(folder):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             str(folder),
+            config=config,
             dtype=getattr(torch, dtype),
             local_files_only=True,
             use_safetensors=True,

@@ -36,6 +36,7 @@ class OpenVINOEngine(LocalEngine):
         dtype: number format of the arithmetic and of the keys and values.
         threads: threads to run on; by default all cores.
         batch_tokens: tokens a batch at the most, padding and the text to be generated included.
+        layers: run only the first of the model's layers, so many; all by default.
 
     Raises `InputError` where OpenVINO is not installed, or the folder holds no model that it can run.
     """
@@ -43,12 +44,18 @@ class OpenVINOEngine(LocalEngine):
     shares_prefix = False  # its attention over a cache costs more than the prefix saves: measured, 223 to 319 users/min
 
     def __init__(
-        self, folder: Path, *, dtype: DType = "bfloat16", threads: int | None = None, batch_tokens: int = 8192
+        self,
+        folder: Path,
+        *,
+        dtype: DType = "bfloat16",
+        threads: int | None = None,
+        batch_tokens: int = 8192,
+        layers: int | None = None,
     ) -> None:
-        super().__init__("openvino", folder, dtype, batch_tokens)
+        super().__init__("openvino", folder, dtype, batch_tokens, layers)
         openvino = import_openvino()
-        self._folder = folder
-        converted = _converted(folder, dtype, self._identity["model"])
+        self._configs = read_configs(folder)
+        converted = _converted(folder, dtype, self._identity["model"], layers)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
@@ -62,7 +69,7 @@ class OpenVINOEngine(LocalEngine):
     @property
     def configs(self) -> tuple[Any, Any]:
         """The model's config, and its config for generation."""
-        return read_configs(self._folder)
+        return self._configs
 
     def session(self) -> _OpenVINOSession:
         """A session that has read nothing yet."""
@@ -104,26 +111,26 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _converted(folder: Path, dtype: DType, model: str) -> Path:
+def _converted(folder: Path, dtype: DType, model: str, layers: int | None) -> Path:
     """The folder of the converted model; made on first use."""
-    target = cache_folder() / f"openvino-{model[:16]}-{dtype}"
+    target = cache_folder() / f"openvino-{model[:16]}-{dtype}{'' if layers is None else f'-{layers}'}"
     try:
         read_manifest(target, _KIND, _VERSION)
     except InputError:
         with written_aside(target, replaces=_KIND) as aside:
-            _convert(folder, dtype, aside / "model.xml")
+            _convert(folder, dtype, layers, aside / "model.xml")
             seal(aside, _KIND, _VERSION, {"model": model, "dtype": dtype})
     return target
 
 
-def _convert(folder: Path, dtype: DType, path: Path) -> None:
+def _convert(folder: Path, dtype: DType, layers: int | None, path: Path) -> None:
     openvino = import_openvino()
     from openvino import opset13
     from openvino._offline_transformations import apply_make_stateful_transformation
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    model = load_model(folder, "float32")
+    model = load_model(folder, "float32", layers)
     if any(kind != "full_attention" for kind in getattr(model.config, "layer_types", None) or ()):
         raise InputError(f"{folder}: not every layer of the model sees all tokens; take --engine transformers")
     step, example = _Step(model), _example(model)

@@ -19,16 +19,23 @@ class TransformersEngine(LocalEngine):
         dtype: number format of the weights and the arithmetic.
         device: where to run; CUDA where there is one, by default.
         batch_tokens: tokens a batch at the most, padding and the text to be generated included.
+        layers: run only the first of the model's layers, so many; all by default.
 
     Raises `InputError` where the folder holds no usable model. Code that a model folder brings is never run.
     """
 
     def __init__(
-        self, folder: Path, *, dtype: DType = "bfloat16", device: str | None = None, batch_tokens: int = 8192
+        self,
+        folder: Path,
+        *,
+        dtype: DType = "bfloat16",
+        device: str | None = None,
+        batch_tokens: int = 8192,
+        layers: int | None = None,
     ) -> None:
-        super().__init__("transformers", folder, dtype, batch_tokens)
+        super().__init__("transformers", folder, dtype, batch_tokens, layers)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = load_model(folder, dtype).to(self._device)
+        self._model = load_model(folder, dtype, layers).to(self._device)
 
     @property
     def configs(self) -> tuple[Any, Any]:
