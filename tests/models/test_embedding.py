@@ -53,7 +53,8 @@ def test_a_missing_number_breaks_no_gradient() -> None:
 
 def test_sparse_and_dense_tables_give_the_same_values_and_gradients() -> None:
     layout = FieldLayout(categorical=(5,), multi=((4, 2),))
-    dense, sparse = FeatureEmbedding(layout, 3), FeatureEmbedding(layout, 3, sparse=True)
+    dense, sparse = FeatureEmbedding(layout, 3), FeatureEmbedding(layout, 3)
+    sparse.sparse_gradient = True
     sparse.load_state_dict(dense.state_dict())
     batch = _batch([[1], [1], [4]], [[0, 1], [3, -1], [-1, -1]], [[], [], []])
     assert torch.equal(dense(batch), sparse(batch))

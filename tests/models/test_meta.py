@@ -60,7 +60,7 @@ def test_relu_follows_each_layer_of_equation_7_and_never_a_logit() -> None:
     assert bool((linear < 0).any())
 
 
-@pytest.mark.parametrize("weights", ["full", "low_rank"])
+@pytest.mark.parametrize("weights", ["full", "low_rank", "diagonal"])
 def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.manual_seed(0)
     layers = MetaLayers(3, (4, 6, 2), weights=weights, rank=2).double()  # type: ignore[arg-type]
@@ -74,9 +74,11 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
             if weights == "full":
                 matrix, bias = generated[: inside * outside].view(inside, outside), generated[inside * outside :]
             else:
-                core = torch.eye(2, dtype=torch.float64) + generated[:4].view(2, 2)
+                size = 4 if weights == "low_rank" else 2
+                added = generated[:4].view(2, 2) if weights == "low_rank" else torch.diag(generated[:2])
+                core = torch.eye(2, dtype=torch.float64) + added
                 matrix = layers.left[place] @ core @ layers.right[place]
-                bias = generated[4:] @ layers.right[place] + layers.bias[place]
+                bias = generated[size:] @ layers.right[place] + layers.bias[place]
             h = h @ matrix + bias
             h = functional.relu(h) if place == 0 else h
         rows.append(h)

@@ -24,7 +24,7 @@ from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, bu
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit
-from llm4msr.training.optim import Optimizers
+from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from tests.conftest import shop_frames
 
 SMALL = {"hidden": [8, 4]}
@@ -35,10 +35,9 @@ class StopHereError(Exception):
     """Ends a training from outside."""
 
 
-def _model(source: BatchSource, *, sparse: bool = False, dropout: float = 0.0) -> MultiScenarioModel:
+def _model(source: BatchSource, *, dropout: float = 0.0) -> MultiScenarioModel:
     config = ModelConfig(
         embedding_dim=4,
-        sparse_embedding=sparse,
         backbone=PartChoice(name="shared_bottom", settings={**SMALL, "dropout": dropout}),
     )
     return build_model(config, source.layout, 3, source.widths, seed=0)
@@ -53,15 +52,16 @@ def test_training_learns_what_is_there_to_learn(shop_schema: Schema, tmp_path: P
     assert (evaluate(model, data, source, "test").overall.auc or 0.0) > 0.75
 
 
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("updates", ["rows", "exact"])
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
 def test_a_stopped_training_ends_bit_identical(
-    shop: PreparedData, tmp_path: Path, stop_at: int, *, sparse: bool
+    shop: PreparedData, tmp_path: Path, stop_at: int, updates: EmbeddingUpdates
 ) -> None:
     source = BatchSource(shop)
-    straight = _model(source, sparse=sparse, dropout=0.2)
+    config = CONFIG.model_copy(update={"embedding_updates": updates})
+    straight = _model(source, dropout=0.2)
     (tmp_path / "straight").mkdir()
-    expected = fit(straight, shop, source, CONFIG, tmp_path / "straight")
+    expected = fit(straight, shop, source, config, tmp_path / "straight")
 
     (tmp_path / "stopped").mkdir()
     calls = 0
@@ -74,9 +74,9 @@ def test_a_stopped_training_ends_bit_identical(
             raise StopHereError
 
     with pytest.raises(StopHereError):
-        fit(_model(source, sparse=sparse, dropout=0.2), shop, source, CONFIG, tmp_path / "stopped", stop)
-    resumed = _model(source, sparse=sparse, dropout=0.2)
-    found = fit(resumed, shop, source, CONFIG, tmp_path / "stopped")
+        fit(_model(source, dropout=0.2), shop, source, config, tmp_path / "stopped", stop)
+    resumed = _model(source, dropout=0.2)
+    found = fit(resumed, shop, source, config, tmp_path / "stopped")
 
     assert found == expected
     for name, tensor in straight.state_dict().items():
@@ -200,30 +200,33 @@ def test_a_loss_that_is_not_a_number_is_an_error_that_says_what_to_do(shop: Prep
         fit(model, shop, source, CONFIG, tmp_path)
 
 
-def test_embedding_decay_shrinks_embeddings_and_nothing_else(shop: PreparedData) -> None:
+@pytest.mark.parametrize("updates", ["rows", "exact"])
+def test_embedding_decay_shrinks_embeddings_and_nothing_else(shop: PreparedData, updates: EmbeddingUpdates) -> None:
     source = BatchSource(shop)
-    for sparse in (False, True):
-        model = _model(source, sparse=sparse)
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e3, weight_decay=0.0)
-        batch = source.make(torch.arange(200).numpy())
-        optimizers.zero_grad()
-        (model(batch)[0].sum() * 0).backward()
-        optimizers.step()
-        table = model.embedding.table.weight.detach()
-        used = torch.unique(batch.categorical + model.embedding.offsets[:4])
-        assert bool((table[used].abs() < before["embedding.table.weight"][used].abs()).float().mean() > 0.9)
-        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n != "embedding.table.weight")
+    model = _model(source)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e3, weight_decay=0.0, embedding_updates=updates)
+    batch = source.make(torch.arange(200).numpy())
+    optimizers.zero_grad()
+    (model(batch)[0].sum() * 0).backward()
+    optimizers.step()
+    table = model.embedding.table.weight.detach()
+    used = torch.unique(batch.categorical + model.embedding.offsets[:4])
+    assert bool((table[used].abs() < before["embedding.table.weight"][used].abs()).float().mean() > 0.9)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n != "embedding.table.weight")
 
 
-def test_sparse_and_dense_tables_agree_on_a_first_step(shop: PreparedData) -> None:
+def test_both_kinds_of_updates_agree_on_a_first_step(shop: PreparedData) -> None:
     source = BatchSource(shop)
     batch = source.make(torch.arange(300).numpy())
     tables = []
-    for sparse in (False, True):
-        model = _model(source, sparse=sparse)
-        optimizers = Optimizers(model, learning_rate=1e-2, embedding_decay=0.0, weight_decay=0.0)
-        (100 * model(batch)[0]).sum().backward()  # far above Adam's epsilon, which the two add elsewhere
+    kinds: list[EmbeddingUpdates] = ["rows", "exact"]
+    for updates in kinds:
+        model = _model(source)
+        optimizers = Optimizers(
+            model, learning_rate=1e-2, embedding_decay=0.0, weight_decay=0.0, embedding_updates=updates
+        )
+        model(batch)[0].sum().backward()
         optimizers.step()
         tables.append(model.embedding.table.weight.detach())
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-4, atol=1e-6)

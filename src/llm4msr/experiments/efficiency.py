@@ -34,6 +34,7 @@ class _Contender:
             learning_rate=train.learning_rate,
             embedding_decay=train.embedding_decay,
             weight_decay=train.weight_decay,
+            embedding_updates=train.embedding_updates,
         )
         self.training: list[float] = []
         self.inference: list[float] = []

@@ -24,6 +24,7 @@ def seconds_a_run(cell: Cell) -> float:
         learning_rate=train.learning_rate,
         embedding_decay=train.embedding_decay,
         weight_decay=train.weight_decay,
+        embedding_updates=train.embedding_updates,
     )
     began, done = time.perf_counter(), 0
     for batch in islice(source.epoch(train.batch_size, train.seed, 0), _STEPS + 1):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llm4msr.models.batch import Batch, FieldLayout
 
@@ -21,19 +24,20 @@ class FeatureEmbedding(nn.Module):
     Args:
         layout: the fields.
         dim: length of a field's embedding.
-        sparse: whether the table's gradient holds the looked-up rows only.
     """
 
     offsets: Tensor
 
-    def __init__(self, layout: FieldLayout, dim: int, *, sparse: bool = False) -> None:
+    def __init__(self, layout: FieldLayout, dim: int) -> None:
         super().__init__()
         self.layout = layout
         self.dim = dim
         sizes = list(layout.categorical) + [size for size, _ in layout.multi]
         starts = torch.cumsum(torch.tensor([0, *sizes], dtype=torch.int64), 0)
         self.register_buffer("offsets", starts[: len(sizes)], persistent=False)
-        self.table = nn.Embedding(max(1, int(starts[-1])), dim, sparse=sparse)
+        self.table = nn.Embedding(max(1, int(starts[-1])), dim)
+        self.sparse_gradient = False
+        """Whether the table's gradient holds the looked-up rows only."""
         nn.init.normal_(self.table.weight, std=_SPREAD)
         self.numeric = nn.Parameter(torch.randn(3, layout.numeric, dim) * 0.01) if layout.numeric else None
 
@@ -65,7 +69,7 @@ class FeatureEmbedding(nn.Module):
             ids.append(values.clamp(min=0) + self.offsets[count + place])
             start += length
         if ids:
-            looked_up = self.table(torch.cat(ids, 1) if len(ids) > 1 else ids[0])
+            looked_up = look_up(self.table.weight, torch.cat(ids, 1) if len(ids) > 1 else ids[0], self.sparse_gradient)
             parts.append(looked_up[:, :count].reshape(rows, count * self.dim))
             start = 0
             for _, length in self.layout.multi:
@@ -79,3 +83,30 @@ class FeatureEmbedding(nn.Module):
             number = torch.nan_to_num(batch.numeric)[:, :, None]
             parts.append(torch.where(known, number * scale + shift, missing).reshape(rows, -1))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def look_up(table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+    """`table[ids]`: `(V, k)` and `(...)` give `(..., k)`. A sparse gradient names a row each time it was looked up."""
+    if sparse or not table.is_cuda:
+        found: Tensor = _LookUp.apply(table, ids, sparse)  # type: ignore[no-untyped-call]
+        return found
+    return functional.embedding(ids, table)
+
+
+class _LookUp(torch.autograd.Function):
+    """PyTorch's own look-up takes several times as long to add up its gradient on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+        flat = ids.reshape(-1)
+        ctx.save_for_backward(flat)
+        ctx.size, ctx.sparse = table.shape, sparse
+        return table.index_select(0, flat).view(*ids.shape, table.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (flat,) = ctx.saved_tensors
+        values = gradient.reshape(len(flat), -1)
+        if ctx.sparse:
+            return torch.sparse_coo_tensor(flat[None], values, ctx.size, check_invariants=False), None, None
+        return values.new_zeros(ctx.size).index_add_(0, flat, values), None, None

@@ -41,7 +41,6 @@ class ModelConfig(BaseModel):
 
     embedding_dim: int = Field(default=16, ge=1, le=4096)
     item_start: bool = False
-    sparse_embedding: bool = False
     backbone: PartChoice = PartChoice(name="star")
     enhancer: PartChoice = PartChoice(name="none")
 
@@ -77,7 +76,7 @@ def build_model(
     enhancer_config = config.enhancer_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = FeatureEmbedding(layout, config.embedding_dim, sparse=config.sparse_embedding)
+        embedding = FeatureEmbedding(layout, config.embedding_dim)
         shape = EmbeddingShape(layout.fields, config.embedding_dim)
         enhancer: Enhancer = enhancer_type(enhancer_config, shape, scenarios, knowledge)
         backbone: Backbone = backbone_type(backbone_config, enhancer.backbone_width, scenarios)

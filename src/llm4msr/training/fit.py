@@ -22,16 +22,17 @@ from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
 from llm4msr.training.metrics import Scores, score
-from llm4msr.training.optim import Optimizers
+from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 
 
 class TrainConfig(BaseModel):
     """How a model is trained.
 
     `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
-    than most settings. `weight_decay` is L2 on the other parameters, `generated_decay` on the generated weights.
-    Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without a better
-    mean validation AUC over the scenarios, and the best weights are restored in any case.
+    than most settings. `embedding_updates` says whether a step updates the rows that it looked up, or all of them
+    exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
+    weights. Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without
+    a better mean validation AUC over the scenarios, and the best weights are restored in any case.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,7 @@ class TrainConfig(BaseModel):
     embedding_decay: float = Field(default=1e-5, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     generated_decay: float = Field(default=0.0, ge=0)
+    embedding_updates: EmbeddingUpdates = "rows"
     validations_per_epoch: int = Field(default=4, ge=1)
     patience: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -86,6 +88,7 @@ def fit(
         learning_rate=config.learning_rate,
         embedding_decay=config.embedding_decay,
         weight_decay=config.weight_decay,
+        embedding_updates=config.embedding_updates,
     )
     checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     position, best = Position(), copy_of(model)

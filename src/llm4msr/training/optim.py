@@ -2,75 +2,82 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from llm4msr.models.model import MultiScenarioModel
+from llm4msr.training.row_adam import RowAdam
+
+EmbeddingUpdates = Literal["rows", "exact"]
 
 
 class Optimizers:
     """Adam over a model's parameters (Kingma and Ba, 2014), as one object.
-
-    Dense tables: exact Adam over every row. Sparse tables: `SparseAdam`, whose moments and decay are applied to a
-    row only in the steps that look it up, so that a step's cost does not grow with the table.
 
     Args:
         model: the model.
         learning_rate: for all parameters.
         embedding_decay: L2 on the embedding table, added to its gradient.
         weight_decay: L2 towards zero on all other parameters, those that start at one included.
+        embedding_updates: `exact` updates every row of the table in every step; `rows` those that the step looked up,
+            so that its cost does not grow with the table (see `RowAdam`).
     """
 
     def __init__(
-        self, model: MultiScenarioModel, *, learning_rate: float, embedding_decay: float, weight_decay: float
+        self,
+        model: MultiScenarioModel,
+        *,
+        learning_rate: float,
+        embedding_decay: float,
+        weight_decay: float,
+        embedding_updates: EmbeddingUpdates = "rows",
     ) -> None:
-        self._table = model.embedding.table.weight
-        self._sparse = model.embedding.table.sparse
-        self._embedding_decay = embedding_decay
-        rest = [p for p in model.parameters() if p is not self._table]
+        table = model.embedding.table.weight
+        model.embedding.sparse_gradient = embedding_updates == "rows"
+        rest = [p for p in model.parameters() if p is not table]
         groups = [{"params": rest, "weight_decay": weight_decay}]
-        if not self._sparse:
-            groups.append({"params": [self._table], "weight_decay": embedding_decay})
-        self._all: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, lr=learning_rate, fused=True)]
-        if self._sparse:
-            self._all.append(torch.optim.SparseAdam([self._table], lr=learning_rate))
+        self._rows: RowAdam | None = None
+        if embedding_updates == "rows":
+            self._rows = RowAdam(table, learning_rate=learning_rate, decay=embedding_decay)
+        else:
+            groups.append({"params": [table], "weight_decay": embedding_decay})
+        self._adam = torch.optim.Adam(groups, lr=learning_rate, fused=True)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer in self._all:
-            optimizer.zero_grad(set_to_none=True)
+        self._adam.zero_grad(set_to_none=True)
+        if self._rows is not None:
+            self._rows.zero_grad()
 
     def step(self) -> None:
         """Update the parameters."""
-        if self._sparse and self._table.grad is not None:
-            gradient = self._table.grad.coalesce()
-            if self._embedding_decay:
-                rows = gradient.indices()[0]
-                values = gradient.values() + self._embedding_decay * self._table.detach()[rows]
-                gradient = torch.sparse_coo_tensor(
-                    gradient.indices(), values, gradient.shape, is_coalesced=True, check_invariants=False
-                )
-            self._table.grad = gradient
-        for optimizer in self._all:
-            optimizer.step()
+        self._adam.step()
+        if self._rows is not None:
+            self._rows.step()
 
     def state(self) -> dict[str, Tensor]:
         """All moments and step counts, by name."""
-        found: dict[str, Tensor] = {}
-        for place, optimizer in enumerate(self._all):
-            for parameter, values in optimizer.state_dict()["state"].items():
-                for key, value in values.items():
-                    found[f"{place}/{parameter}/{key}"] = torch.as_tensor(value).detach()
+        found = {
+            f"adam/{parameter}/{key}": torch.as_tensor(value).detach()
+            for parameter, values in self._adam.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+        if self._rows is not None:
+            found |= {f"rows/{key}": value for key, value in self._rows.state().items()}
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        for place, optimizer in enumerate(self._all):
-            whole = optimizer.state_dict()
-            loaded: dict[int, dict[str, Tensor | int]] = {}
-            for name, value in state.items():
-                owner, parameter, key = name.split("/")
-                if int(owner) == place:
-                    sparse_step = key == "step" and isinstance(optimizer, torch.optim.SparseAdam)
-                    loaded.setdefault(int(parameter), {})[key] = int(value) if sparse_step else value.clone()
-            optimizer.load_state_dict({"state": loaded, "param_groups": whole["param_groups"]})
+        loaded: dict[int, dict[str, Tensor]] = {}
+        rows: dict[str, Tensor] = {}
+        for name, value in state.items():
+            owner, *rest = name.split("/")
+            if owner == "rows":
+                rows[rest[0]] = value
+            else:
+                loaded.setdefault(int(rest[0]), {})[rest[1]] = value.clone()
+        self._adam.load_state_dict({"state": loaded, "param_groups": self._adam.state_dict()["param_groups"]})
+        if self._rows is not None:
+            self._rows.load(rows)

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.meta import MetaLayers, Weights
@@ -38,6 +39,7 @@ class LLM4MSRConfig(ModelPartConfig):
       `gate_start`. Other layers have no gate.
     - `alpha`: where the mixing weight starts; it is learned.
     - `candidate`, `match`, `match_dim`: features beyond the paper; both need item vectors.
+    - `dropout`: share of the numbers of users' and items' vectors that is dropped while training.
     """
 
     source: UserSource = "composed"
@@ -54,6 +56,7 @@ class LLM4MSRConfig(ModelPartConfig):
     candidate: bool = True
     match: bool = True
     match_dim: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _does_something(self) -> LLM4MSRConfig:
@@ -115,6 +118,9 @@ class LLM4MSR(Enhancer):
         parallel = [level for level in (config.user, config.scenario) if level == "parallel"]
         self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
 
+    def _dropped(self, vectors: Tensor) -> Tensor:
+        return functional.dropout(vectors, self.config.dropout, self.training)
+
     def _layers(self, placement: Placement, knowledge: int, width: int) -> MetaLayers | None:
         if placement == "none":
             return None
@@ -137,10 +143,13 @@ class LLM4MSR(Enhancer):
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)`, and the mean square of the generated weights."""
         c = self.config
-        item = None if self.item is None else self.item(batch)
+        item = None if self.item is None else self._dropped(self.item(batch))
         if c.candidate:
             e = torch.cat([e, self.candidate(item)], 1)
-        user = None if self.user is None else self.user(batch)
+        user = None
+        if self.user is not None:
+            states, inverse = self.user(batch)
+            user = self._dropped(states), inverse
         x, beside, penalty = e, [], e.new_zeros(())
         if self.user_layers is not None:
             z, inverse = given(user, "user states")

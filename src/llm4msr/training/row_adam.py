@@ -1,0 +1,97 @@
+"""Adam for large tables: a step costs what the rows that it looked up cost, however many there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RowAdam:
+    """Adam (Kingma and Ba, 2014) over the looked-up rows of a table.
+
+    A row's moments, decay and value change only in the steps that look it up; the bias correction counts all steps, as
+    `torch.optim.SparseAdam` has it. Where every step looks up every row it is exact Adam.
+
+    Args:
+        table: `(V, k)`; its gradient is sparse, as `FeatureEmbedding` gives it, and may name a row many times.
+        learning_rate, decay: of Adam, and L2 added to the gradient of the rows.
+        betas, epsilon: of Adam.
+    """
+
+    def __init__(
+        self,
+        table: Tensor,
+        *,
+        learning_rate: float,
+        decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+    ) -> None:
+        self._table = table
+        self._rate, self._decay, self._betas, self._epsilon = learning_rate, decay, betas, epsilon
+        self._moments = torch.zeros_like(table.data), torch.zeros_like(table.data)
+        self._steps = torch.zeros((), dtype=torch.float32)
+        self._place: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self._table.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the rows that have a gradient."""
+        if self._table.grad is None:
+            return
+        rows, gradient = self._summed(self._table.grad)
+        self._steps += 1
+        tables = (self._table.data, *self._moments)
+        value, first, second = (table.index_select(0, rows) for table in tables)
+        torch._fused_adam_(
+            [value],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [self._steps.to(value.device)],
+            lr=self._rate,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=self._decay,
+            eps=self._epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
+        for table, changed in zip(tables, (value, first, second), strict=True):
+            table.index_copy_(0, rows, changed)
+
+    def _summed(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The different rows `(U,)` and the sum of the gradients of each, `(U, k)`."""
+        if gradient.is_cuda:
+            whole = gradient.coalesce()
+            return whole.indices()[0], whole.values()
+        ids, values = gradient._indices()[0], gradient._values()
+        rows, inverse = self._different(ids)
+        return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
+
+    def _different(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The different ids and, for each id, its place among them; without a sort, by marks in an array of `V`."""
+        if self._place is None:
+            self._place = np.empty(len(self._table), dtype=np.int32)
+        place, asked = self._place, ids.numpy()
+        numbers = np.arange(len(asked), dtype=np.int32)
+        place[asked] = numbers
+        rows = asked[place[asked] == numbers]  # where an id stands several times, the last one
+        place[rows] = numbers[: len(rows)]
+        return torch.from_numpy(rows), torch.from_numpy(place[asked])
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and step count, by name."""
+        return {"first": self._moments[0], "second": self._moments[1], "step": self._steps}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for mine, theirs in zip(
+            (*self._moments, self._steps), (state["first"], state["second"], state["step"]), strict=True
+        ):
+            mine.copy_(theirs)
