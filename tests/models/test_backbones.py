@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from llm4msr.models.backbones.shared_bottom import SharedBottom, SharedBottomConfig
 from llm4msr.models.backbones.star import STAR, PartitionedNorm, STARConfig, StarLayer
-from llm4msr.models.layers import by_scenario
 
 
 def test_star_layer_multiplies_shared_and_scenario_weights() -> None:
@@ -30,15 +29,15 @@ def test_partitioned_norm_uses_the_statistics_of_its_scenario() -> None:
         norm.shift.fill_(1.0)
         norm.scenario_shift[1] = 0.5
     z = torch.tensor([[1.0], [3.0]])  # mean 2, biased variance 1
-    torch.testing.assert_close(norm(1, z), torch.tensor([[-6.0 + 1.5], [6.0 + 1.5]]))
+    torch.testing.assert_close(norm(z, (0, 0, 2)), torch.tensor([[-6.0 + 1.5], [6.0 + 1.5]]))
     assert norm.mean.tolist() == [[0.0], [2.0]]  # scenario 0 is untouched; the first update forgets the start
     assert norm.variance.tolist() == [[1.0], [2.0]]  # unbiased
-    norm(1, torch.tensor([[4.0], [8.0]]))  # mean 6, unbiased variance 8; from the second on half-way
+    norm(torch.tensor([[4.0], [8.0]]), (0, 0, 2))  # mean 6, unbiased variance 8; from the second on half-way
     assert norm.mean[1].tolist() == [4.0]
     assert norm.variance[1].tolist() == [5.0]
     norm.eval()
     expected = 6.0 * (9.0 - 4.0) / 5.0**0.5 + 1.5
-    torch.testing.assert_close(norm(1, torch.tensor([[9.0]])), torch.tensor([[expected]]))
+    torch.testing.assert_close(norm(torch.tensor([[9.0]]), (0, 0, 1)), torch.tensor([[expected]]))
 
 
 def test_star_normalises_each_slice_by_itself_while_training_forward_and_backward() -> None:
@@ -46,7 +45,7 @@ def test_star_normalises_each_slice_by_itself_while_training_forward_and_backwar
     norm = PartitionedNorm(4, scenarios=2).double()
     x = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     offsets = (0, 6, 9)
-    found = by_scenario(x, offsets, norm)
+    found = norm(x, offsets)
     (found**3).sum().backward()
     gradient = x.grad
     assert gradient is not None
@@ -61,16 +60,16 @@ def test_after_a_few_steps_evaluation_agrees_with_training() -> None:
     torch.manual_seed(0)
     norm = PartitionedNorm(8, scenarios=1)
     for _ in range(5):
-        norm(0, 0.01 * torch.randn(500, 8) + 0.3)  # as small as fresh embeddings
+        norm(0.01 * torch.randn(500, 8) + 0.3, (0, 500))  # as small as fresh embeddings
     x = 0.01 * torch.randn(500, 8) + 0.3
-    trained, evaluated = norm(0, x), norm.eval()(0, x)
+    trained, evaluated = norm(x, (0, 500)), norm.eval()(x, (0, 500))
     assert float((trained - evaluated).detach().abs().mean()) < 0.1
 
 
 def test_partitioned_norm_of_a_single_row_falls_back_to_kept_statistics() -> None:
     norm = PartitionedNorm(2, scenarios=1, epsilon=0.0)
     row = torch.tensor([[3.0, -1.0]])
-    assert torch.equal(norm.train()(0, row), row)
+    assert torch.equal(norm.train()(row, (0, 1)), row)
     assert norm.mean.tolist() == [[0.0, 0.0]]
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
+from llm4msr.training.order import shuffled
 
 T = TypeVar("T")
 
@@ -58,17 +60,25 @@ class BatchSource:
         first, last = self._data.split.range(part)
         return -(-(last - first) // batch_size)
 
-    def epoch(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled training batches, from step `start` on; the order depends on seed and epoch alone."""
-        first, last = self._data.split.range("train")
-        order = np.random.default_rng((seed, epoch)).permutation(last - first) + first
-        chunks = (order[i : i + batch_size] for i in range(start * batch_size, len(order), batch_size))
-        return prefetched(self.make(rows) for rows in chunks)
+    def epoch(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        *,
+        window: int | None = None,
+        share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: rows,
+    ) -> Iterator[Batch]:
+        """Shuffled training batches, from step `start` on, of `share` of each batch's rows; see `shuffled`."""
+        chunks = islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window), start, None)
+        return prefetched(self.make(share(rows)) for rows in chunks)
 
-    def part(self, part: Part, batch_size: int = 8192) -> Iterator[Batch]:
-        """All rows of a part, in order of time from batch to batch."""
+    def part(self, part: Part, batch_size: int = 8192, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """All rows of a part, in order of time from batch to batch; of `share` (i, n) every n-th batch, from i on."""
         first, last = self._data.split.range(part)
-        chunks = (np.arange(i, min(i + batch_size, last)) for i in range(first, last, batch_size))
+        starts = range(first + share[0] * batch_size, last, batch_size * share[1])
+        chunks = (np.arange(i, min(i + batch_size, last)) for i in starts)
         return prefetched(self.make(rows) for rows in chunks)
 
     def make(self, rows: NDArray[np.int64]) -> Batch:

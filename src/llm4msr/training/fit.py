@@ -23,6 +23,7 @@ from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
 from llm4msr.training.metrics import Scores, score
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
+from llm4msr.training.parallel import ALONE, Group
 
 
 class TrainConfig(BaseModel):
@@ -47,6 +48,8 @@ class TrainConfig(BaseModel):
     validations_per_epoch: int = Field(default=4, ge=1)
     patience: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    shuffle_window: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def torch_device(self) -> torch.device:
@@ -76,9 +79,11 @@ def fit(
     config: TrainConfig,
     folder: Path,
     progress: Callable[[TrainProgress], None] = lambda progress: None,
+    group: Group = ALONE,
 ) -> Position:
     """Train, writing `metrics.jsonl` and `checkpoint.safetensors` into `folder`, and leave the best weights in `model`.
 
+    Processes of a `group` share every batch and end with the same weights; the first one writes.
     Where the folder has a checkpoint, training goes on from it and ends with the same numbers as if it had never been
     stopped. Raises `InputError` when the loss is no longer a number.
     """
@@ -94,23 +99,38 @@ def fit(
     position, best = Position(), copy_of(model)
     if checkpoint.exists():
         position, best = load_checkpoint(checkpoint, model, optimizers)
-    _keep_lines(metrics, position.lines)
+    group.wait()
+    if group.writes:
+        _keep_lines(metrics, position.lines)
     steps = source.steps("train", config.batch_size)
     names = [s.value for s in data.schema.scenarios]
 
     while not position.done and position.epoch < config.epochs:
         began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
-        for batch in source.epoch(config.batch_size, config.seed, position.epoch, start=position.step):
+        for batch in source.epoch(
+            config.batch_size,
+            config.seed,
+            position.epoch,
+            position.step,
+            window=config.shuffle_window,
+            share=group.share,
+        ):
             model.train()
-            logits, penalty = model(batch)
-            loss = functional.binary_cross_entropy_with_logits(logits, batch.label)
-            total = loss if penalty is None else loss + config.generated_decay * penalty
             optimizers.zero_grad()
+            counted = group.sum(torch.tensor([float(len(batch)), 0.0]))
+            with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                logits, penalty = model(batch)
+            # This process's share of the mean over all rows: the shares of the group add up to it.
+            loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
+            loss = loss * (len(batch) / float(counted[0]))
+            total = loss if penalty is None else loss + config.generated_decay / group.size * penalty
             total.backward()
+            counted[1] = float(loss.detach())
+            group.sum_gradients(model, model.embedding.table.weight if optimizers.by_rows else None)
             optimizers.step()
 
             position.step += 1
-            rows, seen, loss_sum = rows + len(batch), seen + 1, loss_sum + float(loss.detach())
+            rows, seen, loss_sum = rows + int(counted[0]), seen + 1, loss_sum + float(group.sum(counted[1:])[0])
             if not np.isfinite(loss_sum):
                 raise InputError(
                     f"the loss is not a number at epoch {position.epoch + 1}, step {position.step}; "
@@ -120,7 +140,7 @@ def fit(
             if position.step * per_epoch // steps > (position.step - 1) * per_epoch // steps:
                 seconds = time.perf_counter() - began
                 position.seconds += seconds
-                scores = evaluate(model, data, source, "valid")
+                scores = evaluate(model, data, source, "valid", group)
                 position.waited += 1
                 if scores.selection > position.best:
                     position.best, position.waited, best = scores.selection, 0, copy_of(model)
@@ -132,15 +152,17 @@ def fit(
                     "rows_per_second": round(rows / seconds),
                     "validation": scores.as_dict(names),
                 }
-                with metrics.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                if group.writes:
+                    with metrics.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 position.lines += 1
                 position.done = position.waited >= config.patience
                 done, planned = steps * position.epoch + position.step, steps * config.epochs
                 progress(TrainProgress(done, planned, rows / seconds, scores.mean_auc, position.best))
                 if position.step == steps:
                     position.epoch, position.step = position.epoch + 1, 0
-                save_checkpoint(checkpoint, model, best, optimizers, position)
+                if group.writes:
+                    save_checkpoint(checkpoint, model, best, optimizers, position)
                 began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
                 if position.done:
                     break
@@ -149,20 +171,24 @@ def fit(
     return position
 
 
-def predict(model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part) -> NDArray[np.float32]:
-    """The logits of a part's rows, `(n,)`, in the order of the data."""
+def predict(
+    model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part, group: Group = ALONE
+) -> NDArray[np.float32]:
+    """The logits of a part's rows, `(n,)`, in the order of the data; processes of a `group` share the batches."""
     first, last = data.split.range(part)
-    out = np.empty(last - first, dtype=np.float32)
+    out = torch.zeros(last - first)
     model.eval()
     with torch.inference_mode():
-        for batch in source.part(part):
-            out[batch.rows.cpu().numpy() - first] = model(batch)[0].float().cpu().numpy()
-    return out
+        for batch in source.part(part, share=(group.rank, group.size)):
+            out[batch.rows.cpu() - first] = model(batch)[0].float().cpu()
+    return group.sum(out).numpy()
 
 
-def evaluate(model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part) -> Scores:
+def evaluate(
+    model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part, group: Group = ALONE
+) -> Scores:
     """AUC and log loss of a part, overall and for each scenario."""
-    return score_part(data, predict(model, data, source, part), part)
+    return score_part(data, predict(model, data, source, part, group), part)
 
 
 def score_part(data: PreparedData, logits: NDArray[np.float32], part: Part) -> Scores:

@@ -45,6 +45,11 @@ class Optimizers:
             groups.append({"params": [table], "weight_decay": embedding_decay})
         self._adam = torch.optim.Adam(groups, lr=learning_rate, fused=True)
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether the table's gradient is sparse."""
+        return self._rows is not None
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self._adam.zero_grad(set_to_none=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm4msr import __version__
@@ -29,9 +30,10 @@ from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, 
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.schema import explain_validation
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.checkpoint import read_tensors, write_tensors
+from llm4msr.training.checkpoint import Position, read_tensors, write_tensors
 from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit, predict, score_part
 from llm4msr.training.metrics import Scores
+from llm4msr.training.parallel import Group, joined
 
 _FOLDERS = ("data", "knowledge_folder")
 
@@ -68,7 +70,11 @@ def train_run(
 
     Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
     """
-    config = _absolute(config)
+    with joined() as group:
+        return _train(_absolute(config), folder, progress, group)
+
+
+def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], None], group: Group) -> RunResult:
     data = PreparedData.open(config.data)
     reasoned = _open_knowledge(config, data)
     resolved = _resolved(config, data, reasoned)
@@ -80,9 +86,29 @@ def train_run(
         )
     knowledge = _knowledge(config, data, reasoned)
     source, model = _model(config, data, knowledge)
-    _claim(folder, resolved)
-    position = fit(model, data, source, config.train, folder, progress)
-    logits = predict(model, data, source, "test")
+    group.wait()
+    if group.writes:
+        _claim(folder, resolved)
+    position = fit(model, data, source, config.train, folder, progress if group.writes else _silent, group)
+    logits = predict(model, data, source, "test", group)
+    if group.writes:
+        _write_result(folder, data, knowledge, model, position, logits)
+    group.wait()
+    return read_result(folder)
+
+
+def _silent(progress: TrainProgress) -> None:
+    del progress
+
+
+def _write_result(
+    folder: Path,
+    data: PreparedData,
+    knowledge: Knowledge,
+    model: MultiScenarioModel,
+    position: Position,
+    logits: NDArray[np.float32],
+) -> None:
     scores = score_part(data, logits, "test")
     np.save(folder / "test_logits.npy", logits)
     write_tensors(folder / "model.safetensors", model.state_dict())
@@ -102,7 +128,6 @@ def train_run(
     }
     _write_json(folder / "result.json", result)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return read_result(folder)
 
 
 def open_run(config: RunConfig) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:

@@ -6,10 +6,13 @@ from itertools import pairwise
 from typing import cast
 
 import torch
+import torch.distributed as parallel
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
+from llm4msr.models.batch import scenario_of_rows
 from llm4msr.models.layers import MLP, by_scenario
 from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
@@ -32,7 +35,8 @@ class PartitionedNorm(nn.Module):
     (biased) variance are those of the scenario's rows in the batch, and moving averages of the mean and the unbiased
     variance are kept for each scenario; evaluation uses the averages, so that a score does not depend on its batch.
     The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the start is forgotten at once.
-    A slice of a single row has no variance, so there the averages are used while training too.
+    A slice of a single row has no variance, so there the averages are used while training too. Processes that train
+    together take the statistics over the rows of all of them.
     """
 
     mean: Tensor
@@ -50,19 +54,43 @@ class PartitionedNorm(nn.Module):
         self.register_buffer("variance", torch.ones(scenarios, width))
         self.register_buffer("updates", torch.zeros(scenarios))
 
-    def forward(self, d: int, z: Tensor) -> Tensor:
-        """Normalise the rows `(b, W)` of scenario d."""
-        if self.training and len(z) > 1:
-            mean, variance = z.mean(0), z.var(0, unbiased=False)
-            with torch.no_grad():
+    def forward(self, z: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        """Normalise the rows `(B, W)`, which come sorted by scenario."""
+        found = self._statistics(z, offsets) if self.training else {}
+        parts = []
+        for d, (start, stop) in enumerate(pairwise(offsets)):
+            if stop > start:
+                mean, variance = found.get(d) or (self.mean[d].clone(), self.variance[d].clone())
+                scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
+                shift = self.shift + self.scenario_shift[d] - mean * scale
+                parts.append(torch.addcmul(shift, z[start:stop], scale))
+        return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+    def _statistics(self, z: Tensor, offsets: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
+        """The mean and the biased variance of each scenario with more than one row; the averages take them up."""
+        slices = [z[start:stop] for start, stop in pairwise(offsets)]
+        if parallel.is_available() and parallel.is_initialized():
+            whole = _over_all_processes(slices)
+        else:
+            whole = {d: (len(s), *torch.var_mean(s, 0, correction=0)) for d, s in enumerate(slices) if len(s) > 1}
+        with torch.no_grad():
+            for d, (count, variance, mean) in whole.items():
                 self.updates[d] += 1
                 weight = (1 / self.updates[d]).clamp(min=self.momentum)
                 self.mean[d].lerp_(mean, weight)
-                self.variance[d].lerp_(variance * (len(z) / (len(z) - 1)), weight)
-        else:
-            mean, variance = self.mean[d].clone(), self.variance[d].clone()
-        scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
-        return z * scale + (self.shift + self.scenario_shift[d] - mean * scale)
+                self.variance[d].lerp_(variance * (count / (count - 1)), weight)
+        return {d: (mean, variance) for d, (_, variance, mean) in whole.items()}
+
+
+def _over_all_processes(slices: list[Tensor]) -> dict[int, tuple[int, Tensor, Tensor]]:
+    """Rows, biased variance and mean of each scenario over the rows of all processes that train together."""
+    counts = torch.tensor([[float(len(s))] for s in slices], device=slices[0].device)
+    parallel.all_reduce(counts)
+    means = all_reduce(torch.stack([s.sum(0) for s in slices])) / counts.clamp(min=1)
+    squares = torch.stack([(s - mean).square().sum(0) for s, mean in zip(slices, means, strict=True)])
+    variances = all_reduce(squares) / counts.clamp(min=1)
+    rows = [int(count) for count in counts[:, 0]]
+    return {d: (n, variances[d], means[d]) for d, n in enumerate(rows) if n > 1}
 
 
 class StarLayer(nn.Module):
@@ -101,13 +129,15 @@ class STAR(Backbone):
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
-        return by_scenario(x, offsets, self._scenario).view(-1)
+        normal = x if self.norm is None else self.norm(x, offsets)
 
-    def _scenario(self, d: int, x: Tensor) -> Tensor:
-        h = x if self.norm is None else self.norm(d, x)
-        for place, layer in enumerate(self.layers):
-            h = layer(d, h)
-            if place < len(self.layers) - 1:
-                h = functional.relu(h)
-        indicator = self.scenario.weight[d].expand(len(x), -1)
-        return h + cast(Tensor, self.auxiliary(torch.cat([indicator, x], 1)))
+        def scenario(d: int, h: Tensor) -> Tensor:
+            for place, layer in enumerate(self.layers):
+                h = layer(d, h)
+                if place < len(self.layers) - 1:
+                    h = functional.relu(h)
+            return h
+
+        indicator = self.scenario.weight.index_select(0, scenario_of_rows(offsets, x.device))
+        beside = cast(Tensor, self.auxiliary(torch.cat([indicator, x], 1)))
+        return (by_scenario(normal, offsets, scenario) + beside).view(-1)

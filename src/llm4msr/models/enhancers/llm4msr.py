@@ -33,6 +33,8 @@ class LLM4MSRConfig(ModelPartConfig):
     - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
     - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
     - `layers` (K), `hidden`: number and hidden width of the meta layers. `weights`, `rank`: see `MetaLayers`.
+    - `bottleneck`: the user's vector is first mapped to so many numbers, `relu(N z + n)`, of which the weights are
+      made: cheaper where every row has a vector of its own. 0 makes them of the vector itself, as the paper does.
     - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
     - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
       and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
@@ -49,6 +51,7 @@ class LLM4MSRConfig(ModelPartConfig):
     hidden: int = Field(default=64, ge=1)
     weights: Weights = "low_rank"
     rank: int = Field(default=16, ge=1)
+    bottleneck: int = Field(default=0, ge=0)
     residual: bool = True
     gate: bool = True
     gate_start: float = -4.0
@@ -103,7 +106,9 @@ class LLM4MSR(Enhancer):
         self._width = width
         user_width = sum(knowledge.users)
         self.user = UserReader(knowledge) if config.user_sources else None
-        self.user_layers = self._layers(config.user, user_width, width)
+        squeezed = config.bottleneck and config.user != "none"
+        self.narrow = nn.Sequential(nn.Linear(user_width, config.bottleneck), nn.ReLU()) if squeezed else None
+        self.user_layers = self._layers(config.user, config.bottleneck or user_width, width)
         if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
@@ -153,7 +158,7 @@ class LLM4MSR(Enhancer):
         x, beside, penalty = e, [], e.new_zeros(())
         if self.user_layers is not None:
             z, inverse = given(user, "user states")
-            h, generated = self.user_layers(e, z, inverse)
+            h, generated = self.user_layers(e, z if self.narrow is None else self.narrow(z), inverse)
             penalty = penalty + generated
             if c.gated:
                 h = h * torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]

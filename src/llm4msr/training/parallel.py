@@ -1,0 +1,101 @@
+"""Training by several processes that share each batch, as `torchrun` starts them.
+
+    torchrun --nproc-per-node 2 -m llm4msr train SETTINGS.toml --out RUN
+
+Every process holds the whole model and reads its share of each batch's rows; gradients are added up before each step,
+so that all of them make the step that one process would make on the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together; `rank` is this one's number. The first one writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's rows of a batch: all rows where there are fewer of them than processes, so never none."""
+        return rows if len(rows) < self.size else rows[self.rank :: self.size]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum_gradients(self, model: nn.Module, sparse: Tensor | None) -> None:
+        """Add up the gradients of all processes; that of the parameter `sparse` holds some of its rows alone."""
+        if self.size == 1:
+            return
+        dense = [p for p in model.parameters() if p.requires_grad and p is not sparse]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
+        has = torch.tensor([float(p.grad is not None) for p in dense], device=gradients[0].device)
+        flat = torch.cat([has, *(g.reshape(-1) for g in gradients)])
+        dist.all_reduce(flat)
+        place = len(dense)
+        for number, (parameter, gradient) in enumerate(zip(dense, gradients, strict=True)):
+            part = flat[place : place + gradient.numel()].view_as(gradient)
+            parameter.grad = part.clone() if flat[number] > 0 else None
+            place += gradient.numel()
+        if sparse is not None:
+            sparse.grad = self._gathered(sparse)
+
+    def _gathered(self, table: Tensor) -> Tensor:
+        """The entries of all processes' sparse gradients."""
+        assert table.grad is not None
+        ids, values = table.grad._indices()[0], table.grad._values()
+        count = torch.tensor([len(ids)], device=ids.device)
+        counts = [torch.zeros_like(count) for _ in range(self.size)]
+        dist.all_gather(counts, count)
+        most = int(max(int(c) for c in counts))
+        found = []
+        for tensor in (ids[:, None], values):
+            padded = tensor.new_zeros(most, tensor.shape[1])
+            padded[: len(tensor)] = tensor
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(parts, padded)
+            found.append(torch.cat([part[: int(c)] for part, c in zip(parts, counts, strict=True)]))
+        return torch.sparse_coo_tensor(found[0].T, found[1], table.shape, check_invariants=False)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """The group that `torchrun` made this process part of, or a group of this process alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or dist.is_initialized():
+        yield ALONE if size == 1 else Group(dist.get_rank(), dist.get_world_size())
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Group(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
