@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,13 @@ def test_stars_statistics_are_those_of_all_processes(shop: PreparedData, tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(gradients, (2, port, shop.path, tmp_path / "two"), nprocs=2)
+    context = get_context("spawn")
+    both = [context.Process(target=gradients, args=(n, 2, port, shop.path, tmp_path / "two")) for n in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
     (one, _), (two, _) = (read_tensors(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
