@@ -34,7 +34,9 @@ class PartitionedNorm(nn.Module):
     `z' = (gamma * gamma_d) (z - mean_d) / sqrt(var_d + eps) + (beta + beta_d)`. While training, the mean and the
     (biased) variance are those of the scenario's rows in the batch, and moving averages of the mean and the unbiased
     variance are kept for each scenario; evaluation uses the averages, so that a score does not depend on its batch.
-    The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the start is forgotten at once.
+    The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the start is forgotten at once,
+    and a mean that moves from batch to batch adds to the variance: a feature that is constant within a scenario would
+    otherwise be far outside its own scale as soon as its average lags behind.
     A slice of a single row has no variance, so there the averages are used while training too. Processes that train
     together take the statistics over the rows of all of them.
     """
@@ -56,41 +58,52 @@ class PartitionedNorm(nn.Module):
 
     def forward(self, z: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Normalise the rows `(B, W)`, which come sorted by scenario."""
-        found = self._statistics(z, offsets) if self.training else {}
-        parts = []
-        for d, (start, stop) in enumerate(pairwise(offsets)):
-            if stop > start:
-                mean, variance = found.get(d) or (self.mean[d].clone(), self.variance[d].clone())
-                scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
-                shift = self.shift + self.scenario_shift[d] - mean * scale
-                parts.append(torch.addcmul(shift, z[start:stop], scale))
+        slices = [z[start:stop] for start, stop in pairwise(offsets)]
+        if self.training and parallel.is_available() and parallel.is_initialized():
+            parts = self._by_all_processes(slices)
+        else:
+            parts = [self._normalised(d, rows) for d, rows in enumerate(slices) if len(rows)]
         return torch.cat(parts) if len(parts) != 1 else parts[0]
 
-    def _statistics(self, z: Tensor, offsets: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
-        """The mean and the biased variance of each scenario with more than one row; the averages take them up."""
-        slices = [z[start:stop] for start, stop in pairwise(offsets)]
-        if parallel.is_available() and parallel.is_initialized():
-            whole = _over_all_processes(slices)
-        else:
-            whole = {d: (len(s), *torch.var_mean(s, 0, correction=0)) for d, s in enumerate(slices) if len(s) > 1}
-        with torch.no_grad():
-            for d, (count, variance, mean) in whole.items():
-                self.updates[d] += 1
-                weight = (1 / self.updates[d]).clamp(min=self.momentum)
-                self.mean[d].lerp_(mean, weight)
-                self.variance[d].lerp_(variance * (count / (count - 1)), weight)
-        return {d: (mean, variance) for d, (_, variance, mean) in whole.items()}
+    def _normalised(self, d: int, rows: Tensor) -> Tensor:
+        scale, shift = self.scale * self.scenario_scale[d], self.shift + self.scenario_shift[d]
+        if not self.training or len(rows) == 1:
+            mean, variance = self.mean[d].clone(), self.variance[d].clone()
+            return functional.batch_norm(rows, mean, variance, scale, shift, eps=self.epsilon)
+        normal, mean, inverse = torch.native_batch_norm(rows, scale, shift, None, None, True, 0.0, self.epsilon)
+        self._take_up(d, len(rows), mean.detach(), inverse.detach() ** -2 - self.epsilon)
+        return normal
+
+    @torch.no_grad()
+    def _take_up(self, d: int, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Let the averages of scenario d take up the mean and the biased variance of `count` rows."""
+        self.updates[d] += 1
+        weight = max(self.momentum, 1 / float(self.updates[d]))
+        moved = mean - self.mean[d]
+        self.mean[d] += weight * moved
+        spread = self.variance[d] + weight * moved.square()  # what the mean moves by is variance too
+        self.variance[d] = (1 - weight) * spread + weight * variance * (count / (count - 1))
+
+    def _by_all_processes(self, slices: list[Tensor]) -> list[Tensor]:
+        parts = []
+        for d, (count, variance, mean) in enumerate(_over_all_processes(slices)):
+            if count > 1:
+                self._take_up(d, count, mean, variance)
+            else:
+                variance, mean = self.variance[d].clone(), self.mean[d].clone()
+            scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
+            parts.append((slices[d] - mean) * scale + (self.shift + self.scenario_shift[d]))
+        return parts
 
 
-def _over_all_processes(slices: list[Tensor]) -> dict[int, tuple[int, Tensor, Tensor]]:
+def _over_all_processes(slices: list[Tensor]) -> list[tuple[int, Tensor, Tensor]]:
     """Rows, biased variance and mean of each scenario over the rows of all processes that train together."""
     counts = torch.tensor([[float(len(s))] for s in slices], device=slices[0].device)
     parallel.all_reduce(counts)
     means = all_reduce(torch.stack([s.sum(0) for s in slices])) / counts.clamp(min=1)
     squares = torch.stack([(s - mean).square().sum(0) for s, mean in zip(slices, means, strict=True)])
     variances = all_reduce(squares) / counts.clamp(min=1)
-    rows = [int(count) for count in counts[:, 0]]
-    return {d: (n, variances[d], means[d]) for d, n in enumerate(rows) if n > 1}
+    return [(int(counts[d]), variances[d], means[d]) for d in range(len(slices))]
 
 
 class StarLayer(nn.Module):
@@ -106,9 +119,10 @@ class StarLayer(nn.Module):
         self.scenario_weight = nn.Parameter(torch.ones(scenarios, outside, inside))
         self.scenario_bias = nn.Parameter(torch.zeros(scenarios, outside))
 
-    def forward(self, d: int, x: Tensor) -> Tensor:
-        """`(b, inside) -> (b, outside)` for rows of scenario d."""
-        return functional.linear(x, self.weight * self.scenario_weight[d], self.bias + self.scenario_bias[d])
+    def of_scenarios(self) -> list[tuple[Tensor, Tensor]]:
+        """The weight `(outside, inside)` and the bias `(outside,)` of each scenario's layer."""
+        weights, biases = self.weight * self.scenario_weight, self.bias + self.scenario_bias
+        return list(zip(weights.unbind(), biases.unbind(), strict=True))
 
 
 @BACKBONES.register("star", STARConfig)
@@ -130,10 +144,11 @@ class STAR(Backbone):
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
         normal = x if self.norm is None else self.norm(x, offsets)
+        layers = [cast(StarLayer, layer).of_scenarios() for layer in self.layers]
 
         def scenario(d: int, h: Tensor) -> Tensor:
-            for place, layer in enumerate(self.layers):
-                h = layer(d, h)
+            for place, layer in enumerate(layers):
+                h = functional.linear(h, *layer[d])
                 if place < len(self.layers) - 1:
                     h = functional.relu(h)
             return h
