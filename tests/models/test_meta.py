@@ -60,10 +60,10 @@ def test_relu_follows_each_layer_of_equation_7_and_never_a_logit() -> None:
     assert bool((linear < 0).any())
 
 
-@pytest.mark.parametrize("weights", ["full", "low_rank", "diagonal"])
+@pytest.mark.parametrize("weights", ["full", "low_rank", "factored", "diagonal"])
 def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.manual_seed(0)
-    layers = MetaLayers(3, (4, 6, 2), weights=weights, rank=2).double()  # type: ignore[arg-type]
+    layers = MetaLayers(3, (4, 6, 2), weights=weights, rank=2, factors=5).double()  # type: ignore[arg-type]
     x, z = torch.randn(7, 4, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
     inverse = torch.tensor([0, 2, 2, 1, 0, 2, 1])
     rows = []
@@ -74,8 +74,10 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
             if weights == "full":
                 matrix, bias = generated[: inside * outside].view(inside, outside), generated[inside * outside :]
             else:
-                size = 4 if weights == "low_rank" else 2
-                added = generated[:4].view(2, 2) if weights == "low_rank" else torch.diag(generated[:2])
+                size = {"low_rank": 4, "factored": 5, "diagonal": 2}[weights]
+                added = generated[:4].view(2, 2) if weights == "low_rank" else torch.diag(generated[:size])
+                if weights == "factored":
+                    added = layers.inner[place] @ added @ layers.outer[place]
                 core = torch.eye(2, dtype=torch.float64) + added
                 matrix = layers.left[place] @ core @ layers.right[place]
                 bias = generated[size:] @ layers.right[place] + layers.bias[place]
@@ -83,6 +85,22 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
             h = functional.relu(h) if place == 0 else h
         rows.append(h)
     torch.testing.assert_close(layers(x, z, inverse)[0], torch.stack(rows))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
+def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any, gated: bool) -> None:
+    torch.manual_seed(0)
+    layers = MetaLayers(3, (4, 6, 4), weights=weights, rank=2).double()
+    with torch.no_grad():
+        for bias in () if weights == "full" else layers.bias:
+            bias.normal_()
+    x, z = torch.randn(7, 6, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    inverse = torch.tensor([0, 2, 2, 1, 0, 2, 1])
+    gate = torch.rand(7, 1, dtype=torch.float64) if gated else None
+    expected = x.clone()
+    expected[:, :4] += layers(x[:, :4], z, inverse)[0] * (1 if gate is None else gate)
+    torch.testing.assert_close(layers.added(x, z, inverse, gate)[0], expected)
 
 
 def test_low_rank_layers_start_close_to_one_shared_network() -> None:

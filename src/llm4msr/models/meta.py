@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Weights = Literal["full", "low_rank", "diagonal"]
+Weights = Literal["full", "low_rank", "factored", "diagonal"]
 
 
 class MetaLayers(nn.Module):
@@ -28,15 +28,17 @@ class MetaLayers(nn.Module):
 
         W_i = U_i (I + S_i(z)) V_i,   b_i = c_i(z) V_i + b_i0,
 
-    so that all layers start as one shared network and depart from it as far as the knowledge helps. `diagonal` is the
-    same with a core that has a diagonal alone: `2 rank` numbers are generated in place of `rank (rank + 1)`, and no
-    product is needed for each `z`, which is what makes it fast where every row has a `z` of its own.
+    so that all layers start as one shared network and depart from it as far as the knowledge helps. `factored` is the
+    same with `S_i(z) = P_i diag(s_i(z)) Q_i`, of which only `factors` numbers `s_i` are generated: there is no product
+    with weights of one `z` alone, which makes it fast where every row has a `z` of its own. `diagonal` has
+    `S_i(z) = diag(s_i(z))`.
 
     Args:
         knowledge: width of `z`.
         widths: input, hidden and output widths of the layers.
-        weights: `full`, `low_rank` or `diagonal`.
+        weights: `full`, `low_rank`, `factored` or `diagonal`.
         rank: of the cores.
+        factors: numbers that a `factored` core is made of.
         activate_last: whether ReLU follows the last layer too, as in equation 7. Never for a logit.
         last_scale: factor on the last layer's initial weights; small where a residual is added.
     """
@@ -48,6 +50,7 @@ class MetaLayers(nn.Module):
         *,
         weights: Weights = "low_rank",
         rank: int = 16,
+        factors: int = 64,
         activate_last: bool = False,
         last_scale: float = 1.0,
     ) -> None:
@@ -75,8 +78,11 @@ class MetaLayers(nn.Module):
             )
             self.bias = nn.ParameterList(torch.zeros(o) for _, o in shapes)
             core, std = (rank * rank, 0.1 / (knowledge * rank) ** 0.5)
-            if weights == "diagonal":
-                core, std = rank, 0.1 / knowledge**0.5
+            if weights != "low_rank":
+                core, std = (factors if weights == "factored" else rank), 0.1 / knowledge**0.5
+            if weights == "factored":
+                self.inner = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(rank, core)) for _ in shapes)
+                self.outer = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(core, rank)) for _ in shapes)
             for _ in shapes:
                 generator = nn.Linear(knowledge, core + rank)
                 nn.init.normal_(generator.weight, std=std)
@@ -89,32 +95,56 @@ class MetaLayers(nn.Module):
 
         Returns `(B, widths[K])` and the mean square of what was generated.
         """
-        penalty = x.new_zeros(())
-        h = x
+        h, generated, penalty = self._below_last(x, z, inverse)
+        out = self._layer(len(self.generators) - 1, h, generated, inverse)
+        return functional.relu(out) if self.activate_last else out, penalty
+
+    def added(self, x: Tensor, z: Tensor, inverse: Tensor, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x + gate * layers(x)`: the layers read, and add to, the first columns of `x` `(B, at least widths[0])`.
+
+        `gate` `(B, 1)` is 1 where not given. Returns the sum, as wide as `x`, and the mean square of what was made.
+        """
+        h, generated, penalty = self._below_last(x[:, : self.widths[0]], z, inverse)
+        place, beside = len(self.generators) - 1, x.shape[1] - self.widths[-1]
+        if self.weights == "full" or self.activate_last:
+            out = self._layer(place, h, generated, inverse)
+            out = functional.relu(out) if self.activate_last else out
+            return x + functional.pad(out if gate is None else gate * out, (0, beside)), penalty
+        # One product that adds to x: no pass over wide rows for the gate, the bias or the sum.
+        turned = self._turned(place, h, generated, inverse)
+        one = turned.new_ones(len(turned), 1) if gate is None else gate
+        weight = torch.cat([self.right[place], self.bias[place][None]])
+        turned = torch.cat([turned if gate is None else turned * gate, one], 1)
+        return torch.addmm(x, turned, functional.pad(weight, (0, beside))), penalty
+
+    def _below_last(self, x: Tensor, z: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last layer reads, what it is made of, and the mean square of what was generated."""
+        penalty, h = x.new_zeros(()), x
         for place, generator in enumerate(self.generators):
             generated = generator(z)
             penalty = penalty + generated.square().mean()
-            apply = self._full if self.weights == "full" else self._low_rank
-            h = apply(place, h, generated, inverse)
-            if place < len(self.generators) - 1 or self.activate_last:
-                h = functional.relu(h)
-        return h, penalty / len(self.generators)
+            if place < len(self.generators) - 1:
+                h = functional.relu(self._layer(place, h, generated, inverse))
+        return h, generated, penalty / len(self.generators)
 
-    def _low_rank(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
-        r = self.rank
-        inner = h @ self.left[place]
-        if self.weights == "diagonal":
-            scale, shift = generated.index_select(0, inverse).split(r, 1)
-            turned = torch.addcmul(shift, inner, scale)
-        else:
-            core = generated[:, : r * r].reshape(-1, r, r)
-            turned = grouped_matmul(inner, core, inverse) + generated[:, r * r :].index_select(0, inverse)
-        return torch.addmm(self.bias[place], inner + turned, self.right[place])
-
-    def _full(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+    def _layer(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+        if self.weights != "full":
+            return torch.addmm(self.bias[place], self._turned(place, h, generated, inverse), self.right[place])
         inside, outside = self.widths[place], self.widths[place + 1]
         weight = generated[:, : inside * outside].reshape(-1, inside, outside)
         return grouped_matmul(h, weight, inverse) + generated[:, inside * outside :].index_select(0, inverse)
+
+    def _turned(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+        """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
+        r = self.rank
+        inner: Tensor = h @ self.left[place]
+        if self.weights == "low_rank":
+            core = generated[:, : r * r].reshape(-1, r, r)
+            return inner + grouped_matmul(inner, core, inverse) + generated[:, r * r :].index_select(0, inverse)
+        scale, shift = generated.index_select(0, inverse).split([generated.shape[1] - r, r], 1)
+        if self.weights == "diagonal":
+            return torch.addcmul(inner + shift, inner, scale)
+        return torch.addmm(inner + shift, (inner @ self.inner[place]) * scale, self.outer[place])
 
 
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:

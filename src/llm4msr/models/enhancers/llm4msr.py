@@ -49,8 +49,9 @@ class LLM4MSRConfig(ModelPartConfig):
     scenario: Placement = "none"
     layers: int = Field(default=2, ge=1, le=8)
     hidden: int = Field(default=64, ge=1)
-    weights: Weights = "low_rank"
+    weights: Weights = "factored"
     rank: int = Field(default=16, ge=1)
+    factors: int = Field(default=64, ge=1)
     bottleneck: int = Field(default=0, ge=0)
     residual: bool = True
     gate: bool = True
@@ -136,6 +137,7 @@ class LLM4MSR(Enhancer):
             (width, *[c.hidden] * (c.layers - 1), outside),
             weights=c.weights,
             rank=c.rank,
+            factors=c.factors,
             activate_last=placement == "bottom" and not c.residual,
             last_scale=0.1 if placement == "bottom" and c.residual else 1.0,
         )
@@ -149,41 +151,53 @@ class LLM4MSR(Enhancer):
         """Logits `(B,)`, and the mean square of the generated weights."""
         c = self.config
         item = None if self.item is None else self._dropped(self.item(batch))
-        if c.candidate:
-            e = torch.cat([e, self.candidate(item)], 1)
         user = None
         if self.user is not None:
             states, inverse = self.user(batch)
             user = self._dropped(states), inverse
-        x, beside, penalty = e, [], e.new_zeros(())
-        if self.user_layers is not None:
-            z, inverse = given(user, "user states")
-            h, generated = self.user_layers(e, z if self.narrow is None else self.narrow(z), inverse)
-            penalty = penalty + generated
-            if c.gated:
-                h = h * torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]
-            if c.user == "bottom":
-                x = e + h if c.residual else h
-            else:
-                beside.append(h[:, 0])
-        if self.scenario_layers is not None:
-            # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes e itself.
-            h, generated = self.scenario_layers(
-                x if c.scenario == "bottom" else e, self.scenario_vectors, batch.scenario_ids()
-            )
-            penalty = penalty + generated
-            if c.scenario == "bottom":
-                x = x + h if c.residual else h
-            else:
-                beside.append(h[:, 0])
+        parts = [e]
+        if c.candidate:
+            parts.append(self.candidate(item))
         if c.match:
             z, inverse = given(user, "user states")
             product = self.match_user(z).index_select(0, inverse) * self.match_item(item)
-            x = torch.cat([x, product, product.sum(1, keepdim=True)], 1)
-        logit = backbone(x, batch.offsets)
+            parts += [product, product.sum(1, keepdim=True)]
+        x = torch.cat(parts, 1) if len(parts) > 1 else e
+        below, beside, penalty = x, [], e.new_zeros(())
+        if self.user_layers is not None:
+            z, inverse = given(user, "user states")
+            gate = None
+            if c.gated:
+                gate = torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]
+            made = z if self.narrow is None else self.narrow(z)
+            if c.user == "bottom":
+                below, generated = self._bottom(self.user_layers, x, made, inverse, gate)
+            else:
+                h, generated = self.user_layers(x[:, : self._width], made, inverse)
+                beside.append(h[:, 0])
+            penalty = penalty + generated
+        if self.scenario_layers is not None:
+            # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes what they took.
+            vectors, ids = self.scenario_vectors, batch.scenario_ids()
+            if c.scenario == "bottom":
+                below, generated = self._bottom(self.scenario_layers, below, vectors, ids, None)
+            else:
+                h, generated = self.scenario_layers(x[:, : self._width], vectors, ids)
+                beside.append(h[:, 0])
+            penalty = penalty + generated
+        logit = backbone(below, batch.offsets)
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
+
+    def _bottom(
+        self, layers: MetaLayers, x: Tensor, z: Tensor, inverse: Tensor, gate: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`x` after meta layers below the backbone; match features pass them by."""
+        if self.config.residual:
+            return layers.added(x, z, inverse, gate)
+        h, generated = layers(x[:, : self._width], z, inverse)
+        return torch.cat([h, x[:, self._width :]], 1), generated
 
 
 class PaperConfig(LLM4MSRConfig):

@@ -1,0 +1,75 @@
+"""Scenario-Wise-Rec: one dict a row, two worker processes, every tower on every row."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.contender import BATCH, DIM, HIDDEN, Contender, NotHereError
+from llm4msr.data.prepared import PreparedData
+
+NAME = "Scenario-Wise-Rec"
+
+
+def contenders(data: PreparedData) -> dict[str, Contender]:
+    """By the name of our backbone. Raises `NotHereError` where the library is not there."""
+    folder = os.environ.get("SCENARIO_WISE_REC")
+    if folder is None:
+        raise NotHereError("set SCENARIO_WISE_REC to a clone of it")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        features = importlib.import_module("scenario_wise_rec.basic.features")
+        models = importlib.import_module("scenario_wise_rec.models.multi_domain")
+        loading = importlib.import_module("scenario_wise_rec.utils.data")
+    except ImportError as error:
+        raise NotHereError(str(error)) from error
+    train = slice(0, data.split.valid)
+    names = [f.name for f in data.fields_of("categorical")]
+    rows: dict[str, Any] = {name: np.array(data.field(name)[train]) for name in names}
+    rows["domain_indicator"] = np.array(data.scenario[train]).astype(np.int64)
+    label = np.array(data.label[train])
+    domains = data.scenario_count
+    experts, tower = {"dims": list(HIDDEN[:2])}, {"dims": [HIDDEN[2]]}
+
+    def fields() -> list[Any]:
+        return [features.SparseFeature(n, vocab_size=data.vocabulary_size(n), embed_dim=DIM) for n in names]
+
+    built: dict[str, Any] = {
+        "star": lambda: models.Star(fields(), domains, list(HIDDEN), [32]),
+        "shared_bottom": lambda: models.SharedBottom(fields(), domains, experts, tower),
+        "mmoe": lambda: models.MMOE(fields(), domains, 4, experts, tower),
+        "ple": lambda: models.PLE(fields(), domains, 2, 2, 2, experts, tower),
+    }
+
+    def batches() -> Iterator[Any]:
+        generator = loading.DataGenerator(rows, label)
+        loader, _, _ = generator.generate_dataloader(
+            x_val=rows, y_val=label, x_test=rows, y_test=label, batch_size=BATCH, num_workers=2
+        )
+        return iter(loader)
+
+    return {name: Contender(f"{NAME} {name}", batches, _step(make())) for name, make in built.items()}
+
+
+def _step(model: Any) -> Any:
+    """One iteration of its trainer."""
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
+    criterion = torch.nn.BCELoss()
+
+    def step(batch: Any) -> None:
+        x, y = batch
+        loss = criterion(model(x), y.float())
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
