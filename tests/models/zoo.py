@@ -23,7 +23,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "shared_bottom": {"hidden": [12, 8]},
     "star": {"hidden": [12, 8], "auxiliary_hidden": [4], "scenario_dim": 3},
 }
-_SIZES = {"hidden": 6, "rank": 3, "match_dim": 4}
+_SIZES = {"hidden": 6, "rank": 3, "match_dim": 3}
 _SMALL = {**_SIZES, "scenario": "parallel", "gate": False, "candidate": False, "match": False}
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),

@@ -104,13 +104,14 @@ class MetaLayers(nn.Module):
 
         `gate` `(B, 1)` is 1 where not given. Returns the sum, as wide as `x`, and the mean square of what was made.
         """
-        h, generated, penalty = self._below_last(x[:, : self.widths[0]], z, inverse)
         place, beside = len(self.generators) - 1, x.shape[1] - self.widths[-1]
         if self.weights == "full" or self.activate_last:
+            h, generated, penalty = self._below_last(x[:, : self.widths[0]], z, inverse)
             out = self._layer(place, h, generated, inverse)
             out = functional.relu(out) if self.activate_last else out
             return x + functional.pad(out if gate is None else gate * out, (0, beside)), penalty
-        # One product that adds to x: no pass over wide rows for the gate, the bias or the sum.
+        # Products with zeros for the columns beside, and one that adds to x: no other pass over wide rows.
+        h, generated, penalty = self._below_last(x, z, inverse)
         turned = self._turned(place, h, generated, inverse)
         one = turned.new_ones(len(turned), 1) if gate is None else gate
         weight = torch.cat([self.right[place], self.bias[place][None]])
@@ -137,7 +138,8 @@ class MetaLayers(nn.Module):
     def _turned(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
         """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
         r = self.rank
-        inner: Tensor = h @ self.left[place]
+        left: Tensor = self.left[place]
+        inner = h @ functional.pad(left, (0, 0, 0, h.shape[1] - len(left)))
         if self.weights == "low_rank":
             core = generated[:, : r * r].reshape(-1, r, r)
             return inner + grouped_matmul(inner, core, inverse) + generated[:, r * r :].index_select(0, inverse)

@@ -40,7 +40,7 @@ class LLM4MSRConfig(ModelPartConfig):
       and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
       `gate_start`. Other layers have no gate.
     - `alpha`: where the mixing weight starts; it is learned.
-    - `candidate`, `match`, `match_dim`: features beyond the paper; both need item vectors.
+    - `candidate`, `match`: features beyond the paper, of `match_dim + 1` numbers each; both need item vectors.
     - `dropout`: share of the numbers of users' and items' vectors that is dropped while training.
     """
 
@@ -59,7 +59,7 @@ class LLM4MSRConfig(ModelPartConfig):
     alpha: float = 0.2
     candidate: bool = True
     match: bool = True
-    match_dim: int = Field(default=16, ge=1)
+    match_dim: int = Field(default=15, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -102,8 +102,8 @@ class LLM4MSR(Enhancer):
         width = shape.width
         self.item = ItemReader(knowledge) if "item" in config.needs else None
         if config.candidate:
-            self.candidate = nn.Linear(knowledge.item, config.match_dim)
-            width += config.match_dim
+            self.candidate = nn.Linear(knowledge.item, config.match_dim + 1)
+            width += config.match_dim + 1
         self._width = width
         user_width = sum(knowledge.users)
         self.user = UserReader(knowledge) if config.user_sources else None
