@@ -39,7 +39,7 @@ def test_attention_and_tower_by_a_plain_loop_over_rows_and_fields() -> None:
 def test_low_rank_weights_by_a_plain_loop() -> None:
     enhancer = make(DynamicNetworkConfig(scenario_dim=4, layers=1, rank=2))
     x, d = torch.randn(3, 6), torch.tensor([0, 1, 1])
-    out, _ = enhancer.tower(x, enhancer.scenario.weight, d)
+    out = enhancer.tower(x, enhancer.tower.generate(enhancer.scenario.weight), d)
     for row, scenario, found in zip(x, d, out, strict=True):
         generated = enhancer.tower.generators[0](enhancer.scenario.weight[scenario])
         core, shift = torch.eye(2) + generated[:4].view(2, 2), generated[4:]

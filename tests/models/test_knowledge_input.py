@@ -27,10 +27,11 @@ def test_a_vector_becomes_a_field_by_a_linear_map() -> None:
     enhancer = KnowledgeField(KnowledgeInputConfig(), SHAPE, 3, WIDTHS)
     e, batch, backbone = torch.randn(3, 6), make_rows([1, 0, 2]), Recorder()
     enhancer(e, batch, backbone)
-    assert enhancer.user is not None
+    assert batch.users is not None
+    assert batch.users.inverse is not None
     assert isinstance(enhancer.user_map, torch.nn.Linear)
     assert isinstance(enhancer.scenario_map, torch.nn.Linear)
-    z, inverse = enhancer.user(batch)
+    z, inverse = batch.users.vectors, batch.users.inverse
     vectors = enhancer.scenario_vectors
     assert isinstance(vectors, Tensor)
     for place, d in enumerate([0, 2, 2]):
@@ -45,10 +46,11 @@ def test_an_aligned_vector_is_added() -> None:
     enhancer = KnowledgeAdded(KnowledgeInputConfig(hidden=4), SHAPE, 3, WIDTHS)
     e, batch, backbone = torch.randn(3, 6), make_rows([1, 0, 2]), Recorder()
     enhancer(e, batch, backbone)
-    assert enhancer.user is not None
+    assert batch.users is not None
+    assert batch.users.inverse is not None
     assert enhancer.user_map is not None
     assert enhancer.scenario_map is not None
-    z, inverse = enhancer.user(batch)
+    z, inverse = batch.users.vectors, batch.users.inverse
     scenario = enhancer.scenario_map(enhancer.scenario_vectors)[[0, 2, 2]]
     torch.testing.assert_close(backbone.given, e + enhancer.user_map(z)[inverse] + scenario)
 

@@ -30,6 +30,12 @@ class SumOfInputs(Backbone):
         return x.sum(1)
 
 
+def applied(layers: MetaLayers, x: Tensor, z: Tensor, inverse: Tensor | None) -> Tensor:
+    """The layers made of `z[inverse]`, applied to `x`."""
+    found: Tensor = layers(x, layers.generate(z), inverse)
+    return found
+
+
 def plain(**settings: Any) -> LLM4MSRConfig:
     """Settings with everything that is beyond the paper off."""
     off = {"scenario": "parallel", "gate": False, "candidate": False, "match": False}
@@ -44,7 +50,8 @@ def test_full_meta_layers_by_hand() -> None:
         generator.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))  # type: ignore[operator]
     z = torch.tensor([[1.0], [2.0]])
     x = torch.tensor([[1.0, 1.0], [10.0, 1.0]])
-    out, penalty = layers(x, z, torch.tensor([0, 1]))
+    generated = layers.generate(z)
+    out, penalty = layers(x, generated, torch.tensor([0, 1])), layers.penalty(generated)
     # W = z * (1, 2) + (0, 1), b = 3 z - 1
     assert out.tolist() == [[1.0 * 1 + 3.0 * 1 + 2.0], [2.0 * 10 + 5.0 * 1 + 5.0]]
     assert penalty.item() == pytest.approx((1 + 9 + 4 + 4 + 25 + 25) / 6)
@@ -53,14 +60,14 @@ def test_full_meta_layers_by_hand() -> None:
 def test_relu_follows_each_layer_of_equation_7_and_never_a_logit() -> None:
     x, z, inverse = torch.randn(50, 3), torch.randn(4, 2), torch.randint(0, 4, (50,))
     torch.manual_seed(0)
-    paper = MetaLayers(2, (3, 5, 3), weights="full", activate_last=True)(x, z, inverse)[0]
+    paper = applied(MetaLayers(2, (3, 5, 3), weights="full", activate_last=True), x, z, inverse)
     torch.manual_seed(0)
-    linear = MetaLayers(2, (3, 5, 3), weights="full")(x, z, inverse)[0]
+    linear = applied(MetaLayers(2, (3, 5, 3), weights="full"), x, z, inverse)
     torch.testing.assert_close(paper, functional.relu(linear))
     assert bool((linear < 0).any())
 
 
-@pytest.mark.parametrize("weights", ["full", "low_rank", "factored", "diagonal"])
+@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
 def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.manual_seed(0)
     layers = MetaLayers(3, (4, 6, 2), weights=weights, rank=2, factors=5).double()  # type: ignore[arg-type]
@@ -74,7 +81,7 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
             if weights == "full":
                 matrix, bias = generated[: inside * outside].view(inside, outside), generated[inside * outside :]
             else:
-                size = {"low_rank": 4, "factored": 5, "diagonal": 2}[weights]
+                size = {"low_rank": 4, "factored": 5}[weights]
                 added = generated[:4].view(2, 2) if weights == "low_rank" else torch.diag(generated[:size])
                 if weights == "factored":
                     added = layers.inner[place] @ added @ layers.outer[place]
@@ -84,7 +91,9 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
             h = h @ matrix + bias
             h = functional.relu(h) if place == 0 else h
         rows.append(h)
-    torch.testing.assert_close(layers(x, z, inverse)[0], torch.stack(rows))
+    torch.testing.assert_close(applied(layers, x, z, inverse), torch.stack(rows))
+    each = applied(layers, x, z[inverse], None)
+    torch.testing.assert_close(each, torch.stack(rows))
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -99,15 +108,15 @@ def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any
     inverse = torch.tensor([0, 2, 2, 1, 0, 2, 1])
     gate = torch.rand(7, 1, dtype=torch.float64) if gated else None
     expected = x.clone()
-    expected[:, :4] += layers(x[:, :4], z, inverse)[0] * (1 if gate is None else gate)
-    torch.testing.assert_close(layers.added(x, z, inverse, gate)[0], expected)
+    expected[:, :4] += applied(layers, x[:, :4], z, inverse) * (1 if gate is None else gate)
+    torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate), expected)
 
 
 def test_low_rank_layers_start_close_to_one_shared_network() -> None:
     torch.manual_seed(0)
     layers = MetaLayers(64, (20, 16, 20), rank=8)
     x = torch.randn(1, 20).expand(10, -1)
-    out = layers(x, torch.randn(10, 64), torch.arange(10))[0]
+    out = applied(layers, x, torch.randn(10, 64), torch.arange(10))
     assert (out.std(0) / out.abs().mean()).max() < 0.5
 
 
@@ -127,7 +136,7 @@ def test_prediction_mixes_backbone_and_parallel_layers_by_alpha() -> None:
     batch = make_rows([1, 1, 1])
     e = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert enhancer.scenario_layers is not None
-    beside = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.arange(3))[0][:, 0]
+    beside = applied(enhancer.scenario_layers, e, enhancer.scenario_vectors, torch.arange(3))[:, 0]
     logits, _ = enhancer(e, batch, SumOfInputs())
     torch.testing.assert_close(logits, 0.25 * beside + 0.75 * e.sum(1))
 
@@ -147,7 +156,7 @@ def test_the_whole_prediction_by_hand() -> None:
         beside["generators.0.bias"].copy_(torch.tensor([0.0, 0.0, 1.0]))
     batch = replace(
         make_rows([0, 1, 0]),
-        users=UserStates(torch.tensor([[2.0]]), torch.tensor([[True]]), torch.tensor([0])),
+        users=UserStates(torch.tensor([[2.0]]), torch.tensor([0])),
     )
     e = torch.tensor([[3.0, 0.25]])
     # h_u = relu(2 * 3, -2 * .25 + 1) = (6, .5); h = 6.5; h_s = 2 * 3 + 2 * .25 + 1 = 7.5
@@ -162,10 +171,9 @@ def test_two_parallel_levels_have_an_alpha_each() -> None:
     with torch.no_grad():
         enhancer.alpha.copy_(torch.tensor([0.3, 0.1]))
     batch, e = make_rows([2, 1, 1]), torch.randn(4, 2)
-    assert enhancer.user is not None
-    z, inverse = enhancer.user(batch)
-    user = enhancer.user_layers(e, z, inverse)[0][:, 0]
-    scenario = enhancer.scenario_layers(e, enhancer.scenario_vectors, torch.tensor([0, 0, 1, 2]))[0][:, 0]
+    assert batch.users is not None
+    user = applied(enhancer.user_layers, e, batch.users.vectors, batch.users.inverse)[:, 0]
+    scenario = applied(enhancer.scenario_layers, e, enhancer.scenario_vectors, torch.tensor([0, 0, 1, 2]))[:, 0]
     torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], 0.3 * user + 0.1 * scenario + 0.6 * e.sum(1))
 
 
@@ -200,9 +208,7 @@ def test_user_layers_feed_the_backbone() -> None:
     assert batch.users is not None
     assert enhancer.user_layers is not None
     e = torch.randn(4, 2)
-    known = torch.repeat_interleave(batch.users.known, 5, dim=1)
-    z = torch.where(known, batch.users.vectors, torch.zeros(10))
-    below = enhancer.user_layers(e, z, batch.users.inverse)[0]
+    below = applied(enhancer.user_layers, e, batch.users.vectors, batch.users.inverse)
     assert bool((below >= 0).all())
     torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], below.sum(1))
 
@@ -212,14 +218,17 @@ def test_a_gate_scales_what_the_users_layers_add_for_each_state_and_scenario() -
     enhancer = LLM4MSR(config, EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([2, 1, 2])
     assert batch.users is not None
-    batch.users.known[:] = True
+    assert batch.users.inverse is not None
     assert enhancer.user_layers is not None
     with torch.no_grad():
         enhancer.gate.weight.normal_()
     e, z, inverse = torch.randn(5, 2), batch.users.vectors, batch.users.inverse
-    added = enhancer.user_layers(e, z, inverse)[0]
+    added = applied(enhancer.user_layers, e, z, inverse)
     opened = torch.stack([torch.sigmoid(enhancer.gate(z[inverse[b]])[d]) for b, d in enumerate([0, 0, 1, 2, 2])])
-    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], (e + opened[:, None] * added).sum(1))
+    expected = (e + opened[:, None] * added).sum(1)
+    torch.testing.assert_close(enhancer(e, batch, SumOfInputs())[0], expected)
+    own = replace(batch, users=UserStates(z[inverse], None))  # the same, each row with a state of its own
+    torch.testing.assert_close(enhancer(e, own, SumOfInputs())[0], expected)
     with torch.no_grad():
         enhancer.gate.weight.zero_()
         enhancer.gate.bias.fill_(-100)  # closed: the backbone alone
@@ -232,18 +241,20 @@ def test_only_bottom_layers_that_add_have_a_gate() -> None:
         assert not plain(gate=True, **change).gated
 
 
-def test_without_knowledge_the_learned_default_takes_its_place() -> None:
+def test_without_knowledge_there_is_something_learned_in_its_place() -> None:
     enhancer = LLM4MSR(plain(scenario="none"), EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([4, 0, 0])
-    assert batch.users is not None
-    batch.users.known[:] = False
+    nothing = torch.tensor([[0.0] * 5 + [1.0]] * 4).repeat(1, 2)
+    batch = replace(batch, users=UserStates(nothing, None))
     e = torch.randn(4, 2)
     before = enhancer(e, batch, SumOfInputs())[0]
-    batch.users.vectors.normal_()
-    assert torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
-    assert enhancer.user is not None
+    assert enhancer.user_layers is not None
+    (first, *_) = enhancer.user_layers.generators
     with torch.no_grad():
-        enhancer.user.unknown.normal_()
+        first.weight[:, :5] += 1.0  # type: ignore[index, operator]
+    assert torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
+    with torch.no_grad():
+        first.weight[:, 5] += 1.0  # type: ignore[index, operator]
     assert not torch.equal(before, enhancer(e, batch, SumOfInputs())[0])
 
 
@@ -253,9 +264,7 @@ def test_match_features_are_product_and_dot() -> None:
     batch = make_rows([1, 0, 0])
     assert batch.users is not None
     assert batch.item is not None
-    batch.users.known[:] = True
-    assert batch.item_known is not None
-    batch.item_known[:] = True
+    assert batch.users.inverse is not None
     product = enhancer.match_user(batch.users.vectors)[batch.users.inverse] * enhancer.match_item(batch.item)
     logits, _ = enhancer(torch.tensor([[1.5]]), batch, SumOfInputs())
     torch.testing.assert_close(logits, 1.5 + product.sum(1) + product.sum(1))

@@ -53,7 +53,7 @@ LAYOUT = FieldLayout(categorical=(7, 5), multi=((6, 3),), numeric=2)
 SCENARIOS = 3
 DIM = 4
 WIDTHS = KnowledgeWidths(
-    users=(5, 5), item=5, scenario=np.random.default_rng(1).standard_normal((SCENARIOS, 6)).astype(np.float32)
+    users=(6, 6), item=6, scenario=np.random.default_rng(1).standard_normal((SCENARIOS, 6)).astype(np.float32)
 )
 
 
@@ -86,13 +86,19 @@ def make_rows(sizes: Sequence[int], seed: int = 0) -> Batch:
         label=torch.from_numpy(random.integers(0, 2, count).astype(np.float32)),
         rows=torch.arange(count),
         users=UserStates(
-            vectors=torch.from_numpy(random.standard_normal((states, 10)).astype(np.float32)),
-            known=torch.from_numpy(random.random((states, 2)) < 0.8),
+            vectors=torch.cat([flagged(random, states), flagged(random, states)], 1),
             inverse=torch.from_numpy(random.integers(0, states, count)),
         ),
-        item=torch.from_numpy(random.standard_normal((count, 5)).astype(np.float32)),
-        item_known=torch.from_numpy(random.random(count) < 0.8),
+        item=flagged(random, count),
     )
+
+
+def flagged(random: np.random.Generator, count: int, unknown: float = 0.2) -> torch.Tensor:
+    """Vectors of 5 numbers `(count, 6)`; of an unknown one there is only the last number, which says so."""
+    vectors = random.standard_normal((count, 6)).astype(np.float32)
+    vectors[:, 5] = random.random(count) < unknown
+    vectors[:, :5] *= 1 - vectors[:, 5:]
+    return torch.from_numpy(vectors)
 
 
 def pick(batch: Batch, rows: Sequence[int]) -> Batch:
@@ -102,7 +108,7 @@ def pick(batch: Batch, rows: Sequence[int]) -> Batch:
     assert bool((scenario.diff() >= 0).all())
     assert batch.users is not None
     assert batch.item is not None
-    assert batch.item_known is not None
+    assert batch.users.inverse is not None
     kept, inverse = torch.unique(batch.users.inverse[chosen], return_inverse=True)
     return Batch(
         categorical=batch.categorical[chosen],
@@ -111,7 +117,6 @@ def pick(batch: Batch, rows: Sequence[int]) -> Batch:
         offsets=tuple(int((scenario < d).sum()) for d in range(SCENARIOS + 1)),
         label=batch.label[chosen],
         rows=batch.rows[chosen],
-        users=UserStates(batch.users.vectors[kept], batch.users.known[kept], inverse),
+        users=UserStates(batch.users.vectors[kept], inverse),
         item=batch.item[chosen],
-        item_known=batch.item_known[chosen],
     )

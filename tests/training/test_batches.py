@@ -10,6 +10,7 @@ import torch
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import KnowledgeConfig, load_knowledge
+from llm4msr.models.readers import of_rows
 from llm4msr.training.batches import BatchSource, prefetched
 
 
@@ -46,23 +47,27 @@ def test_a_part_is_its_rows_in_order_of_time(shop: PreparedData) -> None:
     assert rows.tolist() == list(range(*shop.split.range("valid")))
 
 
-def test_states_come_once_with_an_inverse_index(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_each_row_is_given_its_states_once_or_for_itself(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm4msr.training.batches._OWN_STATES", share)
     knowledge = load_knowledge(shop_knowledge, shop, KnowledgeConfig(dimensions=4), {"own", "others", "item"})
-    rows = np.arange(300, 420)
-    batch = BatchSource(shop, knowledge).make(rows)
+    batch = BatchSource(shop, knowledge).make(np.arange(300, 420))
     assert batch.users is not None
     assert batch.item is not None
-    vectors, known = batch.users.vectors[batch.users.inverse], batch.users.known[batch.users.inverse]
-    order = batch.rows.numpy()
-    for place, name in enumerate(("own", "others")):
-        table = knowledge.users[name]  # type: ignore[index]
-        expected = table.vectors[table.index[order]]
-        np.testing.assert_array_equal(vectors[:, place * 4 : place * 4 + 4].numpy(), expected)
-        np.testing.assert_array_equal(known[:, place].numpy(), table.index[order] > 0)
-    pairs = {tuple(p) for p in np.stack([knowledge.users[n].index[order] for n in ("own", "others")], 1).tolist()}
-    assert len(batch.users.vectors) == len(pairs)
     assert knowledge.item is not None
-    np.testing.assert_array_equal(batch.item.numpy(), knowledge.item.vectors[knowledge.item.index[order]])
+    assert (batch.users.inverse is None) == (share == 0.0)
+    order = batch.rows.numpy()
+    pairs = {tuple(p) for p in np.stack([knowledge.users[n].index[order] for n in ("own", "others")], 1).tolist()}
+    assert len(batch.users.vectors) == (120 if batch.users.inverse is None else len(pairs))
+    vectors = of_rows(batch.users.vectors, batch.users.inverse).numpy()
+    found = [vectors[:, :5], vectors[:, 5:], batch.item.numpy()]
+    for part, table in zip(found, [*knowledge.users.values(), knowledge.item], strict=True):
+        index = table.index[order]
+        np.testing.assert_array_equal(part[:, :4], table.vectors[index])
+        np.testing.assert_array_equal(part[:, 4], index == 0)  # says that nothing is known
+    assert BatchSource(shop, knowledge).widths.users == (5, 5)
 
 
 def test_prefetching_hands_on_an_error_of_the_maker() -> None:

@@ -230,3 +230,14 @@ def test_both_kinds_of_updates_agree_on_a_first_step(shop: PreparedData) -> None
         optimizers.step()
         tables.append(model.embedding.table.weight.detach())
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-4, atol=1e-6)
+
+
+def test_large_tables_are_updated_by_rows(shop: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(BatchSource(shop))
+
+    def optimizers() -> Optimizers:
+        return Optimizers(model, learning_rate=1e-3, embedding_decay=0.0, weight_decay=0.0)
+
+    assert not optimizers().by_rows
+    monkeypatch.setattr("llm4msr.training.optim._LARGE", model.embedding.table.weight.numel() - 1)
+    assert optimizers().by_rows

@@ -47,13 +47,13 @@ class EmbeddingShape:
 class UserStates:
     """The different user states of a batch.
 
-    `vectors` `(S, d)` has the sources' vectors side by side, `known` `(S, sources)` says which are known, and
-    `inverse` `(B,)` gives each row its state.
+    `vectors` `(S, d)` has the sources' vectors side by side. After each there is one number more: 1 where the source
+    knows nothing of the user, whose vector is then zero; a network's weight for that number is what it learns of the
+    unknown. `inverse` `(B,)` gives each row its state; it is None where row b has state b.
     """
 
     vectors: Tensor
-    known: Tensor
-    inverse: Tensor
+    inverse: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Batch:
 
     `categorical` `(B, Fc)` int64; `multi` `(B, sum of lengths)` int64 padded with -1; `numeric` `(B, Fn)` float32, NaN
     where missing; `offsets` `D + 1` positions, so that scenario d has the rows `offsets[d]:offsets[d + 1]`;
-    `label` `(B,)` float32; `rows` `(B,)` the rows' numbers in the data. `item` `(B, d)` is the candidate's vector and
-    `item_known` `(B,)` whether it has one.
+    `label` `(B,)` float32; `rows` `(B,)` the rows' numbers in the data. `item` `(B, d)` is the candidate's vector and,
+    last, 1 where it has none.
     """
 
     categorical: Tensor
@@ -74,7 +74,6 @@ class Batch:
     rows: Tensor
     users: UserStates | None = None
     item: Tensor | None = None
-    item_known: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
@@ -92,7 +91,10 @@ def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class KnowledgeWidths:
-    """How wide the knowledge is: each user-level source, the item's vector (0 for none), and the scenarios' vectors."""
+    """How wide the knowledge is, with the numbers that say `unknown`: each user-level source, and the item's vector.
+
+    0 stands for none. The scenarios' vectors are given themselves.
+    """
 
     users: tuple[int, ...] = ()
     item: int = 0

@@ -1,20 +1,22 @@
 """Meta networks and the meta layers they generate (LLM4MSR, equations 4 to 7).
 
 A meta network maps a knowledge vector `z` to the weights of K small layers; rows that share a knowledge vector share
-the layers, which are made once for it.
+the layers, which are made once for it: `layers(x, layers.generate(z), inverse)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Weights = Literal["full", "low_rank", "factored", "diagonal"]
+from llm4msr.models.readers import of_rows, together
+
+Weights = Literal["full", "low_rank", "factored"]
 
 
 class MetaLayers(nn.Module):
@@ -30,13 +32,12 @@ class MetaLayers(nn.Module):
 
     so that all layers start as one shared network and depart from it as far as the knowledge helps. `factored` is the
     same with `S_i(z) = P_i diag(s_i(z)) Q_i`, of which only `factors` numbers `s_i` are generated: there is no product
-    with weights of one `z` alone, which makes it fast where every row has a `z` of its own. `diagonal` has
-    `S_i(z) = diag(s_i(z))`.
+    with weights of one `z` alone, which makes it fast where every row has a `z` of its own.
 
     Args:
         knowledge: width of `z`.
         widths: input, hidden and output widths of the layers.
-        weights: `full`, `low_rank`, `factored` or `diagonal`.
+        weights: `full`, `low_rank` or `factored`.
         rank: of the cores.
         factors: numbers that a `factored` core is made of.
         activate_last: whether ReLU follows the last layer too, as in equation 7. Never for a logit.
@@ -50,7 +51,7 @@ class MetaLayers(nn.Module):
         *,
         weights: Weights = "low_rank",
         rank: int = 16,
-        factors: int = 64,
+        factors: int = 32,
         activate_last: bool = False,
         last_scale: float = 1.0,
     ) -> None:
@@ -77,10 +78,9 @@ class MetaLayers(nn.Module):
                 for (_, o), scale in zip(shapes, scales, strict=True)
             )
             self.bias = nn.ParameterList(torch.zeros(o) for _, o in shapes)
-            core, std = (rank * rank, 0.1 / (knowledge * rank) ** 0.5)
-            if weights != "low_rank":
-                core, std = (factors if weights == "factored" else rank), 0.1 / knowledge**0.5
+            core, std = rank * rank, 0.1 / (knowledge * rank) ** 0.5
             if weights == "factored":
+                core, std = factors, 0.1 / knowledge**0.5
                 self.inner = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(rank, core)) for _ in shapes)
                 self.outer = nn.ParameterList(nn.init.xavier_uniform_(torch.empty(core, rank)) for _ in shapes)
             for _ in shapes:
@@ -90,72 +90,77 @@ class MetaLayers(nn.Module):
                 generators.append(generator)
         self.generators = nn.ModuleList(generators)
 
-    def forward(self, x: Tensor, z: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply to each row of `x` `(B, widths[0])` the layers made of `z[inverse]`, `z` being `(S, knowledge)`.
+    def generate(self, z: Tensor) -> list[Tensor]:
+        """What each layer is made of, for knowledge `z` `(S, knowledge)`."""
+        if self.weights == "full":  # each is large: one product of all of them would copy them
+            return [generator(z) for generator in self.generators]
+        return together(z, [cast(nn.Linear, generator) for generator in self.generators])
 
-        Returns `(B, widths[K])` and the mean square of what was generated.
-        """
-        h, generated, penalty = self._below_last(x, z, inverse)
-        out = self._layer(len(self.generators) - 1, h, generated, inverse)
-        return functional.relu(out) if self.activate_last else out, penalty
+    @staticmethod
+    def penalty(generated: Sequence[Tensor]) -> Tensor:
+        """The mean square of what was generated."""
+        return torch.stack([part.square().mean() for part in generated]).mean()
 
-    def added(self, x: Tensor, z: Tensor, inverse: Tensor, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
+        """Apply to each row of `x` `(B, widths[0])` the layers made of `generated[inverse]`; gives `(B, widths[K])`."""
+        out = self._layer(len(generated) - 1, self._below_last(x, generated, inverse), generated[-1], inverse)
+        return functional.relu(out) if self.activate_last else out
+
+    def added(
+        self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None, gate: Tensor | None = None
+    ) -> Tensor:
         """`x + gate * layers(x)`: the layers read, and add to, the first columns of `x` `(B, at least widths[0])`.
 
-        `gate` `(B, 1)` is 1 where not given. Returns the sum, as wide as `x`, and the mean square of what was made.
+        `gate` `(B, 1)` is 1 where not given.
         """
-        place, beside = len(self.generators) - 1, x.shape[1] - self.widths[-1]
+        last, beside = len(generated) - 1, x.shape[1] - self.widths[-1]
         if self.weights == "full" or self.activate_last:
-            h, generated, penalty = self._below_last(x[:, : self.widths[0]], z, inverse)
-            out = self._layer(place, h, generated, inverse)
-            out = functional.relu(out) if self.activate_last else out
-            return x + functional.pad(out if gate is None else gate * out, (0, beside)), penalty
+            out = self(x[:, : self.widths[0]], generated, inverse)
+            return x + functional.pad(out if gate is None else gate * out, (0, beside))
         # Products with zeros for the columns beside, and one that adds to x: no other pass over wide rows.
-        h, generated, penalty = self._below_last(x, z, inverse)
-        turned = self._turned(place, h, generated, inverse)
+        h = self._below_last(x, generated, inverse)
+        turned = self._turned(last, h, generated[last], inverse)
         one = turned.new_ones(len(turned), 1) if gate is None else gate
-        weight = torch.cat([self.right[place], self.bias[place][None]])
         turned = torch.cat([turned if gate is None else turned * gate, one], 1)
-        return torch.addmm(x, turned, functional.pad(weight, (0, beside))), penalty
+        weight = torch.cat([self.right[last], self.bias[last][None]])
+        return torch.addmm(x, turned, functional.pad(weight, (0, beside)))
 
-    def _below_last(self, x: Tensor, z: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the last layer reads, what it is made of, and the mean square of what was generated."""
-        penalty, h = x.new_zeros(()), x
-        for place, generator in enumerate(self.generators):
-            generated = generator(z)
-            penalty = penalty + generated.square().mean()
-            if place < len(self.generators) - 1:
-                h = functional.relu(self._layer(place, h, generated, inverse))
-        return h, generated, penalty / len(self.generators)
+    def _below_last(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
+        """What the last layer reads."""
+        h = x
+        for place, made in enumerate(generated[:-1]):
+            h = functional.relu(self._layer(place, h, made, inverse))
+        return h
 
-    def _layer(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+    def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         if self.weights != "full":
-            return torch.addmm(self.bias[place], self._turned(place, h, generated, inverse), self.right[place])
+            return torch.addmm(self.bias[place], self._turned(place, h, made, inverse), self.right[place])
         inside, outside = self.widths[place], self.widths[place + 1]
-        weight = generated[:, : inside * outside].reshape(-1, inside, outside)
-        return grouped_matmul(h, weight, inverse) + generated[:, inside * outside :].index_select(0, inverse)
+        weight = made[:, : inside * outside].reshape(-1, inside, outside)
+        return grouped_matmul(h, weight, inverse) + of_rows(made[:, inside * outside :], inverse)
 
-    def _turned(self, place: int, h: Tensor, generated: Tensor, inverse: Tensor) -> Tensor:
+    def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
-        r = self.rank
-        left: Tensor = self.left[place]
+        r, left = self.rank, cast(Tensor, self.left[place])
         inner = h @ functional.pad(left, (0, 0, 0, h.shape[1] - len(left)))
         if self.weights == "low_rank":
-            core = generated[:, : r * r].reshape(-1, r, r)
-            return inner + grouped_matmul(inner, core, inverse) + generated[:, r * r :].index_select(0, inverse)
-        scale, shift = generated.index_select(0, inverse).split([generated.shape[1] - r, r], 1)
-        if self.weights == "diagonal":
-            return torch.addcmul(inner + shift, inner, scale)
+            core = made[:, : r * r].reshape(-1, r, r)
+            return inner + grouped_matmul(inner, core, inverse) + of_rows(made[:, r * r :], inverse)
+        scale, shift = of_rows(made, inverse).split([made.shape[1] - r, r], 1)
         return torch.addmm(inner + shift, (inner @ self.inner[place]) * scale, self.outer[place])
 
 
-def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:
     """`x[b] @ weight[group[b]]` for each row, in one batched product: `(B, I), (S, I, O), (B,) -> (B, O)`.
+
+    Without a `group` row b has the weight b.
 
     No row's own copy of its weights is made. The rows of a group are cut into tiles of `ceil(B / S)` rows; there are
     fewer than `2 S` tiles, so padding and copied weights stay in proportion to what was given, whatever the largest
     group is.
     """
+    if group is None:
+        return torch.bmm(x[:, None], weight)[:, 0]
     groups = weight.shape[0]
     tile = -(-len(group) // groups)
     sizes = torch.bincount(group, minlength=groups)

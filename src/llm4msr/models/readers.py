@@ -1,14 +1,16 @@
-"""How enhancers read the knowledge of a batch: with a learned vector where nothing is known."""
+"""How enhancers read the knowledge of a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.models.batch import Batch, KnowledgeWidths, UserStates
 
 T = TypeVar("T")
 UserSource = Literal["prompted", "composed", "both"]
@@ -22,35 +24,20 @@ USER_TABLES: dict[UserSource, tuple[UserTable, ...]] = {
 """The user-level tables of each source, in the order in which their vectors stand side by side."""
 
 
-class UserReader(nn.Module):
-    """The batch's user states. `width` is that of all sources side by side."""
-
-    def __init__(self, knowledge: KnowledgeWidths) -> None:
-        super().__init__()
-        self._splits = knowledge.users
-        self.width: int = given(sum(knowledge.users), "user states")
-        self.unknown = nn.Parameter(torch.zeros(self.width))
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The different states `(S, width)`, and the state of each row `(B,)`."""
-        users = given(batch.users, "user states")
-        splits = torch.tensor(self._splits, device=users.known.device)
-        known = torch.repeat_interleave(users.known, splits, dim=1)
-        return torch.where(known, users.vectors, self.unknown), users.inverse
+def user_states(batch: Batch) -> UserStates:
+    """The batch's user states; raises `ValueError` where it has none."""
+    return given(batch.users, "user states")
 
 
-class ItemReader(nn.Module):
-    """The candidates' vectors, `width` wide."""
+def of_rows(values: Tensor, inverse: Tensor | None) -> Tensor:
+    """What each state has, `(S, ...)`, for each row, `(B, ...)`."""
+    return values if inverse is None else values.index_select(0, inverse)
 
-    def __init__(self, knowledge: KnowledgeWidths) -> None:
-        super().__init__()
-        self.width: int = given(knowledge.item, "item vectors")
-        self.unknown = nn.Parameter(torch.zeros(self.width))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """`(B, width)`."""
-        item, known = given(batch.item, "item vectors"), given(batch.item_known, "item vectors")
-        return torch.where(known[:, None], item, self.unknown)
+def together(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
+    """What each layer gives for `x`, by one product."""
+    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return list(functional.linear(x, weight, bias).split([layer.out_features for layer in layers], 1))
 
 
 def scenario_vectors(knowledge: KnowledgeWidths) -> Tensor:

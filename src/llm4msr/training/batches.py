@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
+from llm4msr.knowledge.states import UNKNOWN, StateTable
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
 from llm4msr.training.order import shuffled
 
 T = TypeVar("T")
+_OWN_STATES = 0.6
+"""Where more of a batch's rows than this have a state of their own, every row is given its own."""
 
 
 class BatchSource:
@@ -46,8 +49,8 @@ class BatchSource:
             numeric=len(data.fields_of("numeric")),
         )
         self.widths = KnowledgeWidths(
-            users=tuple(t.vectors.shape[1] for t in knowledge.users.values()),
-            item=0 if knowledge.item is None else knowledge.item.vectors.shape[1],
+            users=tuple(t.vectors.shape[1] + 1 for t in knowledge.users.values()),
+            item=0 if knowledge.item is None else knowledge.item.vectors.shape[1] + 1,
             scenario=knowledge.scenario,
         )
         self._categorical = [np.asarray(data.field(f.name)) for f in categorical]
@@ -95,10 +98,9 @@ class BatchSource:
         for place, column in enumerate(self._numeric):
             numeric[:, place] = column[rows]
         multi = np.concatenate([np.empty((count, 0), np.int64), *(column[rows] for column in self._multi)], axis=1)
-        item, item_known = None, None
+        item = None
         if self._knowledge.item is not None:
-            index = self._knowledge.item.index[rows]
-            item, item_known = self._tensor(self._knowledge.item.vectors[index]), self._tensor(index > 0)
+            item = self._tensor(_flagged([self._knowledge.item], [self._knowledge.item.index[rows]]))
         return Batch(
             categorical=self._tensor(categorical),
             multi=self._tensor(multi.astype(np.int64)),
@@ -108,7 +110,6 @@ class BatchSource:
             rows=self._tensor(rows),
             users=self._users(rows),
             item=item,
-            item_known=item_known,
         )
 
     def _users(self, rows: NDArray[np.int64]) -> UserStates | None:
@@ -121,12 +122,25 @@ class BatchSource:
         for table, index in zip(tables, seen, strict=True):  # one table after another: no product of sizes overflows
             combined = inverse * len(table.vectors) + index
             _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
-        vectors = [table.vectors[index[first]] for table, index in zip(tables, seen, strict=True)]
-        known = np.stack([index[first] > 0 for index in seen], axis=1)
-        return UserStates(self._tensor(np.concatenate(vectors, 1)), self._tensor(known), self._tensor(inverse))
+        if len(first) > len(rows) * _OWN_STATES:
+            return UserStates(self._tensor(_flagged(tables, seen)), None)
+        vectors = _flagged(tables, [index[first] for index in seen])
+        return UserStates(self._tensor(vectors), self._tensor(inverse))
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+
+def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+    """The tables' vectors at the indices side by side, each followed by 1 where it is the unknown state."""
+    out = np.empty((len(indices[0]), sum(table.vectors.shape[1] + 1 for table in tables)), dtype=np.float32)
+    start = 0
+    for table, index in zip(tables, indices, strict=True):
+        stop = start + table.vectors.shape[1]
+        np.take(table.vectors, index, axis=0, out=out[:, start:stop], mode="clip")
+        out[:, stop] = index == UNKNOWN
+        start = stop + 1
+    return out
 
 
 def prefetched(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     embedding_decay: float = Field(default=1e-5, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     generated_decay: float = Field(default=0.0, ge=0)
-    embedding_updates: EmbeddingUpdates = "rows"
+    embedding_updates: EmbeddingUpdates = "auto"
     validations_per_epoch: int = Field(default=4, ge=1)
     patience: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -123,8 +123,8 @@ def fit(
             # This process's share of the mean over all rows: the shares of the group add up to it.
             loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
             loss = loss * (len(batch) / float(counted[0]))
-            total = loss if penalty is None else loss + config.generated_decay / group.size * penalty
-            total.backward()
+            decay = config.generated_decay / group.size
+            (loss if penalty is None or not decay else loss + decay * penalty).backward()
             counted[1] = float(loss.detach())
             group.sum_gradients(model, model.embedding.table.weight if optimizers.by_rows else None)
             optimizers.step()

@@ -10,7 +10,9 @@ from torch import Tensor
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.row_adam import RowAdam
 
-EmbeddingUpdates = Literal["rows", "exact"]
+EmbeddingUpdates = Literal["auto", "rows", "exact"]
+_LARGE = 2**22
+"""Numbers in a table from which on `auto` updates rows: below, exact Adam costs a few milliseconds at most."""
 
 
 class Optimizers:
@@ -22,7 +24,8 @@ class Optimizers:
         embedding_decay: L2 on the embedding table, added to its gradient.
         weight_decay: L2 towards zero on all other parameters, those that start at one included.
         embedding_updates: `exact` updates every row of the table in every step; `rows` those that the step looked up,
-            so that its cost does not grow with the table (see `RowAdam`).
+            so that its cost does not grow with the table (see `RowAdam`); `auto` is exact for tables of up to 4 M
+            numbers, since rows that a step does not look up then decay, too, which sparse data need.
     """
 
     def __init__(
@@ -32,14 +35,15 @@ class Optimizers:
         learning_rate: float,
         embedding_decay: float,
         weight_decay: float,
-        embedding_updates: EmbeddingUpdates = "rows",
+        embedding_updates: EmbeddingUpdates = "auto",
     ) -> None:
         table = model.embedding.table.weight
-        model.embedding.sparse_gradient = embedding_updates == "rows"
+        by_rows = embedding_updates == "rows" or (embedding_updates == "auto" and table.numel() > _LARGE)
+        model.embedding.sparse_gradient = by_rows
         rest = [p for p in model.parameters() if p is not table]
         groups = [{"params": rest, "weight_decay": weight_decay}]
         self._rows: RowAdam | None = None
-        if embedding_updates == "rows":
+        if by_rows:
             self._rows = RowAdam(table, learning_rate=learning_rate, decay=embedding_decay)
         else:
             groups.append({"params": [table], "weight_decay": embedding_decay})

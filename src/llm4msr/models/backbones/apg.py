@@ -34,5 +34,5 @@ class APG(Backbone):
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
         d = scenario_of_rows(offsets, x.device)
-        logits: Tensor = self.layers(x, self.scenario.weight, d)[0]
+        logits: Tensor = self.layers(x, self.layers.generate(self.scenario.weight), d)
         return logits[:, 0]

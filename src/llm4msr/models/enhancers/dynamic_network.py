@@ -62,10 +62,9 @@ class DynamicNetwork(Enhancer):
         """Logits `(B,)`, and the mean square of the generated weights."""
         fields = e.view(-1, self._shape.fields, self._shape.dim)
         d = batch.scenario_ids()
-        scores, penalty = self.attention(
-            (fields + self.field).flatten(0, 1), self.scenario.weight, d.repeat_interleave(self._shape.fields)
-        )
+        attention, tower = (layers.generate(self.scenario.weight) for layers in (self.attention, self.tower))
+        scores = self.attention((fields + self.field).flatten(0, 1), attention, d.repeat_interleave(self._shape.fields))
         share = torch.softmax(scores.view(-1, self._shape.fields), 1) * self._shape.fields
         attended = (share[:, :, None] * fields).flatten(1)
-        beside, generated = self.tower(attended, self.scenario.weight, d)
-        return backbone(attended, batch.offsets) + beside[:, 0], penalty + generated
+        penalty = self.attention.penalty(attention) + self.tower.penalty(tower)
+        return backbone(attended, batch.offsets) + self.tower(attended, tower, d)[:, 0], penalty

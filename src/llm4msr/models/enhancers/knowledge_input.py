@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.layers import MLP
-from llm4msr.models.readers import USER_TABLES, UserReader, UserSource, scenario_vectors
+from llm4msr.models.readers import USER_TABLES, UserSource, given, of_rows, scenario_vectors, user_states
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
 
@@ -46,8 +46,7 @@ class _KnowledgeInput(Enhancer):
         super().__init__()
         del scenarios
         self._shape = shape
-        self.user = UserReader(knowledge) if config.user else None
-        self.user_map = self._map(self.user.width, config) if self.user is not None else None
+        self.user_map = self._map(given(sum(knowledge.users), "user states"), config) if config.user else None
         vectors = scenario_vectors(knowledge) if config.scenario else None
         self.register_buffer("scenario_vectors", vectors)
         self.scenario_map = None if vectors is None else self._map(vectors.shape[1], config)
@@ -58,9 +57,9 @@ class _KnowledgeInput(Enhancer):
     def _mapped(self, batch: Batch) -> list[Tensor]:
         """What each kind of knowledge is mapped to, `(B, ...)`; a vector that rows share is mapped once."""
         found = []
-        if self.user is not None and self.user_map is not None:
-            z, inverse = self.user(batch)
-            found.append(self.user_map(z).index_select(0, inverse))
+        if self.user_map is not None:
+            states = user_states(batch)
+            found.append(of_rows(self.user_map(states.vectors), states.inverse))
         if self.scenario_map is not None:
             found.append(self.scenario_map(self.scenario_vectors).index_select(0, batch.scenario_ids()))
         return found

@@ -12,7 +12,7 @@ state and candidate), which go to the backbone beside the embeddings, and a gate
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +21,16 @@ from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.meta import MetaLayers, Weights
-from llm4msr.models.readers import USER_TABLES, ItemReader, UserReader, UserSource, UserTable, given, scenario_vectors
+from llm4msr.models.readers import (
+    USER_TABLES,
+    UserSource,
+    UserTable,
+    given,
+    of_rows,
+    scenario_vectors,
+    together,
+    user_states,
+)
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
 Placement = Literal["bottom", "parallel", "none"]
@@ -33,8 +42,6 @@ class LLM4MSRConfig(ModelPartConfig):
     - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
     - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
     - `layers` (K), `hidden`: number and hidden width of the meta layers. `weights`, `rank`: see `MetaLayers`.
-    - `bottleneck`: the user's vector is first mapped to so many numbers, `relu(N z + n)`, of which the weights are
-      made: cheaper where every row has a vector of its own. 0 makes them of the vector itself, as the paper does.
     - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
     - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
       and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
@@ -51,8 +58,7 @@ class LLM4MSRConfig(ModelPartConfig):
     hidden: int = Field(default=64, ge=1)
     weights: Weights = "factored"
     rank: int = Field(default=16, ge=1)
-    factors: int = Field(default=64, ge=1)
-    bottleneck: int = Field(default=0, ge=0)
+    factors: int = Field(default=32, ge=1)
     residual: bool = True
     gate: bool = True
     gate_start: float = -4.0
@@ -100,16 +106,14 @@ class LLM4MSR(Enhancer):
         super().__init__()
         self.config = config
         width = shape.width
-        self.item = ItemReader(knowledge) if "item" in config.needs else None
+        if "item" in config.needs:
+            given(knowledge.item, "item vectors")
         if config.candidate:
             self.candidate = nn.Linear(knowledge.item, config.match_dim + 1)
             width += config.match_dim + 1
         self._width = width
-        user_width = sum(knowledge.users)
-        self.user = UserReader(knowledge) if config.user_sources else None
-        squeezed = config.bottleneck and config.user != "none"
-        self.narrow = nn.Sequential(nn.Linear(user_width, config.bottleneck), nn.ReLU()) if squeezed else None
-        self.user_layers = self._layers(config.user, config.bottleneck or user_width, width)
+        user_width = given(sum(knowledge.users), "user states") if config.user_sources else 0
+        self.user_layers = self._layers(config.user, user_width, width)
         if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
@@ -150,54 +154,66 @@ class LLM4MSR(Enhancer):
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)`, and the mean square of the generated weights."""
         c = self.config
-        item = None if self.item is None else self._dropped(self.item(batch))
-        user = None
-        if self.user is not None:
-            states, inverse = self.user(batch)
-            user = self._dropped(states), inverse
+        z, inverse = e, None
+        if c.user_sources:
+            states = user_states(batch)
+            z, inverse = self._dropped(states.vectors), states.inverse
+        made = self._made(z)
         parts = [e]
-        if c.candidate:
-            parts.append(self.candidate(item))
-        if c.match:
-            z, inverse = given(user, "user states")
-            product = self.match_user(z).index_select(0, inverse) * self.match_item(item)
-            parts += [product, product.sum(1, keepdim=True)]
+        if "item" in c.needs:
+            item = self._dropped(given(batch.item, "item vectors"))
+            readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
+            read = together(item, readers)
+            parts += read[: len(read) - c.match]
+            if c.match:
+                product = of_rows(made["match"], inverse) * read[-1]
+                parts += [product, product.sum(1, keepdim=True)]
         x = torch.cat(parts, 1) if len(parts) > 1 else e
         below, beside, penalty = x, [], e.new_zeros(())
         if self.user_layers is not None:
-            z, inverse = given(user, "user states")
+            generated = made["layers"]
             gate = None
             if c.gated:
-                gate = torch.sigmoid(self.gate(z))[inverse, batch.scenario_ids()][:, None]
-            made = z if self.narrow is None else self.narrow(z)
+                opened = torch.sigmoid(made["gate"])
+                ids = batch.scenario_ids()
+                gate = (opened.gather(1, ids[:, None])) if inverse is None else opened[inverse, ids][:, None]
             if c.user == "bottom":
-                below, generated = self._bottom(self.user_layers, x, made, inverse, gate)
+                below = self._bottom(self.user_layers, x, generated, inverse, gate)
             else:
-                h, generated = self.user_layers(x[:, : self._width], made, inverse)
-                beside.append(h[:, 0])
-            penalty = penalty + generated
+                beside.append(self.user_layers(x[:, : self._width], generated, inverse)[:, 0])
+            penalty = penalty + self.user_layers.penalty(generated)
         if self.scenario_layers is not None:
             # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes what they took.
-            vectors, ids = self.scenario_vectors, batch.scenario_ids()
+            generated, ids = self.scenario_layers.generate(self.scenario_vectors), batch.scenario_ids()
             if c.scenario == "bottom":
-                below, generated = self._bottom(self.scenario_layers, below, vectors, ids, None)
+                below = self._bottom(self.scenario_layers, below, generated, ids, None)
             else:
-                h, generated = self.scenario_layers(x[:, : self._width], vectors, ids)
-                beside.append(h[:, 0])
-            penalty = penalty + generated
+                beside.append(self.scenario_layers(x[:, : self._width], generated, ids)[:, 0])
+            penalty = penalty + self.scenario_layers.penalty(generated)
         logit = backbone(below, batch.offsets)
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
 
+    def _made(self, z: Tensor) -> dict[str, Any]:
+        """What is made of the users' states: the layers' weights, the gate, and the side of the match."""
+        c, layers = self.config, self.user_layers
+        small = {"gate": self.gate} if c.gated else {}
+        small |= {"match": self.match_user} if c.match else {}
+        if layers is None or layers.weights == "full":
+            found: dict[str, Any] = {name: layer(z) for name, layer in small.items()}
+            return found if layers is None else found | {"layers": layers.generate(z)}
+        generators = [cast(nn.Linear, generator) for generator in layers.generators]
+        read = together(z, [*generators, *small.values()])
+        return {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
+
     def _bottom(
-        self, layers: MetaLayers, x: Tensor, z: Tensor, inverse: Tensor, gate: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, layers: MetaLayers, x: Tensor, generated: list[Tensor], inverse: Tensor | None, gate: Tensor | None
+    ) -> Tensor:
         """`x` after meta layers below the backbone; match features pass them by."""
         if self.config.residual:
-            return layers.added(x, z, inverse, gate)
-        h, generated = layers(x[:, : self._width], z, inverse)
-        return torch.cat([h, x[:, self._width :]], 1), generated
+            return layers.added(x, generated, inverse, gate)
+        return torch.cat([layers(x[:, : self._width], generated, inverse), x[:, self._width :]], 1)
 
 
 class PaperConfig(LLM4MSRConfig):
