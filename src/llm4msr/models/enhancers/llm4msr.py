@@ -129,6 +129,8 @@ class LLM4MSR(Enhancer):
         self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
 
     def _dropped(self, vectors: Tensor) -> Tensor:
+        if not self.config.dropout:
+            return vectors
         return functional.dropout(vectors, self.config.dropout, self.training)
 
     def _layers(self, placement: Placement, knowledge: int, width: int) -> MetaLayers | None:

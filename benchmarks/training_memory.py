@@ -1,0 +1,73 @@
+"""Peak memory of training, and what an evaluation costs beside an epoch.
+
+    python -m benchmarks.training_memory PREPARED [--steps 200] [--window ROWS]
+
+PREPARED may be the full shape of KuaiSAR: `python -m benchmarks.kuaisar_files FILES`, then `llm4msr prepare --source
+kuaisar --set folder=FILES --out PREPARED`. The model is a Shared Bottom with the default embedding of 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from itertools import islice
+from pathlib import Path
+
+from torch.nn import functional
+
+from benchmarks.contender import BATCH
+from llm4msr.data.prepared import PreparedData
+from llm4msr.models.model import ModelConfig, PartChoice, build_model
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint
+from llm4msr.training.fit import evaluate
+from llm4msr.training.optim import Optimizers
+
+
+def peak() -> float:
+    """MiB at the peak so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Train some steps, evaluate, write a checkpoint, and print what each took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--window", type=int)
+    options = parser.parse_args()
+    data = PreparedData.open(options.prepared, check=False)
+    source = BatchSource(data)
+    model = build_model(
+        ModelConfig(backbone=PartChoice(name="shared_bottom")), source.layout, data.scenario_count, source.widths, 0
+    )
+    optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
+    table = model.embedding.table.weight
+    tables = 3 * table.numel() * 4 / 2**20
+    print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, {len(table):,} rows of embeddings")
+    print(f"table and its optimizer's state: {tables:,.0f} MiB; peak before training {peak():,.0f} MiB")
+    began, rows = time.perf_counter(), 0
+    for batch in islice(source.epoch(BATCH, 0, 0, window=options.window), options.steps):
+        optimizers.zero_grad()
+        functional.binary_cross_entropy_with_logits(model(batch)[0], batch.label).backward()
+        optimizers.step()
+        rows += len(batch)
+    speed = rows / (time.perf_counter() - began)
+    print(f"training: {speed:,.0f} rows/s, peak {peak():,.0f} MiB ({peak() - tables:,.0f} beside the table)")
+    began = time.perf_counter()
+    evaluate(model, data, source, "valid")
+    seconds, scored = time.perf_counter() - began, data.split.test - data.split.valid
+    epoch = data.split.valid / speed
+    print(
+        f"evaluation: {scored / seconds:,.0f} rows/s; {2e6 * seconds / scored:.1f} s for 2 M rows, "
+        f"an epoch of training {epoch:.1f} s; peak {peak():,.0f} MiB"
+    )
+    path = options.prepared.parent / "benchmark-checkpoint.safetensors"
+    save_checkpoint(path, model, copy_of(model), optimizers, Position())
+    path.unlink()
+    print(f"after a checkpoint: peak {peak():,.0f} MiB ({peak() - tables:,.0f} beside the table)")
+
+
+if __name__ == "__main__":
+    main()
