@@ -1,0 +1,96 @@
+"""Preparing files of KuaiSAR's shape, beside a pandas and scikit-learn pipeline, in one run.
+
+    python -m benchmarks.prepare_speed [--scale 0.1]
+
+The pipeline is what public multi-scenario code does: read the CSV files, put the two scenarios together, join the
+features of users and items, fit a `LabelEncoder` on each of the 12 fields over all rows, sort by time, save the columns.
+It checks nothing, keeps no history, and fits its vocabularies on the test part, too; ours is `llm4msr prepare`.
+Each runs in a process of its own, whose peak memory is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.kuaisar_files import Shape, write_files
+from llm4msr.data.prepare import prepare
+from llm4msr.data.sources import read_source
+
+_USER = ("user_id", "search_active_level", "rec_active_level", "onehot_feat1", "onehot_feat2")
+_ITEM = ("item_id", "author_id", "item_type", "upload_type", "first_level_category_id", "second_level_category_id")
+
+
+def ours(files: Path, out: Path) -> None:
+    """`llm4msr prepare --source kuaisar`."""
+    prepare(read_source("kuaisar", {"folder": str(files)}), out)
+
+
+def pipeline(files: Path, out: Path) -> None:
+    """pandas and scikit-learn."""
+    import pandas as pd
+    from sklearn.preprocessing import LabelEncoder
+
+    def read(name: str, columns: list[str]) -> Any:
+        return pd.read_csv(files / f"{name}.csv", usecols=columns, on_bad_lines="skip", low_memory=False)
+
+    shown = read("rec_inter", ["user_id", "item_id", "timestamp", "click"])
+    found = read("src_inter", ["user_id", "item_id", "search_session_timestamp", "click_cnt"])
+    shown = shown.assign(scenario=0, label=(pd.to_numeric(shown["click"], errors="coerce") > 0).astype(int))
+    found = found.assign(scenario=1, label=(pd.to_numeric(found["click_cnt"], errors="coerce") > 0).astype(int))
+    found = found.rename(columns={"search_session_timestamp": "timestamp"})
+    rows = pd.concat([shown.drop(columns="click"), found.drop(columns="click_cnt")], ignore_index=True)
+    for column in ("user_id", "item_id", "timestamp"):
+        rows[column] = pd.to_numeric(rows[column], errors="coerce")
+    rows = rows.dropna()
+    rows["hour"] = pd.to_datetime(rows["timestamp"], unit="ms").dt.hour
+    for name, fields in (("user_features", _USER), ("item_features", _ITEM)):
+        table = read(name, list(fields))
+        table[fields[0]] = pd.to_numeric(table[fields[0]], errors="coerce")
+        rows = rows.merge(table, on=fields[0], how="left")
+    rows = rows.sort_values("timestamp")
+    out.mkdir(parents=True)
+    for field in (*_USER, *_ITEM, "hour"):
+        np.save(out / f"{field}.npy", LabelEncoder().fit_transform(rows[field].fillna(-1).astype(str)))
+    for field in ("scenario", "label", "timestamp"):
+        np.save(out / f"{field}.npy", rows[field].to_numpy())
+
+
+def _measured(work: Any, files: Path, out: Path, answers: Any) -> None:
+    began = time.perf_counter()
+    work(files, out)
+    answers.put((time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+
+
+def main() -> None:
+    """Write the files, run both, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=0.1)
+    scale = parser.parse_args().scale
+    spawn = get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shape = Shape().scaled(scale)
+        write_files(folder / "files", shape)
+        print(f"{shape.recommended + shape.searched:,} rows, {shape.items:,} items")
+        seconds = []
+        for name, work in (("llm4msr", ours), ("pandas and LabelEncoder", pipeline)):
+            answers = spawn.Queue()
+            process = spawn.Process(target=_measured, args=(work, folder / "files", folder / name, answers))
+            process.start()
+            process.join()
+            took, memory = answers.get(timeout=10)
+            seconds.append(took)
+            print(f"{name}: {took:.1f} s, peak {memory:.1f} GiB", flush=True)
+        print(f"ratio: {seconds[1] / seconds[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
