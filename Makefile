@@ -41,6 +41,8 @@ format: setup ## rewrite the code in the project's format
 
 bench: setup ## speed, beside what a user would pick instead
 	$(BIN)/python -m benchmarks.training_speed
+	$(BIN)/python -m benchmarks.table_size
+	$(BIN)/python -m benchmarks.prepare_speed
 
 clean: ## remove what was built here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

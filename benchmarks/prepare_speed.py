@@ -3,7 +3,7 @@
     python -m benchmarks.prepare_speed [--scale 0.1]
 
 The pipeline is what public multi-scenario code does: read the CSV files, put the two scenarios together, join the
-features of users and items, fit a `LabelEncoder` on each of the 12 fields over all rows, sort by time, save the columns.
+features of users and items, fit a `LabelEncoder` on each of the 12 fields over all rows, sort by time, save them all.
 It checks nothing, keeps no history, and fits its vocabularies on the test part, too; ours is `llm4msr prepare`.
 Each runs in a process of its own, whose peak memory is printed.
 """

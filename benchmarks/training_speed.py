@@ -62,7 +62,7 @@ def measure(data: PreparedData, backbones: list[str], steps: int, rounds: int) -
     """Print a table for each backbone."""
     if len(data.fields_of("categorical")) < len(data.schema.fields) or data.split.valid < steps * BATCH:
         raise SystemExit(f"the benchmark needs categorical fields only, and {steps * BATCH:,} training rows")
-    peers: list[dict[str, Contender]] = []
+    peers: list[dict[str, list[Contender]]] = []
     for peer in PEERS:
         try:
             peers.append(peer.contenders(data))
@@ -72,7 +72,7 @@ def measure(data: PreparedData, backbones: list[str], steps: int, rounds: int) -
     print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, batch {BATCH}, {torch.get_num_threads()} threads\n")
     for backbone in backbones:
         first = ours(source, data.scenario_count, backbone)
-        field = [first, *(peer[backbone] for peer in peers if backbone in peer)]
+        field = [first, *(one for peer in peers for one in peer.get(backbone, []))]
         if torch.backends.cpu.get_cpu_capability() == "AVX512":
             field.append(ours(source, data.scenario_count, backbone, bfloat16=True))
         _table(field, first, steps, rounds)

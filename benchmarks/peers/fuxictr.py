@@ -17,7 +17,7 @@ from llm4msr.data.prepared import PreparedData
 NAME = "FuxiCTR"
 
 
-def contenders(data: PreparedData) -> dict[str, Contender]:
+def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     """By the name of our backbone. Raises `NotHereError` where the library is not there."""
     try:
         features = importlib.import_module("fuxictr.features")
@@ -73,4 +73,4 @@ def contenders(data: PreparedData) -> dict[str, Contender]:
     def step(batch: Any) -> None:
         model.train_step(batch).item()
 
-    return {"shared_bottom": Contender(f"{NAME} DNN", batches, step)}
+    return {"shared_bottom": [Contender(f"{NAME} DNN", batches, step)]}

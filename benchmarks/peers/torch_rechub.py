@@ -18,7 +18,7 @@ from llm4msr.data.prepared import PreparedData
 NAME = "Torch-RecHub"
 
 
-def contenders(data: PreparedData) -> dict[str, Contender]:
+def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     """By the name of our backbone. Raises `NotHereError` where the library is not there."""
     try:
         features = importlib.import_module("torch_rechub.basic.features")
@@ -54,4 +54,4 @@ def contenders(data: PreparedData) -> dict[str, Contender]:
         optimizer.step()
         loss.item()
 
-    return {"shared_bottom": Contender(f"{NAME} SharedBottom", batches, step)}
+    return {"shared_bottom": [Contender(f"{NAME} SharedBottom", batches, step)]}

@@ -94,6 +94,8 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.testing.assert_close(applied(layers, x, z, inverse), torch.stack(rows))
     each = applied(layers, x, z[inverse], None)
     torch.testing.assert_close(each, torch.stack(rows))
+    same = applied(layers, x, z[:1], torch.zeros(7, dtype=torch.int64))  # as in a request of one user
+    torch.testing.assert_close(same, applied(layers, x, z[:1].expand(7, -1), None))
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -132,7 +132,9 @@ def _item_statistics(data: PreparedData, late: _Plant) -> Check:
 
 def _prompts(data: PreparedData, plant: _Plant, snapshots: Snapshots) -> Check:
     """The marker is in a user's prompts after its time, and in none before, nor in the scenarios' prompts."""
-    writer, plain = PromptWriter(plant.data, history=1000), PromptWriter(data, history=1000)
+    # So long that later positives do not push the marker out of anybody's prompt.
+    longest = int(plant.data.positives.group_by("user", "scenario").len()["len"].max() or 1)  # type: ignore[arg-type]
+    writer, plain = PromptWriter(plant.data, history=longest), PromptWriter(data, history=longest)
     wrong, early, later = 0, 0, 0
     moments = snapshot_times(data, snapshots)
     moments = sorted({*moments, *(int(t) for t in plant.time[:20]), int(data.time[-1]) + 1})

@@ -142,7 +142,13 @@ class MetaLayers(nn.Module):
     def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
         r, left = self.rank, cast(Tensor, self.left[place])
-        inner = h @ functional.pad(left, (0, 0, 0, h.shape[1] - len(left)))
+        left = functional.pad(left, (0, 0, 0, h.shape[1] - len(left)))
+        if (
+            self.weights == "factored" and len(made) == 1
+        ):  # all rows have one z, as in a request: its layer is one product
+            scale, shift = made.split([made.shape[1] - r, r], 1)
+            return torch.addmm(shift, h, torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place]))
+        inner = h @ left
         if self.weights == "low_rank":
             core = made[:, : r * r].reshape(-1, r, r)
             return inner + grouped_matmul(inner, core, inverse) + of_rows(made[:, r * r :], inverse)

@@ -154,7 +154,7 @@ class LLM4MSR(Enhancer):
         return self._width + (self.config.match_dim + 1 if self.config.match else 0)
 
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
-        """Logits `(B,)`, and the mean square of the generated weights."""
+        """Logits `(B,)` and, while training, the mean square of the generated weights."""
         c = self.config
         z, inverse = e, None
         if c.user_sources:
@@ -171,7 +171,8 @@ class LLM4MSR(Enhancer):
                 product = of_rows(made["match"], inverse) * read[-1]
                 parts += [product, product.sum(1, keepdim=True)]
         x = torch.cat(parts, 1) if len(parts) > 1 else e
-        below, beside, penalty = x, [], e.new_zeros(())
+        below, beside = x, []
+        made_for_rows: list[tuple[MetaLayers, list[Tensor]]] = []
         if self.user_layers is not None:
             generated = made["layers"]
             gate = None
@@ -183,7 +184,7 @@ class LLM4MSR(Enhancer):
                 below = self._bottom(self.user_layers, x, generated, inverse, gate)
             else:
                 beside.append(self.user_layers(x[:, : self._width], generated, inverse)[:, 0])
-            penalty = penalty + self.user_layers.penalty(generated)
+            made_for_rows.append((self.user_layers, generated))
         if self.scenario_layers is not None:
             # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes what they took.
             generated, ids = self.scenario_layers.generate(self.scenario_vectors), batch.scenario_ids()
@@ -191,8 +192,11 @@ class LLM4MSR(Enhancer):
                 below = self._bottom(self.scenario_layers, below, generated, ids, None)
             else:
                 beside.append(self.scenario_layers(x[:, : self._width], generated, ids)[:, 0])
-            penalty = penalty + self.scenario_layers.penalty(generated)
+            made_for_rows.append((self.scenario_layers, generated))
         logit = backbone(below, batch.offsets)
+        penalty = None
+        if self.training:
+            penalty = sum((layers.penalty(generated) for layers, generated in made_for_rows), e.new_zeros(()))
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
