@@ -29,6 +29,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
+from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.optim import Optimizers
 
@@ -62,6 +63,7 @@ def measure(data: PreparedData, backbones: list[str], steps: int, rounds: int) -
     """Print a table for each backbone."""
     if len(data.fields_of("categorical")) < len(data.schema.fields) or data.split.valid < steps * BATCH:
         raise SystemExit(f"the benchmark needs categorical fields only, and {steps * BATCH:,} training rows")
+    keep_freed_memory()  # as `llm4msr train` does; it holds for the peers, too
     peers: list[dict[str, list[Contender]]] = []
     for peer in PEERS:
         try:

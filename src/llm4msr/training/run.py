@@ -29,6 +29,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, Source, fingerprint, load_knowledge
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.schema import explain_validation
+from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, read_tensors, write_tensors
 from llm4msr.training.fit import TrainConfig, TrainProgress, evaluate, fit, predict, score_part
@@ -70,6 +71,7 @@ def train_run(
 
     Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
     """
+    keep_freed_memory()
     with joined() as group:
         return _train(_absolute(config), folder, progress, group)
 
