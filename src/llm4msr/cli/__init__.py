@@ -1,6 +1,19 @@
 """The command line: thin, over the rooms. Errors of input are one message and exit code 2."""
 
+from typer.models import CommandInfo
+
 from llm4msr.cli import reasoning, rooms, store, studies
 from llm4msr.cli.base import app, main
 
 __all__ = ["app", "main", "reasoning", "rooms", "store", "studies"]
+
+_WALK = ("prepare", "reason", "audit", "train", "evaluate", "explain", "case-study", "demo")
+"""The order in which a user meets the commands; `--help` lists the others after them."""
+
+
+def _place(command: CommandInfo) -> int:
+    name = command.name or getattr(command.callback, "__name__", "")
+    return _WALK.index(name) if name in _WALK else len(_WALK)
+
+
+app.registered_commands.sort(key=_place)
