@@ -12,7 +12,19 @@ import pytest
 import llm4msr
 
 SOURCE = Path(llm4msr.__file__).parent
-ROOMS = ["errors", "schema", "folders", "data", "knowledge", "models", "training", "report", "experiments", "cli"]
+ROOMS = [
+    "errors",
+    "schema",
+    "folders",
+    "data",
+    "knowledge",
+    "models",
+    "training",
+    "report",
+    "experiments",
+    "cli",
+    "__main__",
+]
 
 
 def _imports(path: Path) -> set[str]:
