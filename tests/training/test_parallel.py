@@ -40,7 +40,7 @@ embedding_updates = "rows"
 """
 
 
-def train(out: Path, settings: Path, *options: str, processes: int = 1) -> None:
+def train(out: Path, settings: Path, *options: str, processes: int = 1) -> str:
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
@@ -48,6 +48,7 @@ def train(out: Path, settings: Path, *options: str, processes: int = 1) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_two_processes_end_where_one_does(shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path) -> None:
@@ -55,7 +56,8 @@ def test_two_processes_end_where_one_does(shop: PreparedData, shop_knowledge: Kn
     settings.write_text(SETTINGS)
     options = ("--data", str(shop.path), "--knowledge", str(shop_knowledge.path), "--set", "train.batch_size=137")
     train(tmp_path / "one", settings, *options)
-    train(tmp_path / "two", settings, *options, processes=2)
+    said = train(tmp_path / "two", settings, *options, processes=2)
+    assert said.count("everything lies in") == 1  # the first process speaks for both
     (one, _), (two, _) = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:

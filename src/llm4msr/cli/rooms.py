@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -120,6 +121,8 @@ def train(
     run_config = read_settings(config, [*given, *map(parse_assignment, settings or [])])
     with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
+    if os.environ.get("RANK", "0") != "0":  # one of several processes that train together: the first one speaks
+        return
     say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
     _print_scores(out)
 
