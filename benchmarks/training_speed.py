@@ -1,6 +1,6 @@
 """Training speed beside public libraries, in one run, in turn: end to end, and with batches in memory.
 
-    python -m benchmarks.training_speed [PREPARED] [--steps 30] [--rounds 3] [--backbones star ...]
+    python -m benchmarks.training_speed [PREPARED] [--steps 30] [--rounds 2] [--backbones star ...]
 
 `PREPARED` is a prepared folder; without it the full Complete Journey task (2.3 M rows, 14 fields) is prepared into a
 temporary folder. Embedding 16, layers 256-128-64, batch 4096, Adam, fp32. A step is batch, forward, backward and
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -107,21 +107,21 @@ def _ratio(mine: list[float], theirs: list[float]) -> str:
     return f"{median(a / b for a, b in zip(mine, theirs, strict=True)):.2f}"
 
 
-def on_data(describe: str | None, run: Callable[[PreparedData, argparse.Namespace], None], *options: str) -> None:
-    """Read the arguments and run on the prepared folder that they name, or on the Complete Journey."""
-    parser = argparse.ArgumentParser(description=describe, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
-    if "backbones" in options:
-        parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
-    arguments = parser.parse_args()
-    if arguments.prepared is not None:
-        run(PreparedData.open(arguments.prepared), arguments)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
+    a = parser.parse_args()
+    if a.prepared is not None:
+        measure(PreparedData.open(a.prepared), a.backbones, a.steps, a.rounds)
         return
     with tempfile.TemporaryDirectory() as folder:
-        run(prepare(complete_journey(CompleteJourneyConfig()), Path(folder) / "data"), arguments)
+        data = prepare(complete_journey(CompleteJourneyConfig()), Path(folder) / "data")
+        measure(data, a.backbones, a.steps, a.rounds)
 
 
 if __name__ == "__main__":
-    on_data(__doc__, lambda data, a: measure(data, a.backbones, a.steps, a.rounds), "backbones")
+    main()

@@ -17,7 +17,6 @@ from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
 from llm4msr.report.sheets import Sheet
-from llm4msr.training.optim import Optimizers
 from llm4msr.training.run import open_run
 
 
@@ -29,13 +28,7 @@ class _Contender:
         train = cell.base.train
         _, source, self._model = open_run(cell.base)
         self._batches: list[Batch] = list(islice(source.epoch(train.batch_size, train.seed, 0), batches))
-        self._optimizers = Optimizers(
-            self._model,
-            learning_rate=train.learning_rate,
-            embedding_decay=train.embedding_decay,
-            weight_decay=train.weight_decay,
-            embedding_updates=train.embedding_updates,
-        )
+        self._optimizers = train.optimizers(self._model)
         self.training: list[float] = []
         self.inference: list[float] = []
 

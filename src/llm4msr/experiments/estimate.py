@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.training.optim import Optimizers
 from llm4msr.training.run import open_run
 
 _STEPS = 5
@@ -19,13 +18,7 @@ def seconds_a_run(cell: Cell) -> float:
     """The most seconds that a run's training steps take; early stopping ends it sooner, validation adds some."""
     _, source, model = open_run(cell.base)
     train = cell.base.train
-    optimizers = Optimizers(
-        model,
-        learning_rate=train.learning_rate,
-        embedding_decay=train.embedding_decay,
-        weight_decay=train.weight_decay,
-        embedding_updates=train.embedding_updates,
-    )
+    optimizers = train.optimizers(model)
     began, done = time.perf_counter(), 0
     for batch in islice(source.epoch(train.batch_size, train.seed, 0), _STEPS + 1):
         logits, _ = model(batch)

@@ -52,6 +52,16 @@ class TrainConfig(BaseModel):
     shuffle_window: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    def optimizers(self, model: MultiScenarioModel) -> Optimizers:
+        """The optimizers of a model that is trained so."""
+        return Optimizers(
+            model,
+            learning_rate=self.learning_rate,
+            embedding_decay=self.embedding_decay,
+            weight_decay=self.weight_decay,
+            embedding_updates=self.embedding_updates,
+        )
+
     def torch_device(self) -> torch.device:
         """The device to train on."""
         if self.device == "auto":
@@ -83,18 +93,13 @@ def fit(
 ) -> Position:
     """Train, writing `metrics.jsonl` and `checkpoint.safetensors` into `folder`, and leave the best weights in `model`.
 
-    Processes of a `group` share every batch and end with the same weights; the first one writes.
+    Processes of a `group` share every batch and end with the same weights; the first one
+    writes and reports.
     Where the folder has a checkpoint, training goes on from it and ends with the same numbers as if it had never been
     stopped. Raises `InputError` when the loss is no longer a number.
     """
     torch.manual_seed(config.seed)
-    optimizers = Optimizers(
-        model,
-        learning_rate=config.learning_rate,
-        embedding_decay=config.embedding_decay,
-        weight_decay=config.weight_decay,
-        embedding_updates=config.embedding_updates,
-    )
+    optimizers = config.optimizers(model)
     checkpoint, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     position, best = Position(), copy_of(model)
     if checkpoint.exists():
@@ -158,7 +163,8 @@ def fit(
                 position.lines += 1
                 position.done = position.waited >= config.patience
                 done, planned = steps * position.epoch + position.step, steps * config.epochs
-                progress(TrainProgress(done, planned, rows / seconds, scores.mean_auc, position.best))
+                if group.writes:
+                    progress(TrainProgress(done, planned, rows / seconds, scores.mean_auc, position.best))
                 if position.step == steps:
                     position.epoch, position.step = position.epoch + 1, 0
                 if group.writes:

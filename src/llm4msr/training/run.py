@@ -91,16 +91,12 @@ def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], 
     group.wait()
     if group.writes:
         _claim(folder, resolved)
-    position = fit(model, data, source, config.train, folder, progress if group.writes else _silent, group)
+    position = fit(model, data, source, config.train, folder, progress, group)
     logits = predict(model, data, source, "test", group)
     if group.writes:
         _write_result(folder, data, knowledge, model, position, logits)
     group.wait()
     return read_result(folder)
-
-
-def _silent(progress: TrainProgress) -> None:
-    del progress
 
 
 def _write_result(

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as parallel
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
 from llm4msr.models.batch import scenario_of_rows
@@ -98,6 +97,8 @@ class PartitionedNorm(nn.Module):
 
 def _over_all_processes(slices: list[Tensor]) -> list[tuple[int, Tensor, Tensor]]:
     """Rows, biased variance and mean of each scenario over the rows of all processes that train together."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
+
     counts = torch.tensor([[float(len(s))] for s in slices], device=slices[0].device)
     parallel.all_reduce(counts)
     means = all_reduce(torch.stack([s.sum(0) for s in slices])) / counts.clamp(min=1)

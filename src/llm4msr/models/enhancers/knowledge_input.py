@@ -6,6 +6,8 @@ knowledge adds.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -51,8 +53,9 @@ class _KnowledgeInput(Enhancer):
         self.register_buffer("scenario_vectors", vectors)
         self.scenario_map = None if vectors is None else self._map(vectors.shape[1], config)
 
+    @abstractmethod
     def _map(self, width: int, config: KnowledgeInputConfig) -> nn.Module:
-        raise NotImplementedError
+        """The network that a vector of that width goes through."""
 
     def _mapped(self, batch: Batch) -> list[Tensor]:
         """What each kind of knowledge is mapped to, `(B, ...)`; a vector that rows share is mapped once."""

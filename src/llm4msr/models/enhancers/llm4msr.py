@@ -41,7 +41,7 @@ class LLM4MSRConfig(ModelPartConfig):
 
     - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
     - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
-    - `layers` (K), `hidden`: number and hidden width of the meta layers. `weights`, `rank`: see `MetaLayers`.
+    - `layers` (K), `hidden`: number and hidden width of the meta layers; `weights`, `rank`, `factors`: see there.
     - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
     - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
       and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
@@ -179,7 +179,7 @@ class LLM4MSR(Enhancer):
             if c.gated:
                 opened = torch.sigmoid(made["gate"])
                 ids = batch.scenario_ids()
-                gate = (opened.gather(1, ids[:, None])) if inverse is None else opened[inverse, ids][:, None]
+                gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
             if c.user == "bottom":
                 below = self._bottom(self.user_layers, x, generated, inverse, gate)
             else:
