@@ -21,6 +21,7 @@ ROOMS = [
     "models",
     "training",
     "report",
+    "serving",
     "experiments",
     "cli",
     "__main__",

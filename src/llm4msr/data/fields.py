@@ -16,6 +16,8 @@ from llm4msr.schema import FieldSpec
 
 PADDING = -1
 """Fills the places that a row of a multi-valued field leaves empty."""
+SEPARATOR = "|"
+"""Cuts the text of a multi-valued field where the schema names no other separator."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,25 @@ def encode_field(spec: FieldSpec, values: pl.Series, split: Split, where: str) -
         raise _unfit(spec, values, where, f"what can be read ({str(error).splitlines()[0]})") from error
 
 
+def encode_fitted(
+    spec: FieldSpec, record: dict[str, Any], vocabulary: Vocabulary | None, values: pl.Series, where: str
+) -> NDArray[Any]:
+    """The column of further values, such as those of users without a row, by what was fitted before.
+
+    Args:
+        spec: the field.
+        record: what the manifest says of it.
+        vocabulary: its vocabulary, of a categorical or multi-valued field.
+        values: the raw values.
+        where: the name of their table, for errors.
+    """
+    if vocabulary is None:
+        return _standardised(_numbers(spec, values, where), record["mean"], record["deviation"])
+    if spec.kind == "multi":
+        return _padded(spec, _elements(spec, values), vocabulary, len(values))
+    return vocabulary.encode(values)
+
+
 def _encode(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
     if spec.kind == "numeric":
         return _numeric(spec, values, split, where)
@@ -65,11 +86,19 @@ def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> Inp
 
 
 def _multi(spec: FieldSpec, values: pl.Series, split: Split) -> EncodedField:
+    elements = _elements(spec, values)
+    vocabulary = Vocabulary.fit(elements.filter(pl.col("row") < split.valid)["value"], spec.min_count)
+    column = _padded(spec, elements, vocabulary, len(values))
+    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN).any(axis=1), split))
+
+
+def _elements(spec: FieldSpec, values: pl.Series) -> pl.DataFrame:
+    """The single values of a multi-valued column: row, value and its place in the row, below `max_values`."""
     lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
     if not isinstance(lists.dtype, pl.List):
         text = values.cast(pl.String)
-        lists = text.str.split(spec.separator if spec.separator is not None else "|")
-    frame = (
+        lists = text.str.split(spec.separator if spec.separator is not None else SEPARATOR)
+    return (
         pl.DataFrame({"row": np.arange(len(lists), dtype=np.int64), "value": lists.cast(pl.List(pl.String))})
         .explode("value")
         .with_columns(pl.col("value").str.strip_chars())
@@ -77,14 +106,28 @@ def _multi(spec: FieldSpec, values: pl.Series, split: Split) -> EncodedField:
         .with_columns(pl.int_range(pl.len()).over("row").alias("place"))
         .filter(pl.col("place") < spec.max_values)
     )
-    row, place = frame["row"].to_numpy(), frame["place"].to_numpy()
-    vocabulary = Vocabulary.fit(frame["value"].filter(pl.Series(row < split.valid)), spec.min_count)
-    column = np.full((len(lists), spec.max_values), PADDING, dtype=np.int32)
-    column[row, place] = vocabulary.encode(frame["value"])
-    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN).any(axis=1), split))
+
+
+def _padded(spec: FieldSpec, elements: pl.DataFrame, vocabulary: Vocabulary, rows: int) -> NDArray[np.int32]:
+    column = np.full((rows, spec.max_values), PADDING, dtype=np.int32)
+    column[elements["row"].to_numpy(), elements["place"].to_numpy()] = vocabulary.encode(elements["value"])
+    return column
 
 
 def _numeric(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
+    array = _numbers(spec, values, where)
+    known = array[: split.valid]
+    known = known[~np.isnan(known)]
+    mean = float(known.mean()) if len(known) else 0.0
+    deviation = float(known.std()) if len(known) else 1.0
+    if not deviation > 0:
+        deviation = 1.0
+    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
+    return EncodedField(spec, _standardised(array, mean, deviation), None, record)
+
+
+def _numbers(spec: FieldSpec, values: pl.Series, where: str) -> NDArray[np.float64]:
+    """The values as numbers, NaN where there is none or no finite one."""
     numbers = values.cast(pl.Float64, strict=False)
     bad = values.filter(values.is_not_null() & numbers.is_null())
     if values.dtype == pl.String:
@@ -96,17 +139,14 @@ def _numeric(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> En
         )
     array = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
     array[~np.isfinite(array)] = np.nan
-    known = array[: split.valid]
-    known = known[~np.isnan(known)]
-    mean = float(known.mean()) if len(known) else 0.0
-    deviation = float(known.std()) if len(known) else 1.0
-    if not deviation > 0:
-        deviation = 1.0
-    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
+    return array
+
+
+def _standardised(array: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         column = ((array - mean) / deviation).astype(np.float32)
     column[np.isinf(column)] = np.nan
-    return EncodedField(spec, column, None, record)
+    return column
 
 
 def _record(spec: FieldSpec, vocabulary: Vocabulary, unknown: NDArray[np.bool_], split: Split) -> dict[str, Any]:

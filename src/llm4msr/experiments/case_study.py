@@ -15,7 +15,7 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.batch import Batch
-from llm4msr.models.readers import of_rows
+from llm4msr.models.readers import mean_state
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.training.run import open_trained, run_config
@@ -62,11 +62,7 @@ def _with_mean_state(batch: Batch, others: Batch, splits: tuple[int, ...]) -> Ba
     """The batch with each user state replaced by the mean over the rows of `others` that know each source."""
     assert batch.users is not None
     assert others.users is not None
-    means = []
-    for part in of_rows(others.users.vectors, others.users.inverse).split(splits, 1):
-        known = 1 - part[:, -1]  # each source's last number says that it knows nothing
-        means.append((part * known[:, None]).sum(0) / known.sum().clamp(min=1))
-    mean = torch.cat(means).expand_as(batch.users.vectors).contiguous()
+    mean = mean_state(others.users, splits).expand_as(batch.users.vectors).contiguous()
     return replace(batch, users=replace(batch.users, vectors=mean))
 
 

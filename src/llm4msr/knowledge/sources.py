@@ -86,10 +86,11 @@ def load_knowledge(
         scenario = _disturbed(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
-        users["prompted"], reductions["user"] = _prompted(folder, data, config)
+        states, reductions["user"] = prompted_states(folder, data, config)
+        users["prompted"] = states.seen_by(np.asarray(data.user), np.asarray(data.time))
     item = None
     if needs & {"own", "others", "item"}:
-        items = _items(folder, data, config)
+        items = items_of(folder, data, config)
         reductions |= items.reductions
         for source in ("own", "others"):
             if source in needs:
@@ -120,7 +121,8 @@ def _scenario_vectors(
     return folder.level("scenario")[1]
 
 
-def _prompted(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[StateTable, Reduction]:
+def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[States, Reduction]:
+    """The users' states by their prompts, at each snapshot, and how their vectors were reduced."""
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     training = time <= data.split.valid_time
@@ -144,11 +146,11 @@ def _prompted(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConf
     if folder.leaks:
         time = np.full_like(time, data.time[0] - 1)  # every row is given the one snapshot, whenever it was made
     order = np.lexsort((time, user))
-    states = States(user[order], time[order], vectors[order])
-    return states.seen_by(np.asarray(data.user), np.asarray(data.time)), reduction
+    return States(user[order], time[order], vectors[order]), reduction
 
 
-def _items(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
+def items_of(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
+    """The vectors of the items as a config reduces and joins them, or the control in their place."""
     if config.control == "counts":  # says nothing of an item
         return ItemVectors(np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool), {})
     found = item_vectors(folder, data, _kinds(config), config.dimensions)
@@ -167,7 +169,7 @@ def composed_table(
     """For each scenario the states of its events (`own`), or of those of all the `others`, joined to its rows."""
     events = data.positives
     scenario, item = events["scenario"].to_numpy(), events["item"].to_numpy()
-    weight = _weights(data, config)[events["behaviour"].to_numpy()]
+    weight = behaviour_weights(data, config)[events["behaviour"].to_numpy()]
     usable = weight > 0 if config.control == "counts" else (weight > 0) & items.known[item]
     index = np.zeros(data.rows, dtype=np.int32)
     row_scenario = np.asarray(data.scenario)
@@ -202,7 +204,7 @@ def composed_table(
     return StateTable(np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors]), index)
 
 
-def _weights(data: PreparedData, config: KnowledgeConfig) -> NDArray[np.float64]:
+def behaviour_weights(data: PreparedData, config: KnowledgeConfig) -> NDArray[np.float64]:
     """The weight of each behaviour. Raises `InputError` for one that the schema does not have, or below 0."""
     names = [b.name for b in data.schema.behaviours]
     for name, value in config.behaviour_weights.items():

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 CLIP = 4.0
 
@@ -42,6 +41,8 @@ class Reduction:
         if dimensions == 0 or len(x) < 3:
             components, offset = np.eye(width), np.zeros(width)
         else:
+            from sklearn.decomposition import PCA  # serving applies reductions and starts without it
+
             pca = PCA(min(dimensions, len(x) - 1, width), svd_solver="covariance_eigh").fit(standard)
             varies = pca.explained_variance_ > 1e-6  # whitening a direction without variance would blow up new vectors
             scale = np.where(varies, 1.0 / np.sqrt(np.where(varies, pca.explained_variance_, 1.0)), 0.0)

@@ -83,8 +83,17 @@ class Batch:
         return scenario_of_rows(self.offsets, self.rows.device)
 
 
+def only_scenario(offsets: Sequence[int]) -> int | None:
+    """The scenario that all rows are of, as in a request, or None where there are several."""
+    found = [d for d, (a, b) in enumerate(pairwise(offsets)) if a != b]
+    return found[0] if len(found) == 1 else None
+
+
 def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
     """The scenario's index of each row, `(B,)` int64, of rows sorted by scenario."""
+    only = only_scenario(offsets)
+    if only is not None:
+        return torch.full((offsets[-1],), only, device=device)
     sizes = torch.tensor([b - a for a, b in pairwise(offsets)])
     return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
 

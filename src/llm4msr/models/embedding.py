@@ -24,18 +24,19 @@ class FeatureEmbedding(nn.Module):
     Args:
         layout: the fields.
         dim: length of a field's embedding.
+        empty: leave the table without memory, for one that is given to it afterwards.
     """
 
     offsets: Tensor
 
-    def __init__(self, layout: FieldLayout, dim: int) -> None:
+    def __init__(self, layout: FieldLayout, dim: int, *, empty: bool = False) -> None:
         super().__init__()
         self.layout = layout
         self.dim = dim
         sizes = list(layout.categorical) + [size for size, _ in layout.multi]
         starts = torch.cumsum(torch.tensor([0, *sizes], dtype=torch.int64), 0)
         self.register_buffer("offsets", starts[: len(sizes)], persistent=False)
-        self.table = nn.Embedding(max(1, int(starts[-1])), dim)
+        self.table = nn.Embedding(max(1, int(starts[-1])), dim, device="meta" if empty else None)
         self.sparse_gradient = False
         """Whether the table's gradient holds the looked-up rows only."""
         nn.init.normal_(self.table.weight, std=_SPREAD)

@@ -34,7 +34,7 @@ class Experts(nn.Module):
         if x.dim() == 2:  # one wide product: x is not copied for each expert, nor are as many gradients of it added up
             (weight, bias), *layers = layers
             wide = weight.transpose(0, 1).reshape(x.shape[1], -1)
-            h = functional.relu(torch.addmm(bias.reshape(-1), x, wide)).view(len(x), self.count, -1).transpose(0, 1)
+            h = functional.relu(torch.addmm(bias.reshape(-1), x, wide)).view(x.shape[0], self.count, -1).transpose(0, 1)
         for weight, bias in layers:
             h = functional.relu(torch.baddbmm(bias, h, weight))
         return h

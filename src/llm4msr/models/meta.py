@@ -96,6 +96,17 @@ class MetaLayers(nn.Module):
             return [generator(z) for generator in self.generators]
         return together(z, [cast(nn.Linear, generator) for generator in self.generators])
 
+    @torch.no_grad()
+    def fix(self, z: Tensor) -> None:
+        """Make constants of the layers of `z` `(S, knowledge)`, given by `fixed()`; the networks that made them go."""
+        for place, part in enumerate(self.generate(z)):
+            self.register_buffer(f"fixed_{place}", part.clone())
+        del self.generators
+
+    def fixed(self) -> list[Tensor]:
+        """What `generate` gave when the layers were fixed."""
+        return [cast(Tensor, getattr(self, f"fixed_{place}")) for place in range(len(self.widths) - 1)]
+
     @staticmethod
     def penalty(generated: Sequence[Tensor]) -> Tensor:
         """The mean square of what was generated."""
@@ -120,7 +131,7 @@ class MetaLayers(nn.Module):
         # Products with zeros for the columns beside, and one that adds to x: no other pass over wide rows.
         h = self._below_last(x, generated, inverse)
         turned = self._turned(last, h, generated[last], inverse)
-        one = turned.new_ones(len(turned), 1) if gate is None else gate
+        one = turned.new_ones(turned.shape[0], 1) if gate is None else gate
         turned = torch.cat([turned if gate is None else turned * gate, one], 1)
         weight = torch.cat([self.right[last], self.bias[last][None]])
         return torch.addmm(x, turned, functional.pad(weight, (0, beside)))
@@ -142,10 +153,8 @@ class MetaLayers(nn.Module):
     def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
         r, left = self.rank, cast(Tensor, self.left[place])
-        left = functional.pad(left, (0, 0, 0, h.shape[1] - len(left)))
-        if (
-            self.weights == "factored" and len(made) == 1
-        ):  # all rows have one z, as in a request: its layer is one product
+        left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))
+        if self.weights == "factored" and made.shape[0] == 1:  # one z for all rows, as in a request: one product
             scale, shift = made.split([made.shape[1] - r, r], 1)
             return torch.addmm(shift, h, torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place]))
         inner = h @ left
@@ -165,6 +174,8 @@ def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:
     fewer than `2 S` tiles, so padding and copied weights stay in proportion to what was given, whatever the largest
     group is.
     """
+    if weight.shape[0] == 1:  # all rows have the same, as in a request
+        return x @ weight[0]
     if group is None:
         return torch.bmm(x[:, None], weight)[:, 0]
     groups = weight.shape[0]

@@ -63,12 +63,24 @@ class MultiScenarioModel(nn.Module):
         logits, penalty = self.enhancer(self.embedding(batch), batch, self.backbone)
         return logits, penalty
 
+    def freeze(self) -> MultiScenarioModel:
+        """Training is over: nothing is random any more, and what depends on the scenarios alone becomes constant."""
+        self.enhancer.freeze()
+        return self.eval().requires_grad_(False)
+
 
 def build_model(
-    config: ModelConfig, layout: FieldLayout, scenarios: int, knowledge: KnowledgeWidths, seed: int
+    config: ModelConfig,
+    layout: FieldLayout,
+    scenarios: int,
+    knowledge: KnowledgeWidths,
+    seed: int,
+    *,
+    empty: bool = False,
 ) -> MultiScenarioModel:
     """Make a model; the same seed gives the same initial weights, whatever was drawn before.
 
+    An `empty` one has no embedding table yet: weights are given to it by `load_state_dict(weights, assign=True)`.
     Raises `InputError` for a backbone, an enhancer or a setting that does not exist.
     """
     backbone_type, enhancer_type = BACKBONES.get(config.backbone.name), ENHANCERS.get(config.enhancer.name)
@@ -76,7 +88,7 @@ def build_model(
     enhancer_config = config.enhancer_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = FeatureEmbedding(layout, config.embedding_dim)
+        embedding = FeatureEmbedding(layout, config.embedding_dim, empty=empty)
         shape = EmbeddingShape(layout.fields, config.embedding_dim)
         enhancer: Enhancer = enhancer_type(enhancer_config, shape, scenarios, knowledge)
         backbone: Backbone = backbone_type(backbone_config, enhancer.backbone_width, scenarios)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4msr.models.batch import Batch, KnowledgeWidths, UserStates
+from llm4msr.models.batch import Batch, KnowledgeWidths, UserStates, only_scenario, scenario_of_rows
 
 T = TypeVar("T")
 UserSource = Literal["prompted", "composed", "both"]
@@ -32,6 +32,25 @@ def user_states(batch: Batch) -> UserStates:
 def of_rows(values: Tensor, inverse: Tensor | None) -> Tensor:
     """What each state has, `(S, ...)`, for each row, `(B, ...)`."""
     return values if inverse is None else values.index_select(0, inverse)
+
+
+def mean_state(users: UserStates, widths: Sequence[int]) -> Tensor:
+    """The population's mean state `(1, d)`: of each source, whose widths are given, over the rows that it knows."""
+    means = []
+    for part in of_rows(users.vectors, users.inverse).split(list(widths), 1):
+        known = 1 - part[:, -1]  # each source's last number says that it knows nothing
+        means.append((part * known[:, None]).sum(0) / known.sum().clamp(min=1))
+    return torch.cat(means)[None]
+
+
+def of_scenarios(
+    generated: Sequence[Tensor], offsets: Sequence[int], device: torch.device
+) -> tuple[list[Tensor], Tensor]:
+    """What was made of each scenario, `(D, ...)`, with the rows' places in it; of the only one where there is one."""
+    only = only_scenario(offsets)
+    if only is None:
+        return list(generated), scenario_of_rows(offsets, device)
+    return [part[only : only + 1] for part in generated], torch.zeros(offsets[-1], dtype=torch.int64, device=device)
 
 
 def together(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:

@@ -50,6 +50,9 @@ class Enhancer(nn.Module, ABC):
 
     config_type: ClassVar[type[ModelPartConfig]]
 
+    reads_scenarios = False
+    """Whether the scenarios' knowledge is read."""
+
     @property
     @abstractmethod
     def backbone_width(self) -> int:
@@ -58,6 +61,12 @@ class Enhancer(nn.Module, ABC):
     @abstractmethod
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)` and the penalty."""
+
+    def freeze(self) -> None:
+        """Training is over: make constants of what depends on the scenarios alone. By default there is nothing."""
+
+    def blur_scenarios(self) -> None:
+        """Give every scenario the mean of all scenarios' knowledge; where none is read, nothing changes."""
 
 
 Part = TypeVar("Part", Backbone, Enhancer)

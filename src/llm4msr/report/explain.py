@@ -10,8 +10,9 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
-from llm4msr.knowledge.engines.base import Engine, Generation, Refusal
+from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Refusal
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import Stores
 
@@ -112,6 +113,18 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
         how,
         counts,
     )
+
+
+def text_of_snapshot(
+    store: Stores, folder: KnowledgeFolder, writer: PromptWriter, user: int, time: int, key: bytes
+) -> Answer | None:
+    """What the LLM wrote of a user's snapshot: for its vector or, where that needed no text, on request."""
+    if not folder.config.user.generates:
+        prompt = writer.user(user, time)
+        kept = None if prompt is None else store.read(answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt))
+        if kept is not None:
+            return kept
+    return store.read(key)
 
 
 def _history(

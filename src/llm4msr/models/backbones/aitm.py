@@ -57,7 +57,7 @@ class AITM(Backbone):
         logits = []
         z = x
         for d, tower in enumerate(self.towers):
-            if offsets[d] == len(x):
+            if offsets[d] == x.shape[0]:
                 break  # no row of this scenario or of a later one
             q = tower(x[offsets[d] :])
             z = self.transfers[d - 1](self.passes[d - 1](z), q) if d > 0 else q

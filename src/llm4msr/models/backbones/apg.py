@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from llm4msr.models.batch import scenario_of_rows
 from llm4msr.models.meta import MetaLayers
+from llm4msr.models.readers import of_scenarios
 from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
@@ -33,6 +33,6 @@ class APG(Backbone):
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
-        d = scenario_of_rows(offsets, x.device)
-        logits: Tensor = self.layers(x, self.layers.generate(self.scenario.weight), d)
+        generated, d = of_scenarios(self.layers.generate(self.scenario.weight), offsets, x.device)
+        logits: Tensor = self.layers(x, generated, d)
         return logits[:, 0]

@@ -61,12 +61,12 @@ class PartitionedNorm(nn.Module):
         if self.training and parallel.is_available() and parallel.is_initialized():
             parts = self._by_all_processes(slices)
         else:
-            parts = [self._normalised(d, rows) for d, rows in enumerate(slices) if len(rows)]
+            parts = [self._normalised(d, rows) for d, rows in enumerate(slices) if rows.shape[0]]
         return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def _normalised(self, d: int, rows: Tensor) -> Tensor:
         scale, shift = self.scale * self.scenario_scale[d], self.shift + self.scenario_shift[d]
-        if not self.training or len(rows) == 1:
+        if not self.training or rows.shape[0] == 1:
             mean, variance = self.mean[d].clone(), self.variance[d].clone()
             return functional.batch_norm(rows, mean, variance, scale, shift, eps=self.epsilon)
         normal, mean, inverse = torch.native_batch_norm(rows, scale, shift, None, None, True, 0.0, self.epsilon)

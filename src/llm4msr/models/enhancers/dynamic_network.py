@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.meta import MetaLayers, Weights
+from llm4msr.models.readers import of_scenarios
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
 
 
@@ -61,10 +62,11 @@ class DynamicNetwork(Enhancer):
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Logits `(B,)`, and the mean square of the generated weights."""
         fields = e.view(-1, self._shape.fields, self._shape.dim)
-        d = batch.scenario_ids()
         attention, tower = (layers.generate(self.scenario.weight) for layers in (self.attention, self.tower))
+        penalty = self.attention.penalty(attention) + self.tower.penalty(tower)
+        attention, d = of_scenarios(attention, batch.offsets, e.device)
+        tower, _ = of_scenarios(tower, batch.offsets, e.device)
         scores = self.attention((fields + self.field).flatten(0, 1), attention, d.repeat_interleave(self._shape.fields))
         share = torch.softmax(scores.view(-1, self._shape.fields), 1) * self._shape.fields
         attended = (share[:, :, None] * fields).flatten(1)
-        penalty = self.attention.penalty(attention) + self.tower.penalty(tower)
         return backbone(attended, batch.offsets) + self.tower(attended, tower, d)[:, 0], penalty

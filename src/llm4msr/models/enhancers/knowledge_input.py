@@ -42,6 +42,8 @@ class KnowledgeInputConfig(ModelPartConfig):
 class _KnowledgeInput(Enhancer):
     """Maps the knowledge of each row with networks of the subclass's own kind."""
 
+    scenario_vectors: Tensor
+
     def __init__(
         self, config: KnowledgeInputConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths
     ) -> None:
@@ -50,8 +52,14 @@ class _KnowledgeInput(Enhancer):
         self._shape = shape
         self.user_map = self._map(given(sum(knowledge.users), "user states"), config) if config.user else None
         vectors = scenario_vectors(knowledge) if config.scenario else None
+        self.reads_scenarios = vectors is not None
         self.register_buffer("scenario_vectors", vectors)
         self.scenario_map = None if vectors is None else self._map(vectors.shape[1], config)
+
+    def blur_scenarios(self) -> None:
+        """Give every scenario the mean of all scenarios' vectors."""
+        if self.reads_scenarios:
+            self.scenario_vectors = self.scenario_vectors.mean(0, keepdim=True).expand_as(self.scenario_vectors)
 
     @abstractmethod
     def _map(self, width: int, config: KnowledgeInputConfig) -> nn.Module:

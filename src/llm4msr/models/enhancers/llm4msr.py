@@ -27,6 +27,7 @@ from llm4msr.models.readers import (
     UserTable,
     given,
     of_rows,
+    of_scenarios,
     scenario_vectors,
     together,
     user_states,
@@ -118,7 +119,8 @@ class LLM4MSR(Enhancer):
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, config.gate_start)
-        if config.scenario != "none":
+        self.reads_scenarios = config.scenario != "none"
+        if self.reads_scenarios:
             self.register_buffer("scenario_vectors", scenario_vectors(knowledge))
         scenario_width = 0 if knowledge.scenario is None else knowledge.scenario.shape[1]
         self.scenario_layers = self._layers(config.scenario, scenario_width, width)
@@ -153,8 +155,34 @@ class LLM4MSR(Enhancer):
         """`E`, and the widths of candidate and match features where they are on."""
         return self._width + (self.config.match_dim + 1 if self.config.match else 0)
 
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make constants of the scenarios' meta layers, and of those of the mean scenario as one more."""
+        if self.scenario_layers is not None:
+            mean = self.scenario_vectors.mean(0, keepdim=True)
+            self.scenario_layers.fix(torch.cat([self.scenario_vectors, mean]))
+            del self.scenario_vectors
+
+    @torch.no_grad()
+    def blur_scenarios(self) -> None:
+        """Give every scenario the layers of the mean scenario; the model must be frozen."""
+        if self.scenario_layers is not None:
+            for part in self.scenario_layers.fixed():
+                part.copy_(part[-1:].clone().expand_as(part))
+
+    def _of_scenarios(self, layers: MetaLayers) -> list[Tensor]:
+        frozen = not hasattr(layers, "generators")
+        return layers.fixed() if frozen else layers.generate(self.scenario_vectors)
+
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)` and, while training, the mean square of the generated weights."""
+        logit, beside, penalty = self.branches(e, batch, backbone)
+        if self.alpha is None:
+            return logit, penalty
+        return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
+
+    def branches(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """The backbone's logits `(B,)`, those of each level beside it (user, scenario), and the penalty."""
         c = self.config
         z, inverse = e, None
         if c.user_sources:
@@ -187,19 +215,18 @@ class LLM4MSR(Enhancer):
             made_for_rows.append((self.user_layers, generated))
         if self.scenario_layers is not None:
             # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes what they took.
-            generated, ids = self.scenario_layers.generate(self.scenario_vectors), batch.scenario_ids()
+            generated = self._of_scenarios(self.scenario_layers)
+            seen, ids = of_scenarios(generated, batch.offsets, e.device)
             if c.scenario == "bottom":
-                below = self._bottom(self.scenario_layers, below, generated, ids, None)
+                below = self._bottom(self.scenario_layers, below, seen, ids, None)
             else:
-                beside.append(self.scenario_layers(x[:, : self._width], generated, ids)[:, 0])
+                beside.append(self.scenario_layers(x[:, : self._width], seen, ids)[:, 0])
             made_for_rows.append((self.scenario_layers, generated))
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
             penalty = sum((layers.penalty(generated) for layers, generated in made_for_rows), e.new_zeros(()))
-        if self.alpha is None:
-            return logit, penalty
-        return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
+        return logit, beside, penalty
 
     def _made(self, z: Tensor) -> dict[str, Any]:
         """What is made of the users' states: the layers' weights, the gate, and the side of the match."""

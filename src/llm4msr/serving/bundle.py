@@ -1,0 +1,205 @@
+"""A bundle: one sealed folder with all that scoring needs, opened without loading it into memory.
+
+| file | what it holds |
+| --- | --- |
+| `manifest.json` | format version, schema, model, rule of the states, metrics, checksums of all files |
+| `model.safetensors` | the weights; meta layers of scenarios are constants |
+| `lookup.mdb` | LMDB: user and item ids to rows, vocabularies, titles, users' texts |
+| `users/`, `items/` | encoded fields, vectors, state sums and histories: `.npy`, a row a code, memory-mapped |
+| `means.safetensors` | the population's mean embedding, user state and item vector, for explanations |
+| `knowledge.safetensors` | how vectors were reduced |
+| `scenarios.json` | names, descriptions, the LLM's texts, similarities of their vectors |
+| `card.md` | the model card |
+| `onnx/` | the model for other servers, where asked for |
+
+The last row of an array of users or items is that of whoever is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llm4msr.errors import InputError
+from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.models.batch import FieldLayout, KnowledgeWidths
+from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
+from llm4msr.schema import Schema
+from llm4msr.serving.fields import KINDS, Columns, FieldReader
+from llm4msr.serving.lookup import FILE as LOOKUP
+from llm4msr.serving.lookup import Lookup, open_lookup
+from llm4msr.serving.states import Events, StateRule, Sums
+
+KIND = "llm4msr bundle"
+VERSION = 1
+
+
+class Sources(BaseModel):
+    """The knowledge that the model reads: widths of its vectors, flags not counted; 0 where it is not read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    users: tuple[Literal["prompted", "own", "others"], ...] = ()
+    prompted: int = 0
+    item: int = 0
+    scenario: int = 0
+
+    def widths(self, rule: StateRule, scenarios: int) -> KnowledgeWidths:
+        """As the model is built with."""
+        of = {"prompted": self.prompted, "own": rule.state_width, "others": rule.state_width}
+        return KnowledgeWidths(
+            users=tuple(of[source] + 1 for source in self.users),
+            item=self.item + 1 if self.item else 0,
+            scenario=np.zeros((scenarios, self.scenario), np.float32) if self.scenario else None,
+        )
+
+
+@dataclass(frozen=True)
+class ScenarioCard:
+    """What is known of a scenario. `similarity` has the cosine of its vector and each scenario's, where it has one."""
+
+    value: str
+    title: str
+    description: str
+    notes: str
+    text: str
+    rows: int
+    click_rate: float | None
+    auc: float | None
+    similarity: list[float] | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle; see the module for what is where. Times are microseconds since 1970."""
+
+    path: Path
+    fingerprint: str
+    manifest: dict[str, Any] = field(repr=False)
+    schema: Schema
+    model: MultiScenarioModel = field(repr=False)
+    sources: Sources
+    rule: StateRule
+    lookup: Lookup = field(repr=False)
+    fields: FieldReader = field(repr=False)
+    scenarios: tuple[ScenarioCard, ...] = field(repr=False)
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+    means: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path, *, check: bool = True) -> Bundle:
+        """Open it. Raises `InputError` that names the file where something is missing, altered or of another version.
+
+        Everything is opened at once, so that a bundle which is replaced on disk goes on unchanged in memory.
+        """
+        path = path.resolve()
+        manifest = read_manifest(path, KIND, VERSION)
+        if check:
+            verify(path, manifest)
+        schema = Schema.from_dict(manifest["schema"], f"{path / MANIFEST}: schema")
+        sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
+        model = _model(path, manifest, sources.widths(rule, len(schema.scenarios)), len(schema.scenarios))
+        arrays = {
+            file.relative_to(path).with_suffix("").as_posix(): np.load(file, mmap_mode="r", allow_pickle=False)
+            for file in sorted(path.glob("*/*.npy"))
+        }
+        lookup = open_lookup(path / LOOKUP)
+        users, items = (_columns(arrays, side) for side in ("users", "items"))
+        cards = json.loads((path / "scenarios.json").read_text(encoding="utf-8"))
+        return cls(
+            path=path,
+            fingerprint=checksum(path / MANIFEST)[:16],
+            manifest=manifest,
+            schema=schema,
+            model=model,
+            sources=sources,
+            rule=rule,
+            lookup=lookup,
+            fields=FieldReader(schema, manifest["fields"], lookup, users, items),
+            scenarios=tuple(ScenarioCard(**card) for card in cards),
+            arrays=arrays,
+            means=_tensors(path / "means.safetensors"),
+        )
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """A vector an item, `(items + 1, k + 1)`; the last number is 1 where there is none."""
+        return self.arrays["items/vectors"]
+
+    def sums(self, user: int) -> Sums:
+        """The sums of a user's states as they were at the export."""
+        sums, streams = Sums.empty(self.rule), self.rule.streams
+        if user >= 0 and streams:
+            keys = self.arrays["users/state_keys"]
+            first, last = np.searchsorted(keys, (user * streams, (user + 1) * streams))
+            there = keys[first:last] - user * streams
+            for name, part in vars(sums).items():
+                part[there] = self.arrays[f"users/state_{name}"][first:last]
+        return sums
+
+    def history(self, user: int) -> Events:
+        """A user's positives as they were at the export, in order of time."""
+        if user < 0:
+            first = last = 0
+        else:
+            first, last = self.arrays["users/history_offsets"][user : user + 2].tolist()
+        columns = [
+            self.arrays[f"users/history_{name}"][first:last] for name in ("time", "item", "scenario", "behaviour")
+        ]
+        return Events(np.full(last - first, user, np.int32), *columns)
+
+    @cached_property
+    def scenario_index(self) -> dict[str, int]:
+        """Scenarios by value and by title; a value comes first."""
+        titles = {s.title: d for d, s in enumerate(self.schema.scenarios)}
+        return titles | {s.value: d for d, s in enumerate(self.schema.scenarios)}
+
+    @cached_property
+    def behaviours(self) -> dict[str, int]:
+        """Behaviours by name."""
+        return {b.name: i for i, b in enumerate(self.schema.behaviours)}
+
+
+def _rule(raw: dict[str, Any]) -> StateRule:
+    lists = {name: tuple(raw[name]) for name in ("sources", "behaviour_weights")}
+    return StateRule(**{**raw, **lists, "counts": tuple(tuple(pair) for pair in raw["counts"])})
+
+
+def _model(path: Path, manifest: dict[str, Any], widths: KnowledgeWidths, scenarios: int) -> MultiScenarioModel:
+    raw = manifest["layout"]
+    layout = FieldLayout(tuple(raw["categorical"]), tuple(tuple(m) for m in raw["multi"]), raw["numeric"])
+    model = build_model(ModelConfig.model_validate(manifest["model"]), layout, scenarios, widths, 0, empty=True)
+    model.freeze()
+    weights = path / "model.safetensors"
+    try:
+        model.load_state_dict(_tensors(weights), assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{weights}: the weights do not fit the model: {error}") from error
+    return model.requires_grad_(False)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def _columns(arrays: dict[str, NDArray[Any]], side: str) -> Columns:
+    return {kind: arrays[f"{side}/{kind}"] for kind in KINDS}
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """The array as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,55 @@
+"""The model card: what a bundle was made of, how good it is, and what it is not good for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm4msr.serving.bundle import ScenarioCard
+
+_LIMITS = """\
+- Scores are probabilities of the click that the data's label means, in the scenarios listed above and no others.
+- A user, an item or a value that training never saw goes through a learned `unknown`; answers say when that happened.
+- A user's composed states move with every event; prompted states and texts are those of her last snapshot.
+- Texts were written by a language model. They are for people to read, and can be wrong.
+- Metrics are of the test part, which is later in time than all that the model learned from."""
+
+
+def model_card(manifest: dict[str, Any], scenarios: Sequence[ScenarioCard]) -> str:
+    """The card as Markdown, from a bundle's manifest and scenarios."""
+    model, knowledge, counts = manifest["model"], manifest["knowledge"], manifest["counts"]
+    rows = [
+        f"| {s.title} | {s.rows:,} | {_number(s.click_rate)} | {_number(s.auc)} |".replace("|  |", "| - |")
+        for s in scenarios
+    ]
+    reads = "no knowledge" if knowledge is None else f"knowledge of {_llm(knowledge['llm'])}"
+    protocol = "" if knowledge is None else f" Users' knowledge: {knowledge['protocol']}."
+    leaks = f"\n\n**Leak**: {knowledge['leaks']}." if knowledge and knowledge["leaks"] else ""
+    return f"""# {manifest["schema"]["name"]}: {model["backbone"]["name"]} + {model["enhancer"]["name"]}
+
+{manifest["schema"]["description"]}
+
+- Data: {", ".join(f"{counts[name]:,} {name}" for name in ("rows", "users", "items", "positives"))}.
+- Split by time: validation from {manifest["split"]["valid"]}, test from {manifest["split"]["test"]}.
+- States and histories as of {manifest["as_of"]}.
+- {manifest["trained"]["parameters"]:,} parameters; reads {reads}.{protocol}{leaks}
+
+| scenario | training rows | click rate | test AUC |
+| --- | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+Test AUC over all rows {_number(manifest["metrics"]["overall"]["auc"])}, mean over scenarios \
+{_number(manifest["metrics"]["mean_auc"])}, log loss {_number(manifest["metrics"]["overall"]["log_loss"])}.
+
+## Limits
+
+{_LIMITS}
+"""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _llm(identity: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in identity.items())

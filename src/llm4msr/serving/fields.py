@@ -1,0 +1,175 @@
+"""The fields of a request's rows: looked up by user and item, given by the request, or missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4msr.data.fields import PADDING, SEPARATOR
+from llm4msr.data.vocabulary import MISSING, UNKNOWN
+from llm4msr.errors import nearest
+from llm4msr.schema import FieldSpec, Schema, Side
+from llm4msr.serving.lookup import Lookup
+from llm4msr.serving.requests import RequestError
+
+KINDS = ("categorical", "multi", "numeric")
+TYPES: dict[str, Any] = {"categorical": np.int32, "multi": np.int32, "numeric": np.float32}
+
+Columns = dict[str, NDArray[Any]]
+"""Encoded fields by kind, each `(rows, width of the kind)`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a field lies: in columns `start` to `stop` of its kind."""
+
+    spec: FieldSpec
+    start: int
+    stop: int
+
+
+def places(schema: Schema) -> dict[str, Place]:
+    """The place of every field, by its name, in the order in which the models want them."""
+    found = {}
+    for kind in KINDS:
+        specs = [f for f in schema.fields if f.kind == kind]
+        widths = [f.max_values if kind == "multi" else 1 for f in specs]
+        for spec, width, stop in zip(specs, widths, accumulate(widths), strict=True):
+            found[spec.name] = Place(spec, stop - width, stop)
+    return found
+
+
+def columns_of(schema: Schema, side: Side, kind: str) -> NDArray[np.intp]:
+    """The columns of a kind that the fields of a side have."""
+    ranges = [
+        np.arange(p.start, p.stop) for p in places(schema).values() if p.spec.side == side and p.spec.kind == kind
+    ]
+    return np.concatenate([np.zeros(0, np.intp), *ranges]).astype(np.intp)
+
+
+def vocabulary_table(name: str) -> str:
+    """The name of a field's vocabulary among the look-up tables."""
+    return f"field {name}"
+
+
+def is_id(spec: FieldSpec, schema: Schema) -> bool:
+    """Whether a field is the user's or the item's own id."""
+    return spec.source == {"user": schema.columns.user, "item": schema.columns.item}.get(spec.side)
+
+
+class FieldReader:
+    """Puts the fields of rows together.
+
+    Args:
+        schema: of the data.
+        records: what the prepared data's manifest says of each field.
+        lookup: the vocabularies.
+        users, items: the encoded fields of each, by kind; the last row is that of whoever is unknown.
+    """
+
+    def __init__(
+        self, schema: Schema, records: Mapping[str, Any], lookup: Lookup, users: Columns, items: Columns
+    ) -> None:
+        self._schema = schema
+        self._records = records
+        self._lookup = lookup
+        self._places = places(schema)
+        self._users, self._items = users, items
+        self._user_columns = {kind: columns_of(schema, "user", kind) for kind in KINDS}
+        self._item_columns = {kind: columns_of(schema, "item", kind) for kind in KINDS}
+        self._scenario_fields = [
+            f.name for f in schema.fields if f.side == "context" and f.source == schema.columns.scenario
+        ]
+        self._blank = {}
+        for kind in KINDS:
+            inside = [p for p in self._places.values() if p.spec.kind == kind]
+            row = np.zeros(inside[-1].stop if inside else 0, dtype=np.int64 if kind != "numeric" else np.float32)
+            for place in inside:
+                row[place.start : place.stop] = self.encode(place.spec.name, None)
+            self._blank[kind] = row
+
+    def rows(self, user: int, items: NDArray[np.int32], scenario: int) -> Columns:
+        """The fields of a user's rows with these items, by their codes; -1 is unknown. The context is missing."""
+        found = {}
+        for kind, blank in self._blank.items():
+            rows = np.repeat(blank[None], len(items), 0)
+            if len(columns := self._user_columns[kind]):
+                rows[:, columns] = self._users[kind][user]
+            if len(columns := self._item_columns[kind]):
+                rows[:, columns] = self._items[kind][items]
+            found[kind] = rows
+        for name in self._scenario_fields:
+            self.give(found, {name: self._schema.scenarios[scenario].value}, slice(None))
+        return found
+
+    def give(self, rows: Columns, features: Mapping[str, Any], row: int | slice, side: Side | None = None) -> None:
+        """Put a request's own values into rows, in place; of a `side` where only its fields may be given.
+
+        Raises `RequestError` for a field that there is none of, or a value that cannot be one.
+        """
+        for name, value in features.items():
+            place = self._places.get(name)
+            if place is None or (side is not None and place.spec.side != side):
+                raise RequestError(422, "unknown_field", f"there is no field {name[:80]!r}; {self._known(name, side)}")
+            if is_id(place.spec, self._schema):
+                raise RequestError(422, "id_field", f"the field {name!r} is the id itself and cannot be given")
+            rows[place.spec.kind][row, place.start : place.stop] = self.encode(name, value)
+
+    def encode(self, name: str, value: Any) -> Any:
+        """A raw value as `prepare` would encode it: an id, a standardised number, or the ids of several values."""
+        spec = self._places[name].spec
+        if spec.kind == "numeric":
+            return self._number(spec, value)
+        if spec.kind == "categorical":
+            if isinstance(value, list):
+                raise RequestError(422, "wrong_value", f"the field {name!r} takes one value, not a list")
+            return self._ids(name, [_text(value)])[0]
+        texts = [_text(part).strip() for part in _parts(value, spec)]
+        ids = np.full(spec.max_values, PADDING, dtype=np.int64)
+        chosen = [text for text in texts if text != MISSING][: spec.max_values]
+        ids[: len(chosen)] = self._ids(name, chosen)
+        return ids
+
+    def _number(self, spec: FieldSpec, value: Any) -> float:
+        if value is None or value == "":
+            return float("nan")
+        try:
+            if isinstance(value, list | bool):
+                raise ValueError
+            record, number = self._records[spec.name], float(value)
+        except (ValueError, OverflowError):
+            raise RequestError(422, "wrong_value", f"the field {spec.name!r} takes a number") from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            standard = np.float32((number - record["mean"]) / record["deviation"])
+        return float(standard) if np.isfinite(standard) else float("nan")
+
+    def _ids(self, name: str, texts: Sequence[str]) -> NDArray[np.int32]:
+        return np.maximum(self._lookup.numbers(vocabulary_table(name), texts), UNKNOWN)
+
+    def _known(self, name: str, side: Side | None) -> str:
+        specs = [p.spec for p in self._places.values() if side is None or p.spec.side == side]
+        return nearest(name[:80], [spec.name for spec in specs if not is_id(spec, self._schema)])
+
+
+def _parts(value: Any, spec: FieldSpec) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    return _text(value).split(spec.separator if spec.separator is not None else SEPARATOR)
+
+
+def _text(value: Any) -> str:
+    """A JSON value as `prepare` writes it: a whole number without a point, nothing as the missing value."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)

@@ -1,0 +1,244 @@
+"""What happened since the export: users' states moved by events, and new items.
+
+Everything here follows from the log and the bundle. It is kept in an LMDB file beside the log, one a bundle, so that
+all processes of a server see the same and none holds it in memory; LMDB's own lock makes writers take turns. A writer
+first takes up what the log has and the file has not, which is how a crash, or another bundle's process, is caught up
+with; then it appends to the log, syncs it, and commits. Whoever was acknowledged is therefore in the log, and an event
+that is there already, or in the bundle's histories, is not counted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import lmdb
+import msgspec
+import numpy as np
+
+from llm4msr.errors import InputError
+from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record
+from llm4msr.serving.states import Events, Sums, sums_of_user
+
+_APPLIED = b"applied"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_CHUNK = 5_000
+
+
+class Live:
+    """The states of a bundle's users now.
+
+    Args:
+        bundle: the bundle that the states start from.
+        folder: where the log lies, and what follows from it.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        self._bundle = bundle
+        self._log = EventLog(folder)
+        # Not synced: what a power failure could spoil is made anew from the log after each start of the machine.
+        boot = _BOOT.read_text().strip()[:8] if _BOOT.is_file() else "0"
+        self._path = folder / f"live-{bundle.fingerprint}-{boot}"
+        for other in folder.glob("live-*"):
+            if other != self._path and (_unused(other) or other.name.startswith(f"live-{bundle.fingerprint}-")):
+                shutil.rmtree(other, ignore_errors=True)
+        try:
+            self._env = lmdb.open(str(self._path), map_size=1 << 40, max_dbs=8, sync=False, max_spare_txns=8)
+            self._states, self._events, self._items = (
+                self._env.open_db(name) for name in (b"states", b"events", b"items")
+            )
+        except lmdb.Error as error:
+            raise InputError(f"{self._path}: cannot be opened: {error}; remove it, it is made anew") from error
+        self._lock = Lock()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take up what other processes wrote for other bundles, or what a crash left, if there is anything."""
+        with self._env.begin() as transaction:
+            if self._log.size() <= self._applied(transaction):
+                return
+        with self._lock:
+            behind = True
+            while behind:
+                with self._env.begin(write=True) as transaction:
+                    behind = self._take_up(transaction, _CHUNK)
+
+    def write(self, records: Sequence[Record]) -> list[bool]:
+        """Make records durable and count them; says of each whether it was new. Raises `OSError` where it cannot."""
+        with self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
+            while self._take_up(transaction, _CHUNK):
+                pass
+            new = [self._is_new(transaction, record) for record in records]
+            fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
+            if fresh:
+                end = self._log.append(fresh, self._applied(transaction))
+                self._apply(transaction, fresh)
+                transaction.put(_APPLIED, end.to_bytes(8, "big"))
+        return new
+
+    def sums(self, user: str, code: int) -> Sums:
+        """The sums of a user's states now."""
+        with self._env.begin(db=self._states) as transaction:
+            raw = transaction.get(_digest(user))
+        return self._bundle.sums(code) if raw is None else Sums.from_bytes(bytes(raw), self._bundle.rule)
+
+    def history(self, user: str, most: int = 10_000) -> list[EventRecord]:
+        """A user's events since the export, in order of time; the latest ones where there are more than `most`."""
+        with self._env.begin() as transaction:
+            return self._history(transaction, user)[-most:]
+
+    def new_items(self, items: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The raw columns of those of the items that are new since the export."""
+        with self._env.begin(db=self._items) as transaction:
+            found = {item: transaction.get(_digest(item)) for item in items}
+        return {item: msgspec.json.decode(raw)["columns"] for item, raw in found.items() if raw is not None}
+
+    def close(self) -> None:
+        """Close log and file."""
+        self._env.close()
+        self._log.close()
+
+    def _applied(self, transaction: lmdb.Transaction) -> int:
+        return int.from_bytes(transaction.get(_APPLIED, b""), "big")
+
+    def _take_up(self, transaction: lmdb.Transaction, most: int) -> bool:
+        """Apply the next records of the log that the file does not have; says whether there may be more."""
+        start = self._applied(transaction)
+        if self._log.size() <= start:
+            return False
+        found, end = [], start
+        for record, after in self._log.read(start):
+            end = after
+            if self._is_new(transaction, record):
+                found.append(record)
+            if len(found) == most:
+                break
+        self._apply(transaction, found)
+        transaction.put(_APPLIED, end.to_bytes(8, "big"))
+        return len(found) == most
+
+    def _is_new(self, transaction: lmdb.Transaction, record: Record) -> bool:
+        """Whether a record was not seen yet; it is remembered."""
+        if isinstance(record, ItemRecord):
+            known = self._bundle.lookup.number("item", record.item) >= 0
+            key, body = _digest(record.item), msgspec.json.encode(record)
+            before = transaction.get(key, db=self._items)
+            if known or before == body or (before is not None and not record.columns):
+                return False
+            return bool(transaction.put(key, body, db=self._items))
+        if record.scenario not in self._bundle.scenario_index or record.behaviour not in self._bundle.behaviours:
+            return False  # of a schema that this bundle no longer has
+        code = self._bundle.lookup.number("user", record.user)
+        if code >= 0 and self._in_history(code, record):
+            return False
+        return bool(transaction.put(_event_key(record), msgspec.json.encode(record), db=self._events, overwrite=False))
+
+    def _in_history(self, code: int, record: EventRecord) -> bool:
+        events = self._bundle.history(code)
+        first, last = (
+            np.searchsorted(events.time, record.time, "left"),
+            np.searchsorted(events.time, record.time, "right"),
+        )
+        if first == last:
+            return False
+        item = self._bundle.lookup.number("item", record.item)
+        same = (
+            (events.item[first:last] == item)
+            & (events.scenario[first:last] == self._bundle.scenario_index[record.scenario])
+            & (events.behaviour[first:last] == self._bundle.behaviours[record.behaviour])
+        )
+        return bool(same.any())
+
+    def _apply(self, transaction: lmdb.Transaction, records: Sequence[Record]) -> None:
+        """Move the states of the users of new events."""
+        bundle, rule = self._bundle, self._bundle.rule
+        events = [record for record in records if isinstance(record, EventRecord)]
+        if not rule.streams or not events:
+            return
+        codes = dict(
+            zip((e.user for e in events), bundle.lookup.numbers("user", [e.user for e in events]), strict=True)
+        )
+        items = bundle.lookup.numbers("item", [e.item for e in events])
+        states: dict[str, Sums] = {}
+        anew: set[str] = set()
+        for event, item in zip(events, items, strict=True):
+            if event.user in anew:  # the whole history, this event too, is in her sums already
+                continue
+            d = bundle.scenario_index[event.scenario]
+            weight = rule.behaviour_weights[bundle.behaviours[event.behaviour]]
+            vector = bundle.vectors[item]
+            if vector[-1] or not weight > 0:  # an item that has no vector says nothing
+                continue
+            if event.user not in states:
+                raw = transaction.get(_digest(event.user), db=self._states)
+                known = bundle.sums(int(codes[event.user])) if raw is None else Sums.from_bytes(bytes(raw), rule)
+                states[event.user] = known
+            sums = states[event.user]
+            if sums.can_add(d, event.time, rule):
+                sums.add(d, event.time, vector[:-1], weight, rule)
+            else:
+                anew.add(event.user)
+                states[event.user] = self._anew(transaction, event.user, int(codes[event.user]))
+        for user, sums in states.items():
+            transaction.put(_digest(user), sums.to_bytes(), db=self._states)
+
+    def _anew(self, transaction: lmdb.Transaction, user: str, code: int) -> Sums:
+        """The sums from a user's whole history, for events that came late."""
+        bundle = self._bundle
+        old, new = bundle.history(code), self._history(transaction, user)
+        fresh = Events(
+            np.full(len(new), code, np.int32),
+            np.array([e.time for e in new], np.int64),
+            bundle.lookup.numbers("item", [e.item for e in new]),
+            np.array([bundle.scenario_index[e.scenario] for e in new], np.int16),
+            np.array([bundle.behaviours[e.behaviour] for e in new], np.int16),
+        )
+        pairs = zip(vars(old).values(), vars(fresh).values(), strict=True)
+        events = Events(*(np.concatenate(pair) for pair in pairs))
+        usable = (np.asarray(bundle.rule.behaviour_weights)[events.behaviour] > 0) & (
+            bundle.vectors[events.item, -1] == 0
+        )
+        events = events[usable]
+        return sums_of_user(events[np.argsort(events.time, kind="stable")], bundle.vectors[:, :-1], bundle.rule)
+
+    def _history(self, transaction: lmdb.Transaction, user: str) -> list[EventRecord]:
+        prefix, found = _digest(user), []
+        cursor = transaction.cursor(db=self._events)
+        more = cursor.set_range(prefix)
+        while more and bytes(cursor.key()).startswith(prefix):
+            found.append(msgspec.json.decode(cursor.value(), type=EventRecord))
+            more = cursor.next()
+        return found
+
+
+def _unused(path: Path) -> bool:
+    """Whether the file of another bundle was not written to for a day."""
+    data = path / "data.mdb"
+    return data.is_file() and data.stat().st_mtime < time.time() - 86_400
+
+
+def _event_key(event: EventRecord) -> bytes:
+    rest = msgspec.json.encode((event.item, event.scenario, event.behaviour))
+    return _digest(event.user) + event.time.to_bytes(8, "big") + hashlib.blake2b(rest, digest_size=16).digest()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+_OPEN: dict[tuple[str, str], Live] = {}
+
+
+def open_live(bundle: Bundle, folder: Path) -> Live:
+    """The live states of a bundle, opened once a process, as LMDB wants it."""
+    key = (bundle.fingerprint, os.path.abspath(folder))
+    if key not in _OPEN:
+        _OPEN[key] = Live(bundle, folder)
+    return _OPEN[key]

@@ -1,0 +1,124 @@
+"""The log of events: append-only, on the disk before anything is answered, read again after a crash.
+
+A line is the CRC-32 of a JSON object, as eight hexadecimal digits, a blank, and the object. Processes that write it
+take turns by a lock on the file, which goes with its holder. What a crash left of an unfinished line was never
+acknowledged; the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from llm4msr.errors import InputError
+
+FILE = "events.log"
+
+
+class EventRecord(msgspec.Struct, frozen=True, tag="event"):
+    """A positive interaction: ids as text, the scenario's value, microseconds since 1970, the behaviour's name."""
+
+    user: str
+    item: str
+    scenario: str
+    time: int
+    behaviour: str
+
+
+class ItemRecord(msgspec.Struct, frozen=True, tag="item"):
+    """An item that the bundle's catalogue does not have: its raw columns, or none where an event named it."""
+
+    item: str
+    columns: dict[str, Any]
+
+
+Record = EventRecord | ItemRecord
+_ENCODER, _DECODER = msgspec.json.Encoder(), msgspec.json.Decoder(Record)
+
+
+class EventLog:
+    """The log's file in a folder, which is made where it is absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the file's name is on the disk too
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other writers out."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def size(self) -> int:
+        """The bytes of the file now, a line that is being written included."""
+        return os.fstat(self._file).st_size
+
+    def read(self, start: int) -> Iterator[tuple[Record, int]]:
+        """The records from a position on, and the position after each, up to the first line that is not whole.
+
+        Raises `InputError` where a line is damaged and whole lines follow it, which no crash leaves.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            position = start
+            for line in file:
+                record = _parsed(line)
+                if record is None:
+                    if any(_parsed(later) is not None for later in file):
+                        raise InputError(f"{self.path}: the line at byte {position} is damaged, and whole ones follow")
+                    return
+                position += len(line)
+                yield record, position
+
+    def append(self, records: Sequence[Record], after: int) -> int:
+        """Add records after the position `after`, where the last whole line ends, and sync; gives the new position.
+
+        Where that fails nothing is added. The caller holds the lock.
+        """
+        if self.size() > after:
+            os.ftruncate(self._file, after)
+        body = b"".join(_line(record) for record in records)
+        try:
+            written = 0
+            while written < len(body):
+                written += os.write(self._file, body[written:])
+            os.fdatasync(self._file)
+        except OSError:
+            os.ftruncate(self._file, after)
+            raise
+        return after + len(body)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _line(record: Record) -> bytes:
+    body = _ENCODER.encode(record)
+    return b"%08x %b\n" % (crc32(body), body)
+
+
+def _parsed(line: bytes) -> Record | None:
+    if not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    body = line[9:-1]
+    try:
+        return _DECODER.decode(body) if int(line[:8], 16) == crc32(body) else None
+    except (ValueError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,182 @@
+"""What a server is asked and how it answers, as types: they are the OpenAPI's schemas too."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MOST_ITEMS = 2000
+MOST_REQUESTS = 64
+MOST_EVENTS = 1000
+_LONGEST = 256
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+class RequestError(Exception):
+    """A request that cannot be answered: the HTTP status, a code for programs, and a message for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+def _whole_number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _inside(value: datetime) -> datetime:
+    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("expected a time from 1970 to 2200")
+    return moment
+
+
+Text = Annotated[str, StringConstraints(max_length=_LONGEST)]
+Id = Annotated[
+    str,
+    BeforeValidator(_whole_number_as_text),
+    StringConstraints(min_length=1, max_length=_LONGEST),
+    Field(description="The id as the data has it; whole numbers may be given as such.", examples=["1004"]),
+]
+Scalar = Text | int | float | bool | None
+Features = Annotated[
+    dict[Text, Scalar | Annotated[list[Scalar], Field(max_length=256)]],
+    Field(max_length=200, description="Raw values by the field's name, as the logs have them."),
+]
+Moment = Annotated[datetime, AfterValidator(_inside)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ScoreRequest(_Message):
+    """A user, a scenario and the items whose probabilities are asked for."""
+
+    user: Id
+    scenario: Text = Field(description="The scenario's value, or its name.")
+    items: list[Id] = Field(min_length=1, max_length=MOST_ITEMS)
+    features: Features = Field(
+        default_factory=dict, description="Context, and values that take the place of the stored ones, for all rows."
+    )
+    item_features: list[Features | None] | None = Field(
+        default=None, max_length=MOST_ITEMS, description="The same for each item, in the order of `items`."
+    )
+    knowledge: Literal["own", "mean"] = Field(
+        default="own", description="The user's own knowledge, or the population's mean in its place."
+    )
+
+
+class RankRequest(ScoreRequest):
+    """As for scores; without `items`, the scenario's most shown ones are ranked."""
+
+    items: list[Id] | None = Field(default=None, min_length=1, max_length=MOST_ITEMS)  # type: ignore[assignment]
+    top: int = Field(default=10, ge=1, le=MOST_ITEMS)
+
+
+class BatchRequest(_Message):
+    """Several requests, answered by one pass through the model; 2,000 items together at the most."""
+
+    requests: list[ScoreRequest] = Field(min_length=1, max_length=MOST_REQUESTS)
+
+
+class ExplainRequest(_Message):
+    """One row to take apart."""
+
+    user: Id
+    scenario: Text
+    item: Id
+    features: Features = Field(default_factory=dict)
+
+
+class Event(_Message):
+    """A positive interaction. `time` is now where it is not given; `behaviour` the strongest of the schema."""
+
+    user: Id
+    item: Id
+    scenario: Text
+    time: Moment | None = None
+    behaviour: Text | None = None
+
+
+class EventsRequest(_Message):
+    """Events, all of which are durable before the answer."""
+
+    events: list[Event] = Field(min_length=1, max_length=MOST_EVENTS)
+
+
+class NewItem(_Message):
+    """An item that the catalogue does not have yet: its raw columns, fields and texts, by name."""
+
+    item: Id
+    columns: Features = Field(default_factory=dict)
+
+
+class ItemsRequest(_Message):
+    """New items; they are scored by their fields, and queued for the next `reason`."""
+
+    items: list[NewItem] = Field(min_length=1, max_length=MOST_EVENTS)
+
+
+class ScoreAnswer(BaseModel):
+    """Click probabilities in the order of the items, and what was not known."""
+
+    bundle: str
+    scores: list[float]
+    unknown_items: list[str]
+    user_known: bool
+    knowledge_known: bool
+
+
+class Ranked(BaseModel):
+    """An item of a ranking."""
+
+    item: str
+    score: float
+    title: str
+
+
+class RankAnswer(BaseModel):
+    """The best items, best first."""
+
+    bundle: str
+    items: list[Ranked]
+    unknown_items: list[str]
+    user_known: bool
+    knowledge_known: bool
+
+
+class BatchAnswer(BaseModel):
+    """An answer for each request."""
+
+    answers: list[ScoreAnswer]
+
+
+class EventsAnswer(BaseModel):
+    """How many events are new and durable now, how many were known, and which items wait for `reason`."""
+
+    accepted: int
+    duplicates: int
+    queued_items: list[str]
+
+
+class ItemsAnswer(BaseModel):
+    """Which of the items wait for `reason`."""
+
+    queued_items: list[str]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: a code for programs and a message for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorBody
