@@ -2,12 +2,24 @@
 
 from typer.models import CommandInfo
 
-from llm4msr.cli import reasoning, rooms, store, studies
+from llm4msr.cli import reasoning, rooms, serving, store, studies
 from llm4msr.cli.base import app, main
 
-__all__ = ["app", "main", "reasoning", "rooms", "store", "studies"]
+__all__ = ["app", "main", "reasoning", "rooms", "serving", "store", "studies"]
 
-_WALK = ("prepare", "reason", "audit", "train", "evaluate", "explain", "case-study", "demo")
+_WALK = (
+    "prepare",
+    "reason",
+    "audit",
+    "train",
+    "evaluate",
+    "explain",
+    "case-study",
+    "export",
+    "serve",
+    "events",
+    "demo",
+)
 """The order in which a user meets the commands; `--help` lists the others after them."""
 
 

@@ -67,7 +67,11 @@ class Sources(BaseModel):
 
 @dataclass(frozen=True)
 class ScenarioCard:
-    """What is known of a scenario. `similarity` has the cosine of its vector and each scenario's, where it has one."""
+    """What is known of a scenario.
+
+    `similarity` has the cosine of its vector and each scenario's, where it has one. `context` is the most usual raw
+    value of each context field in its training rows.
+    """
 
     value: str
     title: str
@@ -78,6 +82,7 @@ class ScenarioCard:
     click_rate: float | None
     auc: float | None
     similarity: list[float] | None
+    context: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,16 @@ class Bundle:
     means: dict[str, Tensor] = field(repr=False)
 
     @classmethod
-    def open(cls, path: Path, *, check: bool = True) -> Bundle:
+    def open(cls, path: Path, *, trusted: str = "") -> Bundle:
         """Open it. Raises `InputError` that names the file where something is missing, altered or of another version.
 
+        The checksums of the bundle with the fingerprint `trusted` are not compared once more.
         Everything is opened at once, so that a bundle which is replaced on disk goes on unchanged in memory.
         """
         path = path.resolve()
         manifest = read_manifest(path, KIND, VERSION)
-        if check:
+        fingerprint = _fingerprint(path)
+        if fingerprint != trusted:
             verify(path, manifest)
         schema = Schema.from_dict(manifest["schema"], f"{path / MANIFEST}: schema")
         sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
@@ -119,7 +126,7 @@ class Bundle:
         cards = json.loads((path / "scenarios.json").read_text(encoding="utf-8"))
         return cls(
             path=path,
-            fingerprint=checksum(path / MANIFEST)[:16],
+            fingerprint=fingerprint,
             manifest=manifest,
             schema=schema,
             model=model,
@@ -169,6 +176,15 @@ class Bundle:
     def behaviours(self) -> dict[str, int]:
         """Behaviours by name."""
         return {b.name: i for i, b in enumerate(self.schema.behaviours)}
+
+
+def read_schema(path: Path) -> Schema:
+    """The schema of a bundle that need not be opened."""
+    return Schema.from_dict(read_manifest(path.resolve(), KIND, VERSION)["schema"], f"{path / MANIFEST}: schema")
+
+
+def _fingerprint(path: Path) -> str:
+    return checksum(path / MANIFEST)[:16]
 
 
 def _rule(raw: dict[str, Any]) -> StateRule:

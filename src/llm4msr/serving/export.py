@@ -86,7 +86,10 @@ def export_bundle(
         report("users, items and vocabularies")
         lookup = LookupWriter(folder)
         for side in _SIDES:
-            lookup.numbers(side, (trained.data.users if side == "user" else trained.data.items)[side].to_list())
+            ids = (trained.data.users if side == "user" else trained.data.items)[side].to_list()
+            lookup.numbers(side, ids)
+            if side == "item":
+                lookup.texts("item id", enumerate(ids))
             _write_fields(trained, folder, side)
         _write_vocabularies(trained.data, lookup)
         lookup.texts("title", enumerate(_titles(trained.data)))
@@ -282,9 +285,30 @@ def _scenario_cards(trained: _Trained) -> list[ScenarioCard]:
                 click_rate=round(float(label[there].mean()), 6) if there.any() else None,
                 auc=trained.result.scores.scenarios[d].auc,
                 similarity=None if vectors is None else [round(float(v), 6) for v in vectors[d] @ vectors.T],
+                context=_usual_context(data, np.flatnonzero(there)),
             )
         )
     return cards
+
+
+def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """The most usual raw value of each categorical context field in some rows, the mean of each numeric one."""
+    found: dict[str, Any] = {}
+    for spec in data.schema.fields:
+        if (
+            spec.side != "context"
+            or spec.kind == "multi"
+            or spec.source == data.schema.columns.scenario
+            or not len(rows)
+        ):
+            continue
+        column = np.asarray(data.field(spec.name)[rows])
+        if spec.kind == "numeric":
+            record, mean = data.manifest["fields"][spec.name], float(np.nanmean(column)) if len(column) else 0.0
+            found[spec.name] = round(mean * record["deviation"] + record["mean"], 6) if np.isfinite(mean) else None
+        elif (counts := np.bincount(column)[1:]).any():
+            found[spec.name] = data.vocabulary(spec.name).values[int(counts.argmax())]
+    return found
 
 
 def _scenario_texts(folder: KnowledgeFolder | None) -> dict[int, str]:

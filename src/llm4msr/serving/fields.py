@@ -120,6 +120,11 @@ class FieldReader:
                 raise RequestError(422, "id_field", f"the field {name!r} is the id itself and cannot be given")
             rows[place.spec.kind][row, place.start : place.stop] = self.encode(name, value)
 
+    def give_known(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
+        """Put the raw columns of a new item into a row; those that no field reads are texts. Raises `RequestError`."""
+        fields = [p.spec for p in self._places.values() if p.spec.side == "item" and not is_id(p.spec, self._schema)]
+        self.give(rows, {spec.name: columns[spec.source] for spec in fields if spec.source in columns}, row, "item")
+
     def encode(self, name: str, value: Any) -> Any:
         """A raw value as `prepare` would encode it: an id, a standardised number, or the ids of several values."""
         spec = self._places[name].spec

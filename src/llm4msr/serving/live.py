@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 import lmdb
 import msgspec
@@ -233,12 +234,14 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-_OPEN: dict[tuple[str, str], Live] = {}
+_OPEN: WeakValueDictionary[tuple[str, str], Live] = WeakValueDictionary()
 
 
 def open_live(bundle: Bundle, folder: Path) -> Live:
-    """The live states of a bundle, opened once a process, as LMDB wants it."""
+    """The live states of a bundle, opened once a process, as LMDB wants it, and closed when nobody holds them."""
     key = (bundle.fingerprint, os.path.abspath(folder))
-    if key not in _OPEN:
-        _OPEN[key] = Live(bundle, folder)
-    return _OPEN[key]
+    live = _OPEN.get(key)
+    if live is None:
+        live = Live(bundle, folder)
+        _OPEN[key] = live
+    return live

@@ -49,7 +49,7 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115 - closed with this object
         directory = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(directory)  # the file's name is on the disk too
@@ -67,7 +67,7 @@ class EventLog:
 
     def size(self) -> int:
         """The bytes of the file now, a line that is being written included."""
-        return os.fstat(self._file).st_size
+        return os.fstat(self._file.fileno()).st_size
 
     def read(self, start: int) -> Iterator[tuple[Record, int]]:
         """The records from a position on, and the position after each, up to the first line that is not whole.
@@ -92,21 +92,25 @@ class EventLog:
         Where that fails nothing is added. The caller holds the lock.
         """
         if self.size() > after:
-            os.ftruncate(self._file, after)
+            self._file.truncate(after)
         body = b"".join(_line(record) for record in records)
         try:
             written = 0
             while written < len(body):
-                written += os.write(self._file, body[written:])
-            os.fdatasync(self._file)
+                written += self._file.write(body[written:])
+            os.fdatasync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file, after)
+            self._file.truncate(after)
             raise
         return after + len(body)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        self._file.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _line(record: Record) -> bytes:

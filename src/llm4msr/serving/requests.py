@@ -169,6 +169,35 @@ class ItemsAnswer(BaseModel):
     queued_items: list[str]
 
 
+class UsersAnswer(BaseModel):
+    """Users' ids."""
+
+    users: list[str]
+
+
+class ScenarioAnswer(BaseModel):
+    """A scenario. `context` is the most usual value of each context field in it, ready to be sent as features."""
+
+    value: str
+    title: str
+    description: str
+    notes: str
+    text: str
+    rows: int
+    click_rate: float | None
+    auc: float | None
+    similarity: list[float] | None
+    context: dict[str, Any]
+
+
+class ScenariosAnswer(BaseModel):
+    """All scenarios of the data set `name`."""
+
+    bundle: str
+    name: str
+    scenarios: list[ScenarioAnswer]
+
+
 class ErrorBody(BaseModel):
     """What went wrong: a code for programs and a message for people."""
 

@@ -76,9 +76,7 @@ class Scorer:
         if codes.min() < 0:
             new = self.live.new_items(self._unknown(request.items, codes))
             for place in np.flatnonzero(codes < 0).tolist():
-                columns = new.get(request.items[place], {})
-                known = {f.name: columns[f.source] for f in bundle.schema.fields if f.source in columns}
-                bundle.fields.give(fields, known, place, "item")
+                bundle.fields.give_known(fields, new.get(request.items[place], {}), place)
         if request.features:
             bundle.fields.give(fields, request.features, slice(None))
         if request.item_features is not None:

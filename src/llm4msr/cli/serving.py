@@ -1,0 +1,95 @@
+"""The commands of the room of answers: export, serve, events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm4msr.cli.base import app, say
+
+BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
+StateOption = Annotated[
+    Path | None, typer.Option(help="The folder of the log of events. [default: the bundle's name and .state]")
+]
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write.")],
+    as_of: Annotated[
+        datetime | None, typer.Option(help="States and histories from before this time (UTC). [default: all]")
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the model as ONNX too, for other servers.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle.")] = False,
+) -> None:
+    """Make a bundle of a run: one folder with all that serving needs."""
+    from datetime import UTC
+
+    from llm4msr.serving.export import export_bundle
+
+    moment = None if as_of is None else as_of.replace(tzinfo=UTC)
+    export_bundle(run, out, as_of_time=moment, onnx=onnx, overwrite=overwrite, report=say)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    say(f"{out}: {size / 1e6:.1f} MB; {out / 'card.md'} describes it; serve it with `llm4msr serve {out}`")
+
+
+@app.command()
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; others than loopback need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; about one a core.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one request's computation.")] = 1,
+    state: StateOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once in a process; more get 429.")] = 64,
+    body_limit: Annotated[int, typer.Option(min=1024, help="The most bytes of a request.")] = 1 << 20,
+    timeout: Annotated[float, typer.Option(min=0.05, help="The most seconds of a request.")] = 5.0,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Write a line a request.")] = False,
+) -> None:
+    """Serve a bundle over HTTP, with a page at /. The token, if any, is read from LLM4MSR_TOKEN."""
+    from llm4msr.serving.server import ServeConfig, default_state
+    from llm4msr.serving.server import serve as run_server
+
+    say(f"http://{host}:{port}/ shows {bundle}")
+    run_server(
+        ServeConfig(
+            bundle=bundle,
+            state=state or default_state(bundle),
+            host=host,
+            port=port,
+            workers=workers,
+            threads=threads,
+            body=body_limit,
+            concurrency=concurrency,
+            seconds=timeout,
+            access_log=access_log,
+        )
+    )
+
+
+@app.command()
+def events(
+    bundle: BundleArgument,
+    out: Annotated[Path, typer.Option(help="The Parquet file of events to write, for `prepare --positives`.")],
+    items: Annotated[
+        Path | None, typer.Option(help="A Parquet file of new items to write, for `prepare --items`.")
+    ] = None,
+    state: StateOption = None,
+) -> None:
+    """Write what a server was told of since its log began: events, and items that the catalogue did not have."""
+    from llm4msr.serving.bundle import read_schema
+    from llm4msr.serving.harvest import harvest
+    from llm4msr.serving.server import default_state
+
+    found, new = harvest(state or default_state(bundle), read_schema(bundle))
+    found.write_parquet(out)
+    say(f"{out}: {found.height} events")
+    if items is not None:
+        new.write_parquet(items)
+        say(f"{items}: {new.height} new items")

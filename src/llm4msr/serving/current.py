@@ -1,0 +1,155 @@
+"""The bundle that a server answers from now, and how another takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from llm4msr.errors import InputError
+from llm4msr.folders import MANIFEST
+from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.explain import Explainer
+from llm4msr.serving.live import Live, open_live
+from llm4msr.serving.log import Record
+from llm4msr.serving.requests import ScoreRequest
+from llm4msr.serving.scorer import Scorer
+
+LOG = logging.getLogger("llm4msr.serving")
+_PAUSE = 0.5
+"""Seconds between two looks at the bundle's folder and the log."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One bundle, ready to answer. A request takes one and keeps it to its end."""
+
+    bundle: Bundle
+    live: Live
+    scorer: Scorer
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Made when it is first asked for."""
+        return Explainer(self.scorer)
+
+
+class Current:
+    """Holds what is served now.
+
+    Args:
+        path: of the bundle, or a link to it; when the link or the folder changes, the new bundle takes over.
+        state: the folder of the log of events.
+        checked: the fingerprint of a bundle whose checksums need not be compared again.
+    """
+
+    def __init__(self, path: Path, state: Path, *, checked: str = "") -> None:
+        self._path, self._state = path, state
+        self._swapping = threading.Lock()
+        self._seen = self._identity()
+        self.now = self._open(checked=checked)
+        self._writer = EventWriter(self)
+
+    @property
+    def events(self) -> EventWriter:
+        """What makes events durable."""
+        return self._writer
+
+    def reload(self) -> Serving:
+        """Open what the path leads to now, and serve it. Raises `InputError`, and serves on as before, if it is broken.
+
+        The same bundle as before stays as it is.
+        """
+        with self._swapping:
+            self._seen = self._identity()
+            found = self._open(unless=self.now)
+            if found is not self.now:
+                LOG.info("serving the bundle %s", found.bundle.fingerprint)
+            self.now = found
+            return found
+
+    async def watch(self) -> None:
+        """Follow the path and the log until cancelled."""
+        while True:
+            await asyncio.sleep(_PAUSE)
+            try:
+                await asyncio.to_thread(self._look)
+            except InputError as error:
+                LOG.error("the bundle before is served on: %s", error)
+            except OSError as error:
+                LOG.error("the bundle before is served on: %s", error.strerror or "it cannot be read")
+
+    def _look(self) -> None:
+        if self._identity() != self._seen:
+            self.reload()
+        self.now.live.catch_up()
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        """Changes when another bundle lies at the path."""
+        try:
+            found = (self._path / MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns
+
+    def _open(self, unless: Serving | None = None, checked: str = "") -> Serving:
+        bundle = Bundle.open(self._path, trusted=checked)
+        if unless is not None and bundle.fingerprint == unless.bundle.fingerprint:
+            return unless
+        live = open_live(bundle, self._state)
+        serving = Serving(bundle, live, Scorer(bundle, live))
+        _warm(serving)
+        return serving
+
+
+class EventWriter:
+    """Commits events in groups: while one is being synced, all that come wait for the next together."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+        self._waiting: list[tuple[list[Record], asyncio.Future[list[bool]]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "llm4msr-events")
+
+    async def write(self, records: list[Record]) -> list[bool]:
+        """Make the records durable; says of each whether it was new. Raises `OSError` where the disk fails."""
+        future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._commit())
+        return await future
+
+    async def _commit(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            together = [record for records, _ in group for record in records]
+            try:
+                loop = asyncio.get_running_loop()
+                new = await loop.run_in_executor(self._thread, self._current.now.live.write, together)
+            except Exception as error:  # noqa: BLE001 - each waiting request is told
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            start = 0
+            for records, future in group:
+                if not future.done():
+                    future.set_result(new[start : start + len(records)])
+                start += len(records)
+
+
+def _warm(serving: Serving) -> None:
+    """Score something, so that the first request finds everything in place."""
+    bundle = serving.bundle
+    users, items = (bundle.lookup.starting_with(side, "", 8) for side in ("user", "item"))
+    with torch.inference_mode():
+        for declared in bundle.schema.scenarios:
+            serving.scorer.score(
+                [ScoreRequest(user=(users or ["-"])[0], scenario=declared.value, items=items or ["-"])]
+            )

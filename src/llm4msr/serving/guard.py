@@ -1,0 +1,154 @@
+"""What stands before every request: token, limits on size, number and time, headers, and the count of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm4msr.serving.metrics import Metrics
+
+_OPEN = ("/healthz", "/readyz")
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most bytes of a body, requests at once, and seconds of a request."""
+
+    body: int = 1 << 20
+    concurrency: int = 64
+    seconds: float = 5.0
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class Guard:
+    """ASGI middleware. Past `limits.concurrency` requests at once it answers 429 at once, so that none wait in line.
+
+    Args:
+        app: what is guarded.
+        metrics: where answers are counted.
+        token: the bearer token that everything but health and the page's files asks for, or none.
+        limits: see there.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, limits: Limits) -> None:
+        self.inner = app
+        self._metrics, self._limits = metrics, limits
+        self._token = None if token is None else token.encode()
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse to."""
+        if scope["type"] == "lifespan":
+            await self.inner(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        began = time.perf_counter()
+        answer = _Answer(send)
+        path = scope["path"]
+        headers = dict(scope["headers"])
+        if path in _OPEN or path == "/" or path.startswith("/page/"):
+            await self.inner(scope, receive, answer)
+        elif not self._allowed(headers):
+            await answer.refuse(401, "unauthorized", "a bearer token is needed", {"www-authenticate": "Bearer"})
+        elif self._running >= self._limits.concurrency:
+            await answer.refuse(429, "too_many_requests", "too many requests at once; try again", {"retry-after": "1"})
+        elif _length(headers) > self._limits.body:
+            await self._refuse_size(answer)
+        else:
+            self._running += 1
+            try:
+                await asyncio.sleep(0)  # all requests that came together are counted before any is worked on
+                await self._within_limits(scope, receive, answer)
+            finally:
+                self._running -= 1
+        route = getattr(scope.get("route"), "path", None) or "none"
+        self._metrics.answered(route, answer.status, time.perf_counter() - began)
+
+    def _allowed(self, headers: Mapping[bytes, bytes]) -> bool:
+        if self._token is None:
+            return True
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return hmac.compare_digest(given.strip(), self._token) and kind.lower() == b"bearer"
+
+    async def _within_limits(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limits.body:
+                raise _TooLargeError
+            return message
+
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self.inner(scope, counted, answer)
+        except TimeoutError:
+            await answer.refuse(503, "timeout", f"the request took longer than {self._limits.seconds:g} s")
+        except _TooLargeError:
+            await self._refuse_size(answer)
+
+    async def _refuse_size(self, answer: _Answer) -> None:
+        await answer.refuse(413, "too_large", f"the body is larger than {self._limits.body} bytes")
+
+
+class _Answer:
+    """Sends an answer with our headers, and remembers its status."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+        await self._send(message)
+
+    async def refuse(self, status: int, code: str, text: str, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if self.status:
+            return
+        body = error_body(code, text)
+        more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        start: dict[str, Any] = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *more],
+        }
+        await self(start)
+        await self({"type": "http.response.body", "body": body})
+
+
+def error_body(code: str, message: str) -> bytes:
+    """The body of every answer that is not a success."""
+    return orjson.dumps({"error": {"code": code, "message": message}})
+
+
+def _length(headers: Mapping[bytes, bytes]) -> int:
+    given = headers.get(b"content-length", b"0")
+    return int(given) if given.isdigit() else 0

@@ -1,0 +1,74 @@
+"""What a server counts, for Prometheus. Several processes count together where `serve` starts them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which processes share what they count; `prometheus_client` reads it."""
+_SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+_EDGES = np.linspace(0.0, 1.0, 11)
+
+
+class Metrics:
+    """The counters of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter("llm4msr_requests", "Answered requests", ["route", "status"], registry=self.registry)
+        self._seconds = Histogram(
+            "llm4msr_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self._unknown = Counter(
+            "llm4msr_unknown_ids", "Ids that the bundle does not have", ["scenario", "kind"], registry=self.registry
+        )
+        self._users = Counter(
+            "llm4msr_scored_users",
+            "Scored users, by whether anything is known of them",
+            ["scenario", "knowledge"],
+            registry=self.registry,
+        )
+        self._scores = Counter(
+            "llm4msr_scores",
+            "Scored items by probability, up to `up_to`",
+            ["scenario", "up_to"],
+            registry=self.registry,
+        )
+        self._events = Counter("llm4msr_events", "Events", ["outcome"], registry=self.registry)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def scored(
+        self, scenario: str, scores: NDArray[np.float32], unknown_items: int, *, user_known: bool, knowledge: bool
+    ) -> None:
+        """Count what was scored."""
+        if unknown_items:
+            self._unknown.labels(scenario, "item").inc(unknown_items)
+        if not user_known:
+            self._unknown.labels(scenario, "user").inc()
+        self._users.labels(scenario, "known" if knowledge else "none").inc()
+        counts = np.histogram(scores, _EDGES)[0]
+        for place in np.flatnonzero(counts):
+            self._scores.labels(scenario, f"{_EDGES[place + 1]:.1f}").inc(int(counts[place]))
+
+    def happened(self, accepted: int, duplicates: int) -> None:
+        """Count events."""
+        self._events.labels("accepted").inc(accepted)
+        self._events.labels("duplicate").inc(duplicates)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format, over all processes that count together."""
+        if os.environ.get(FOLDER):
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+            return bytes(generate_latest(registry))
+        return bytes(generate_latest(self.registry))

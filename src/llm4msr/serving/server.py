@@ -1,0 +1,90 @@
+"""Starting a server: uvicorn with one or several processes that share the bundle's memory, the log and its states."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import uvicorn
+from pydantic import BaseModel
+
+from llm4msr.errors import InputError
+from llm4msr.serving import metrics
+from llm4msr.serving.app import make_app
+from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.current import Current
+from llm4msr.serving.guard import Guard, Limits
+
+TOKEN = "LLM4MSR_TOKEN"
+_SETTINGS = "LLM4MSR_SERVE"
+_CONNECTIONS = 2048
+
+
+class ServeConfig(BaseModel):
+    """How a bundle is served. `threads` are those of one request's computation; `state` is the log's folder."""
+
+    bundle: Path
+    state: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    threads: int = 1
+    body: int = Limits.body
+    concurrency: int = Limits.concurrency
+    seconds: float = Limits.seconds
+    access_log: bool = False
+    checked: str = ""
+    """The fingerprint of the bundle whose checksums were compared already."""
+
+
+def default_state(bundle: Path) -> Path:
+    """Where the log of events lies unless said otherwise: beside the bundle, under the name it is served by."""
+    return bundle.with_name(f"{bundle.name}.state")
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until stopped. Raises `InputError` for a broken bundle, or an open address without a token."""
+    if not _is_loopback(config.host) and not os.environ.get(TOKEN):
+        raise InputError(
+            f"--host {config.host}: is reached from outside this machine; set a token in the environment variable "
+            f"{TOKEN}, or bind to 127.0.0.1"
+        )
+    config = config.model_copy(update={"checked": Bundle.open(config.bundle).fingerprint})
+    with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
+        os.environ[_SETTINGS] = config.model_dump_json()
+        if config.workers > 1:
+            os.environ[metrics.FOLDER] = counted
+        uvicorn.run(
+            "llm4msr.serving.server:create",
+            factory=True,
+            host=config.host,
+            port=config.port,
+            workers=config.workers,
+            access_log=config.access_log,
+            log_level="info",
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+        )
+
+
+def create() -> Guard:
+    """The application of one process, by the settings in its environment."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    config = ServeConfig.model_validate_json(os.environ[_SETTINGS])
+    torch.set_num_threads(config.threads)
+    limits = Limits(config.body, config.concurrency, config.seconds)
+    current = Current(config.bundle, config.state, checked=config.checked)
+    return make_app(current, token=os.environ.get(TOKEN) or None, limits=limits)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
