@@ -101,6 +101,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limits.body:
+                await self._refuse_size(answer)
                 raise _TooLargeError
             return message
 
@@ -110,7 +111,7 @@ class Guard:
         except TimeoutError:
             await answer.refuse(503, "timeout", f"the request took longer than {self._limits.seconds:g} s")
         except _TooLargeError:
-            await self._refuse_size(answer)
+            pass
 
     async def _refuse_size(self, answer: _Answer) -> None:
         await answer.refuse(413, "too_large", f"the body is larger than {self._limits.body} bytes")
@@ -121,9 +122,12 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._refused = False
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
+        if self._refused:  # what the application still says is too late
+            return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
@@ -142,6 +146,7 @@ class _Answer:
         }
         await self(start)
         await self({"type": "http.response.body", "body": body})
+        self._refused = True
 
 
 def error_body(code: str, message: str) -> bytes:

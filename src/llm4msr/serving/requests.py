@@ -24,7 +24,21 @@ class RequestError(Exception):
 
 
 def _whole_number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return str(value) if type(value) is int else value
+
+
+def _whole_numbers_as_texts(values: Any) -> Any:
+    return [str(v) if type(v) is int else v for v in values] if isinstance(values, list) else values
+
+
+def _unicode(value: str) -> str:
+    value.encode()  # a lone surrogate is no text; what this raises is a ValueError
+    return value
+
+
+def _all_unicode(values: list[str]) -> list[str]:
+    _unicode("".join(values))
+    return values
 
 
 def _inside(value: datetime) -> datetime:
@@ -34,14 +48,21 @@ def _inside(value: datetime) -> datetime:
     return moment
 
 
-Text = Annotated[str, StringConstraints(max_length=_LONGEST)]
+Text = Annotated[str, StringConstraints(max_length=_LONGEST), AfterValidator(_unicode)]
 Id = Annotated[
     str,
     BeforeValidator(_whole_number_as_text),
     StringConstraints(min_length=1, max_length=_LONGEST),
+    AfterValidator(_unicode),
     Field(description="The id as the data has it; whole numbers may be given as such.", examples=["1004"]),
 ]
 Scalar = Text | int | float | bool | None
+Ids = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST)]],
+    BeforeValidator(_whole_numbers_as_texts),
+    AfterValidator(_all_unicode),
+    Field(min_length=1, max_length=MOST_ITEMS, description="Items' ids as the data has them; whole numbers as such."),
+]
 Features = Annotated[
     dict[Text, Scalar | Annotated[list[Scalar], Field(max_length=256)]],
     Field(max_length=200, description="Raw values by the field's name, as the logs have them."),
@@ -58,7 +79,7 @@ class ScoreRequest(_Message):
 
     user: Id
     scenario: Text = Field(description="The scenario's value, or its name.")
-    items: list[Id] = Field(min_length=1, max_length=MOST_ITEMS)
+    items: Ids
     features: Features = Field(
         default_factory=dict, description="Context, and values that take the place of the stored ones, for all rows."
     )
@@ -73,7 +94,7 @@ class ScoreRequest(_Message):
 class RankRequest(ScoreRequest):
     """As for scores; without `items`, the scenario's most shown ones are ranked."""
 
-    items: list[Id] | None = Field(default=None, min_length=1, max_length=MOST_ITEMS)  # type: ignore[assignment]
+    items: Ids | None = None  # type: ignore[assignment]
     top: int = Field(default=10, ge=1, le=MOST_ITEMS)
 
 

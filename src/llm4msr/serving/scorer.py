@@ -38,11 +38,7 @@ class Rows:
     fields: Columns
     state: NDArray[np.float32] | None
     user_known: bool
-
-    @property
-    def knowledge_known(self) -> bool:
-        """Whether any source knows something of the user."""
-        return self.state is not None and bool(self.state.any())
+    knowledge_known: bool
 
 
 class Scorer:
@@ -56,6 +52,8 @@ class Scorer:
     def __init__(self, bundle: Bundle, live: Live) -> None:
         self.bundle = bundle
         self.live = live
+        widths = bundle.sources.widths(bundle.rule, len(bundle.schema.scenarios)).users
+        self._flags = np.cumsum(widths).astype(np.intp) - 1  # each source's last number says that it knows nothing
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
         """The probabilities of each request's items. Raises `RequestError` where one cannot be answered."""
@@ -89,7 +87,9 @@ class Scorer:
             for place, features in enumerate(request.item_features):
                 if features:
                     bundle.fields.give(fields, features, place)
-        return Rows(scenario, codes, fields, self.state(request, user, scenario), user >= 0)
+        state = self.state(request, user, scenario)
+        known = state is not None and bool((state[0, self._flags] == 0).any())
+        return Rows(scenario, codes, fields, state, user >= 0, known)
 
     def scenario(self, name: str) -> int:
         """A scenario's index. Raises `RequestError` that lists the known ones."""
