@@ -1,0 +1,178 @@
+"""Events: durable, counted once, part of the next score, and the offline pipeline's states."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.harvest import harvest
+from llm4msr.serving.live import Live
+from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord
+from tests.serving.conftest import serving
+
+ASK: dict[str, Any] = {"user": "u1", "scenario": "search", "items": ["i1", "i2", "i3"], "features": {"hour": 12}}
+EVENT: dict[str, Any] = {"user": "u1", "item": "i5", "scenario": "feed", "time": "1970-01-25T00:00:00Z"}
+
+
+def _record(user: str = "u1", item: str = "i5", scenario: str = "feed", time: int = 2_100_000_000_000) -> EventRecord:
+    return EventRecord(user, item, scenario, time, "clicked")
+
+
+def test_an_event_moves_the_next_score_and_counts_once(bundle_path: Path, tmp_path: Path) -> None:
+    with serving(bundle_path, tmp_path) as running:
+        before = running.client.post("/v1/score", json=ASK).json()["scores"]
+        first = running.client.post("/v1/events", json={"events": [EVENT, EVENT]}).json()
+        after = running.client.post("/v1/score", json=ASK).json()["scores"]
+        again = running.client.post("/v1/events", json={"events": [EVENT]}).json()
+        assert (first["accepted"], first["duplicates"]) == (1, 1)
+        assert (again["accepted"], again["duplicates"]) == (0, 1)
+        assert before != after
+        assert running.client.post("/v1/score", json=ASK).json()["scores"] == after
+        history = running.client.get("/v1/users/u1/history").json()["scenarios"][1]
+        assert history["latest"][0]["since_export"]
+        assert history["latest"][0]["item"] == "i5"
+        running.kill()
+    with serving(bundle_path, tmp_path) as running:
+        assert running.client.post("/v1/score", json=ASK).json()["scores"] == after
+        again = running.client.post("/v1/events", json={"events": [EVENT]}).json()
+        assert (again["accepted"], again["duplicates"]) == (0, 1)
+
+
+def test_a_stranger_becomes_known_by_her_events(bundle_path: Path, tmp_path: Path) -> None:
+    stranger = {**ASK, "user": "a stranger"}
+    with serving(bundle_path, tmp_path) as running:
+        assert not running.client.post("/v1/score", json=stranger).json()["knowledge_known"]
+        running.client.post("/v1/events", json={"events": [{**EVENT, "user": "a stranger"}]})
+        assert running.client.post("/v1/score", json=stranger).json()["knowledge_known"]
+        assert running.client.get("/v1/users/a stranger/history").json()["scenarios"][1]["count"] == 1
+
+
+def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
+    bundle_path: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    ask = {**ASK, "items": ["brand new"]}
+    with serving(bundle_path, tmp_path) as running:
+        blank = running.client.post("/v1/score", json=ask).json()["scores"]
+        columns = {"colour": "red", "price": 3.5, "tags": "new|sale", "title": "red thing"}
+        answer = running.client.post("/v1/items", json={"items": [{"item": "brand new", "columns": columns}]}).json()
+        assert answer["queued_items"] == ["brand new"]
+        known = running.client.post("/v1/score", json=ask).json()
+        assert known["scores"] != blank
+        assert known["unknown_items"] == ["brand new"]
+        event = {**EVENT, "item": "brand new"}
+        assert running.client.post("/v1/events", json={"events": [event]}).json()["queued_items"] == ["brand new"]
+        bad = {"items": [{"item": "another", "columns": {"price": "dear"}}]}
+        assert running.client.post("/v1/items", json=bad).status_code == 422
+    events, items = harvest(tmp_path / "state", bundle.schema)
+    assert events["item"].to_list() == ["brand new"]
+    assert items.row(0, named=True) == {"item": "brand new", **columns}
+
+
+def test_the_log_becomes_tables_for_prepare(bundle: Bundle, tmp_path: Path, bundle_path: Path) -> None:
+    live = Live(bundle, tmp_path / "state")
+    live.write([_record(), _record(item="i6"), _record()])
+    live.close()
+    out = tmp_path / "events.parquet"
+    command = [sys.executable, "-m", "llm4msr", "events", str(bundle_path), "--out", str(out)]
+    subprocess.run([*command, "--state", str(tmp_path / "state")], check=True, timeout=60, capture_output=True)
+    found = pl.read_parquet(out)
+    assert found.columns == ["user", "item", "place", "time", "behaviour"]
+    assert found["time"].dt.epoch("us").to_list() == [2_100_000_000_000] * 2
+    with pytest.raises(InputError, match="no such log"):
+        harvest(tmp_path / "nowhere", bundle.schema)
+
+
+def test_what_the_bundle_knows_already_is_not_counted_again(bundle: Bundle, tmp_path: Path, shop: PreparedData) -> None:
+    user, item, scenario, time, _ = shop.positives.row(7)
+    known = EventRecord(
+        shop.users["user"][user], shop.items["item"][item], shop.schema.scenarios[scenario].value, time, "clicked"
+    )
+    live = Live(bundle, tmp_path)
+    assert live.write([known, _record()]) == [False, True]
+    live.close()
+
+
+def test_a_cut_line_is_dropped_and_the_rest_is_read(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    live.write([_record(item="i1"), _record(item="i2")])
+    state = live.sums("u1", bundle.lookup.number("user", "u1"))
+    live.close()
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'0badc0de {"type":"event","us')
+    for folder in tmp_path.glob("live-*"):
+        for file_ in folder.iterdir():
+            file_.unlink()
+        folder.rmdir()
+    live = Live(bundle, tmp_path)
+    again = live.sums("u1", bundle.lookup.number("user", "u1"))
+    assert np.array_equal(again.total, state.total)
+    assert live.write([_record(item="i3"), _record(item="i2")]) == [True, False]
+    assert [record for record, _ in EventLog(tmp_path).read(0)] == [_record(item=f"i{n}") for n in (1, 2, 3)]
+    live.close()
+
+
+def test_a_damaged_line_amid_others_is_named(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    end = log.append([_record(item="i1"), _record(item="i2"), _record(item="i3")], 0)
+    raw = bytearray(log.path.read_bytes())
+    raw[end // 2] ^= 1
+    log.path.write_bytes(raw)
+    with pytest.raises(InputError, match="damaged"):
+        list(log.read(0))
+
+
+def test_what_was_not_synced_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    live = Live(bundle, tmp_path)
+    live.write([_record(item="i1")])
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(file: int) -> None:
+        assert file > 0
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(OSError, match="No space"):
+        live.write([_record(item="i2")])
+    assert (tmp_path / FILE).read_bytes() == before
+    monkeypatch.undo()
+    assert live.write([_record(item="i2")]) == [True]
+    live.close()
+
+
+def test_two_processes_of_different_bundles_share_one_log(
+    bundle: Bundle, other_bundle_path: Path, tmp_path: Path
+) -> None:
+    other = Bundle.open(other_bundle_path)
+    first, second = Live(bundle, tmp_path), Live(other, tmp_path)
+    for n in range(20):
+        (first if n % 2 else second).write([_record(item=f"i{n}")])
+    assert second.write([_record(item="i1")]) == [False]
+    first.catch_up()
+    second.catch_up()
+    assert len(first.history("u1")) == len(second.history("u1")) == 20
+    code = bundle.lookup.number("user", "u1")
+    assert np.allclose(first.sums("u1", code).total, second.sums("u1", code).total, atol=1e-12)
+    first.close()
+    second.close()
+
+
+def test_an_item_record_is_replaced_by_one_that_says_more(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    assert live.write([ItemRecord("n", {}), ItemRecord("n", {"colour": "red"}), ItemRecord("n", {})]) == [
+        True,
+        True,
+        False,
+    ]
+    assert live.write([ItemRecord("i1", {"colour": "red"})]) == [False]
+    assert live.new_items(["n", "m"]) == {"n": {"colour": "red"}}
+    live.close()
