@@ -65,6 +65,7 @@ def demo(
     text = "\n".join(markdown(grid) for grid in tables)
     (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
     console.print(notes, style="dim")
+    console.print(f"See it in a browser: llm4msr serve {result.bundle}, then open http://127.0.0.1:8000/")
     console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
 
 

@@ -19,6 +19,7 @@ from llm4msr.knowledge.sources import KnowledgeConfig
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row
+from llm4msr.serving.export import export_bundle
 from llm4msr.training.fit import TrainConfig, TrainProgress
 from llm4msr.training.run import RunConfig, RunResult, train_run
 
@@ -45,6 +46,8 @@ VARIANTS = (
     Variant("llm4msr, composed", "composed", PartChoice(name="llm4msr")),
     Variant("llm4msr, random control", "random", PartChoice(name="llm4msr"), control="random"),
 )
+_SERVED = "composed"
+"""The variant, by its folder, that the demo makes a bundle of."""
 LEGEND = (
     "prompted: the paper's user and scenario prompts, each user snapshot made only of what was before it. "
     "composed: item vectors composed into users event by event, with the candidate's vector, match features and gated "
@@ -80,12 +83,13 @@ class Listener:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The table's rows, the scenarios' names, one explained user, and where everything lies."""
+    """The table's rows, the scenarios' names, one explained user, where everything lies, and the bundle to serve."""
 
     rows: Sequence[Row]
     scenarios: Sequence[str]
     explanation: Explanation
     folder: Path
+    bundle: Path
 
 
 def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine], listener: Listener) -> DemoResult:
@@ -110,7 +114,9 @@ def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine],
         rows.append(Row(variant.name, [r.scores for r in results]))
     listener.say("explaining one user")
     explanation = explain_user(data, knowledge, _typical_user(data, knowledge), engine)
-    return DemoResult(rows, [s.title for s in data.schema.scenarios], explanation, folder)
+    listener.say("exporting the composed model of the first seed")
+    bundle = export_bundle(folder / "runs" / f"{_SERVED}-0", folder / "bundle", overwrite=True)
+    return DemoResult(rows, [s.title for s in data.schema.scenarios], explanation, folder, bundle)
 
 
 def _prepared(folder: Path, settings: DemoSettings, listener: Listener) -> PreparedData:

@@ -118,8 +118,7 @@ class Bundle:
         sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
         model = _model(path, manifest, sources.widths(rule, len(schema.scenarios)), len(schema.scenarios))
         arrays = {
-            file.relative_to(path).with_suffix("").as_posix(): np.load(file, mmap_mode="r", allow_pickle=False)
-            for file in sorted(path.glob("*/*.npy"))
+            file.relative_to(path).with_suffix("").as_posix(): _mapped(file) for file in sorted(path.glob("*/*.npy"))
         }
         lookup = open_lookup(path / LOOKUP)
         users, items = (_columns(arrays, side) for side in ("users", "items"))
@@ -203,6 +202,14 @@ def _model(path: Path, manifest: dict[str, Any], widths: KnowledgeWidths, scenar
     except RuntimeError as error:
         raise InputError(f"{weights}: the weights do not fit the model: {error}") from error
     return model.requires_grad_(False)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """A memory-mapped array, as a plain one, which is faster to index."""
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a .npy array: {error}") from error
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

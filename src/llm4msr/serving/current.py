@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,8 @@ class Current:
         live = open_live(bundle, self._state)
         serving = Serving(bundle, live, Scorer(bundle, live))
         _warm(serving)
+        gc.collect()
+        gc.freeze()  # what lives as long as the bundle is not looked through again while requests wait
         return serving
 
 

@@ -13,7 +13,8 @@ __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which processes share what they count; `prometheus_client` reads it."""
 _SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
-_EDGES = np.linspace(0.0, 1.0, 11)
+_PARTS = 10
+_UP_TO = tuple(f"{(part + 1) / _PARTS:.1f}" for part in range(_PARTS))
 
 
 class Metrics:
@@ -56,9 +57,10 @@ class Metrics:
         if not user_known:
             self._unknown.labels(scenario, "user").inc()
         self._users.labels(scenario, "known" if knowledge else "none").inc()
-        counts = np.histogram(scores, _EDGES)[0]
-        for place in np.flatnonzero(counts):
-            self._scores.labels(scenario, f"{_EDGES[place + 1]:.1f}").inc(int(counts[place]))
+        counts = np.bincount((scores * _PARTS).astype(np.intp).clip(0, _PARTS - 1), minlength=_PARTS).tolist()
+        for up_to, count in zip(_UP_TO, counts, strict=True):
+            if count:
+                self._scores.labels(scenario, up_to).inc(count)
 
     def happened(self, accepted: int, duplicates: int) -> None:
         """Count events."""

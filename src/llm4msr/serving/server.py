@@ -18,6 +18,7 @@ from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.guard import Guard, Limits
+from llm4msr.training.allocation import keep_freed_memory
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
@@ -78,6 +79,7 @@ def create() -> Guard:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = ServeConfig.model_validate_json(os.environ[_SETTINGS])
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     limits = Limits(config.body, config.concurrency, config.seconds)
     current = Current(config.bundle, config.state, checked=config.checked)
     return make_app(current, token=os.environ.get(TOKEN) or None, limits=limits)

@@ -125,6 +125,10 @@ class StarLayer(nn.Module):
         weights, biases = self.weight * self.scenario_weight, self.bias + self.scenario_bias
         return list(zip(weights.unbind(), biases.unbind(), strict=True))
 
+    def of_scenario(self, d: int) -> tuple[Tensor, Tensor]:
+        """The same of one scenario."""
+        return self.weight * self.scenario_weight[d], self.bias + self.scenario_bias[d]
+
 
 @BACKBONES.register("star", STARConfig)
 class STAR(Backbone):
@@ -145,11 +149,12 @@ class STAR(Backbone):
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
         normal = x if self.norm is None else self.norm(x, offsets)
-        layers = [cast(StarLayer, layer).of_scenarios() for layer in self.layers]
+        layers = [cast(StarLayer, layer) for layer in self.layers]
+        of_all = [layer.of_scenarios() for layer in layers] if self.training else None
 
         def scenario(d: int, h: Tensor) -> Tensor:
             for place, layer in enumerate(layers):
-                h = functional.linear(h, *layer[d])
+                h = functional.linear(h, *(layer.of_scenario(d) if of_all is None else of_all[place][d]))
                 if place < len(self.layers) - 1:
                     h = functional.relu(h)
             return h
