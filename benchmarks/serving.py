@@ -88,27 +88,35 @@ def main() -> None:
         share(options.bundle, scores, folder)
 
 
-def write_bodies(path: Path, folder: Path, count: int = 4000) -> tuple[Path, Path]:
-    """Bodies of requests by known users for known items, and of events, all different; a line each."""
+def write_bodies(path: Path, folder: Path, count: int = 6000, *, skewed: bool = False) -> tuple[Path, Path]:
+    """Bodies of requests by known users for known items, and of events, all different; a line each.
+
+    Where they are `skewed`, users and items are drawn by a power law, as they come in life.
+    """
     bundle, draw = Bundle.open(path), random.Random(0)
-    users, items = (bundle.lookup.starting_with(side, "", 200_000) for side in ("user", "item"))
+    users, items = (bundle.lookup.starting_with(side, "", 10_000_000) for side in ("user", "item"))
+    power = 4.0 if skewed else 1.0
+
+    def one_of(ids: list[str]) -> str:
+        return ids[int(len(ids) * draw.random() ** power)]
+
     scenarios = [s.value for s in bundle.schema.scenarios]
     scores, events = folder / "scores.txt", folder / "events.txt"
     with scores.open("w") as out:
         for _ in range(count):
             chosen = {
-                "user": draw.choice(users),
+                "user": one_of(users),
                 "scenario": draw.choice(scenarios),
-                "items": draw.sample(items, min(CANDIDATES, len(items))),
+                "items": list({one_of(items) for _ in range(2 * CANDIDATES)})[:CANDIDATES],
             }
             out.write(json.dumps(chosen) + "\n")
     start = time.time() - 1e7
     with events.open("w") as out:
-        for n in range(60_000):
+        for n in range(20_000):
             batch = [
                 {
-                    "user": draw.choice(users),
-                    "item": draw.choice(items),
+                    "user": one_of(users),
+                    "item": one_of(items),
                     "scenario": draw.choice(scenarios),
                     "time": start + n + part / EVENTS,
                 }
