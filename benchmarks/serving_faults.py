@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def ask(path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[in
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
-    except OSError:
+    except (OSError, HTTPException):
         return 0, None
 
 
