@@ -37,6 +37,8 @@ PORT = 8977
 CONNECTIONS = 10
 CANDIDATES = 100
 EVENTS = 20
+_SCATTER = 7_368_787
+"""A prime, which sends ranks to ids far apart."""
 _SCRIPT = """
 local bodies = {}
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
@@ -91,14 +93,16 @@ def main() -> None:
 def write_bodies(path: Path, folder: Path, count: int = 6000, *, skewed: bool = False) -> tuple[Path, Path]:
     """Bodies of requests by known users for known items, and of events, all different; a line each.
 
-    Where they are `skewed`, users and items are drawn by a power law, as they come in life.
+    Where they are `skewed`, users and items are drawn by Zipf's law, those of each rank anywhere among the ids.
     """
     bundle, draw = Bundle.open(path), random.Random(0)
     users, items = (bundle.lookup.starting_with(side, "", 10_000_000) for side in ("user", "item"))
-    power = 4.0 if skewed else 1.0
 
     def one_of(ids: list[str]) -> str:
-        return ids[int(len(ids) * draw.random() ** power)]
+        if not skewed:
+            return draw.choice(ids)
+        rank = int(len(ids) ** draw.random()) - 1
+        return ids[rank * _SCATTER % len(ids)]
 
     scenarios = [s.value for s in bundle.schema.scenarios]
     scores, events = folder / "scores.txt", folder / "events.txt"

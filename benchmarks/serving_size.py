@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving_size BUNDLE OUT [--users 1000000] [--items 5000000] [--seconds 60]
 
-writes OUT (several GB) and serves it: steady scoring of 100 candidates, drawn so that some are asked for far more often
-than others (a power law), and 2,000 events a second. Names, vectors and states are drawn from the bundle's own.
+writes OUT (several GB) and serves it: steady scoring of 100 candidates, drawn by Zipf's law, and 2,000 events a second.
+Names, vectors and states are drawn from the bundle's own.
 """
 
 from __future__ import annotations

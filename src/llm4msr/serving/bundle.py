@@ -27,8 +27,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llm4msr.errors import InputError
@@ -39,6 +37,7 @@ from llm4msr.schema import Schema
 from llm4msr.serving.fields import KINDS, Columns, FieldReader
 from llm4msr.serving.lookup import FILE as LOOKUP
 from llm4msr.serving.lookup import Lookup, open_lookup
+from llm4msr.serving.mapped import mapped_array, mapped_tensors
 from llm4msr.serving.states import Events, StateRule, Sums
 
 KIND = "llm4msr bundle"
@@ -118,7 +117,8 @@ class Bundle:
         sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
         model = _model(path, manifest, sources.widths(rule, len(schema.scenarios)), len(schema.scenarios))
         arrays = {
-            file.relative_to(path).with_suffix("").as_posix(): _mapped(file) for file in sorted(path.glob("*/*.npy"))
+            file.relative_to(path).with_suffix("").as_posix(): mapped_array(file)
+            for file in sorted(path.glob("*/*.npy"))
         }
         lookup = open_lookup(path / LOOKUP)
         users, items = (_columns(arrays, side) for side in ("users", "items"))
@@ -135,7 +135,7 @@ class Bundle:
             fields=FieldReader(schema, manifest["fields"], lookup, users, items),
             scenarios=tuple(ScenarioCard(**card) for card in cards),
             arrays=arrays,
-            means=_tensors(path / "means.safetensors"),
+            means=mapped_tensors(path / "means.safetensors"),
         )
 
     @property
@@ -198,25 +198,10 @@ def _model(path: Path, manifest: dict[str, Any], widths: KnowledgeWidths, scenar
     model.freeze()
     weights = path / "model.safetensors"
     try:
-        model.load_state_dict(_tensors(weights), assign=True)
+        model.load_state_dict(mapped_tensors(weights), assign=True)
     except RuntimeError as error:
         raise InputError(f"{weights}: the weights do not fit the model: {error}") from error
     return model.requires_grad_(False)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    """A memory-mapped array, as a plain one, which is faster to index."""
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a .npy array: {error}") from error
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def _columns(arrays: dict[str, NDArray[Any]], side: str) -> Columns:
