@@ -12,12 +12,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
+from llm4msr.schema import Schema
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.harvest import harvest
 from llm4msr.serving.live import Live
 from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord
+from tests.conftest import shop_frames
 from tests.serving.conftest import serving
 
 ASK: dict[str, Any] = {"user": "u1", "scenario": "search", "items": ["i1", "i2", "i3"], "features": {"hour": 12}}
@@ -90,6 +94,27 @@ def test_the_log_becomes_tables_for_prepare(bundle: Bundle, tmp_path: Path, bund
     assert found["time"].dt.epoch("us").to_list() == [2_100_000_000_000] * 2
     with pytest.raises(InputError, match="no such log"):
         harvest(tmp_path / "nowhere", bundle.schema)
+
+
+def test_harvested_events_and_items_are_prepared_with_the_logs(
+    bundle: Bundle, tmp_path: Path, shop_schema: Schema
+) -> None:
+    live = Live(bundle, tmp_path / "state")
+    columns = {"colour": "red", "price": 3.5, "tags": "new", "title": "red thing"}
+    live.write([_record(user="a stranger"), ItemRecord("brand new", columns), _record(item="brand new")])
+    live.close()
+    events, items = harvest(tmp_path / "state", bundle.schema)
+    frames = shop_frames()
+    history = frames["interactions"].filter(pl.col("click") == 1).select("user", "item", "place", "time")
+    history = history.with_columns(pl.from_epoch("time", time_unit="s").cast(pl.Datetime("us")))
+    positives = pl.concat([history.with_columns(behaviour=pl.lit("clicked")), events])
+    catalogue = pl.concat([frames["items"], items.select(frames["items"].columns)])
+    tables = from_frames(shop_schema, frames["interactions"], items=catalogue, positives=positives)
+    data = prepare(tables, tmp_path / "data")
+    assert data.positives.height == history.height + 2
+    assert "a stranger" in data.users["user"]
+    assert data.items.filter(pl.col("item") == "brand new")["title"].to_list() == ["red thing"]
+    assert data.positives["time"].max() == 2_100_000_000_000
 
 
 def test_what_the_bundle_knows_already_is_not_counted_again(bundle: Bundle, tmp_path: Path, shop: PreparedData) -> None:
