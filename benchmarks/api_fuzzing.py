@@ -27,7 +27,6 @@ def _known() -> dict[str, Any]:
     return {"scenario": scenario, "user": user}
 
 
-@schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
     """Put known ids into every second body that has room for them."""
     del context
@@ -37,3 +36,6 @@ def map_body(context: Any, body: Any) -> Any:
         if isinstance(part, dict) and len(json.dumps(part, default=str)) % 2:
             part.update({name: value for name, value in _known().items() if name in part})
     return body
+
+
+schemathesis.hook(map_body)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.current import Current
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.lookup import LookupWriter, key_of, open_lookup
 from llm4msr.serving.server import ServeConfig, serve
@@ -176,3 +179,19 @@ def test_long_and_odd_ids_are_looked_up(tmp_path: Path) -> None:
     assert open_lookup(tmp_path / "lookup.mdb") is lookup
     with pytest.raises(InputError, match="nowhere"):
         open_lookup(tmp_path / "nowhere.mdb")
+
+
+def test_a_bundle_that_nobody_answers_from_is_let_go(
+    bundle_path: Path, other_bundle_path: Path, tmp_path: Path
+) -> None:
+    for name, path in (("first", bundle_path), ("second", other_bundle_path)):
+        shutil.copytree(path, tmp_path / name)
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "first")
+    current = Current(link, tmp_path / "state")
+    old = [weakref.ref(part) for part in (current.now.bundle, current.now.bundle.lookup, current.now.live)]
+    link.unlink()
+    link.symlink_to(tmp_path / "second")
+    current.reload()
+    gc.collect()
+    assert [part() for part in old] == [None, None, None]

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from typing import Annotated, Any
 
-import orjson
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Query
 from fastapi.responses import Response
-from starlette.exceptions import HTTPException
 
 from llm4msr import __version__
-from llm4msr.errors import InputError, nearest
+from llm4msr.errors import nearest
 from llm4msr.serving.current import LOG, Current, Serving
 from llm4msr.serving.explain import ExplainAnswer
-from llm4msr.serving.guard import Guard, Limits, error_body
+from llm4msr.serving.guard import Guard, Limits
 from llm4msr.serving.log import EventRecord, ItemRecord, Record
-from llm4msr.serving.metrics import CONTENT_TYPE_LATEST, Metrics
+from llm4msr.serving.metrics import Metrics
+from llm4msr.serving.operation import add_operation, add_page, as_json, handle_errors
 from llm4msr.serving.people import UserHistory, UserKnowledge, history_of, knowledge_of
 from llm4msr.serving.requests import (
     MOST_ITEMS,
@@ -61,12 +57,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (503, "Timed out, or the log cannot be written"),
     )
 }
-_PAGE = files("llm4msr.serving") / "page"
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
 _AHEAD = timedelta(days=1)
 
 
@@ -98,12 +88,12 @@ def make_app(current: Current, *, token: str | None = None, limits: Limits | Non
         redirect_slashes=False,
         license_info={"name": "Apache-2.0"},
     )
-    _handle_errors(app)
+    handle_errors(app)
     _add_scores(app, current, metrics)
     _add_people(app, current)
     _add_events(app, current, metrics)
-    _add_operation(app, current, metrics, admin=token is not None)
-    _add_page(app)
+    add_operation(app, current, metrics, admin=token is not None)
+    add_page(app)
     return Guard(app, metrics, token, limits or Limits())
 
 
@@ -116,7 +106,7 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         serving = current.now
         (scored,) = serving.scorer.score([body])
         _count(metrics, serving, [body], [scored])
-        return _json(_score_answer(serving, scored))
+        return as_json(_score_answer(serving, scored))
 
     @app.post("/v1/score/batch", response_model=BatchAnswer, tags=["scores"])
     async def score_batch(body: BatchRequest) -> Response:
@@ -126,7 +116,7 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
             raise RequestError(422, "too_many_items", f"{items} items together; at the most {MOST_ITEMS}")
         scored = serving.scorer.score(body.requests)
         _count(metrics, serving, body.requests, scored)
-        return _json({"answers": [_score_answer(serving, s) for s in scored]})
+        return as_json({"answers": [_score_answer(serving, s) for s in scored]})
 
     @app.post("/v1/rank", response_model=RankAnswer, tags=["scores"])
     async def rank(body: RankRequest) -> Response:
@@ -150,7 +140,7 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         ]
         answer = _score_answer(serving, scored)
         del answer["scores"]
-        return _json({**answer, "items": ranked})
+        return as_json({**answer, "items": ranked})
 
     @app.post("/v1/explain", response_model=ExplainAnswer, tags=["scores"])
     async def explain(body: ExplainRequest) -> Response:
@@ -158,7 +148,7 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         serving = current.now
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(explaining, serving.explainer.explain, body)
-        return _json(answer.model_dump())
+        return as_json(answer.model_dump())
 
 
 def _add_people(app: FastAPI, current: Current) -> None:
@@ -167,25 +157,25 @@ def _add_people(app: FastAPI, current: Current) -> None:
         """The scenarios: what people and the LLM say of them, and how alike their vectors are."""
         bundle = current.now.bundle
         cards = [asdict(card) for card in bundle.scenarios]
-        return _json({"bundle": bundle.fingerprint, "name": bundle.schema.name, "scenarios": cards})
+        return as_json({"bundle": bundle.fingerprint, "name": bundle.schema.name, "scenarios": cards})
 
     @app.get("/v1/users", response_model=UsersAnswer, tags=["people"])
     async def users(
         prefix: Annotated[str, Query(max_length=256)] = "", limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> Response:
         """Users of the bundle whose ids start so."""
-        return _json({"users": current.now.bundle.lookup.starting_with("user", prefix, limit)})
+        return as_json({"users": current.now.bundle.lookup.starting_with("user", prefix, limit)})
 
     @app.get("/v1/users/{user:path}/knowledge", response_model=UserKnowledge, tags=["people"])
     async def knowledge(user: str) -> Response:
         """What the LLM wrote of a user at the latest snapshot, and the history that it was made from."""
-        return _json(knowledge_of(current.now.bundle, user[:256]).model_dump())
+        return as_json(knowledge_of(current.now.bundle, user[:256]).model_dump())
 
     @app.get("/v1/users/{user:path}/history", response_model=UserHistory, tags=["people"])
     async def history(user: str, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> Response:
         """A user's latest positives in each scenario, those since the export included."""
         serving = current.now
-        return _json(history_of(serving.bundle, serving.live, user[:256], limit).model_dump())
+        return as_json(history_of(serving.bundle, serving.live, user[:256], limit).model_dump())
 
 
 def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
@@ -198,7 +188,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         records: list[Record] = [*found, *(ItemRecord(item, {}) for item in queued)]
         new = (await _written(current, records))[: len(found)]
         metrics.happened(sum(new), len(new) - sum(new))
-        return _json({"accepted": sum(new), "duplicates": len(new) - sum(new), "queued_items": queued})
+        return as_json({"accepted": sum(new), "duplicates": len(new) - sum(new), "queued_items": queued})
 
     @app.post("/v1/items", response_model=ItemsAnswer, tags=["events"])
     async def items(body: ItemsRequest) -> Response:
@@ -209,86 +199,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
             serving.bundle.fields.give_known(blank, item.columns, 0)
         queued = _queued(serving, [item.item for item in body.items])
         await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in set(queued)])
-        return _json({"queued_items": queued})
-
-
-def _add_operation(app: FastAPI, current: Current, metrics: Metrics, *, admin: bool) -> None:
-    @app.get("/healthz", tags=["operation"])
-    async def healthz() -> Response:
-        """The process is alive."""
-        return _json({"status": "ok"})
-
-    @app.get("/readyz", tags=["operation"])
-    async def readyz() -> Response:
-        """A bundle is loaded and answers."""
-        return _json({"status": "ok", "bundle": current.now.bundle.fingerprint})
-
-    @app.get("/metrics", tags=["operation"], response_class=Response)
-    async def metrics_text() -> Response:
-        """Prometheus' text format."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    if not admin:
-        return
-
-    @app.post("/v1/admin/reload", tags=["operation"])
-    async def reload() -> Response:
-        """Serve what the bundle's path leads to now. A broken bundle is refused, and the old one goes on."""
-        try:
-            serving = await asyncio.to_thread(current.reload)
-        except InputError as error:
-            LOG.error("the bundle before is served on: %s", error)
-            raise RequestError(409, "broken_bundle", "the bundle is broken; the server's log says how") from None
-        return _json({"bundle": serving.bundle.fingerprint})
-
-
-def _add_page(app: FastAPI) -> None:
-    content = {file.name: file.read_bytes() for file in _PAGE.iterdir() if file.name.endswith(tuple(_TYPES))}
-
-    def answer(name: str) -> Response:
-        return Response(content[name], media_type=_TYPES[name[name.rindex(".") :]])
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return answer("index.html")
-
-    @app.get("/page/{name}", include_in_schema=False)
-    async def part(name: str) -> Response:
-        if name not in content:
-            raise HTTPException(404)
-        return answer(name)
-
-
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        del request
-        return _error(error.status, error.code, error.message)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        del request
-        found = error.errors()
-        if any(e["type"] == "json_invalid" for e in found):
-            return _error(400, "invalid_json", "the body is no JSON")
-        shown = [f"{'.'.join(str(p)[:80] for p in e['loc'][1:]) or 'the body'}: {e['msg'][:200]}" for e in found[:5]]
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        return _error(422, "invalid_request", "; ".join(shown) + more)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        del request
-        known = {400: ("invalid_json", "the body is no JSON"), 404: ("not_found", "there is nothing at this address")}
-        code, message = known.get(error.status_code, ("http_error", str(error.detail)))
-        return _error(error.status_code, code, message, dict(error.headers or {}))
-
-
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
-
-
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(error_body(code, message), status, headers, "application/json")
+        return as_json({"queued_items": queued})
 
 
 def _score_answer(serving: Serving, scored: Scored) -> dict[str, Any]:
@@ -340,10 +251,3 @@ async def _written(current: Current, records: list[Record]) -> list[bool]:
     except OSError as error:
         LOG.error("events cannot be written: %s", error)
         raise RequestError(503, "log_unavailable", "events cannot be made durable now; send them again") from None
-
-
-def openapi(app: Guard) -> str:
-    """The OpenAPI description of a server, as JSON."""
-    inner = app.inner
-    assert isinstance(inner, FastAPI)
-    return json.dumps(inner.openapi(), indent=1)

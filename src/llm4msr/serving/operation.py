@@ -1,0 +1,112 @@
+"""What a server answers beside scores: health, metrics, reloading, the page, and errors."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from llm4msr.errors import InputError
+from llm4msr.serving.current import LOG, Current
+from llm4msr.serving.guard import error_body
+from llm4msr.serving.metrics import CONTENT_TYPE_LATEST, Metrics
+from llm4msr.serving.requests import RequestError
+
+_PAGE = files("llm4msr.serving") / "page"
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
+
+
+def add_operation(app: FastAPI, current: Current, metrics: Metrics, *, admin: bool) -> None:
+    """Health and metrics and, where `admin`, reloading."""
+
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> Response:
+        """The process is alive."""
+        return as_json({"status": "ok"})
+
+    @app.get("/readyz", tags=["operation"])
+    async def readyz() -> Response:
+        """A bundle is loaded and answers."""
+        return as_json({"status": "ok", "bundle": current.now.bundle.fingerprint})
+
+    @app.get("/metrics", tags=["operation"], response_class=Response)
+    async def metrics_text() -> Response:
+        """Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    if not admin:
+        return
+
+    @app.post("/v1/admin/reload", tags=["operation"])
+    async def reload() -> Response:
+        """Serve what the bundle's path leads to now. A broken bundle is refused, and the old one goes on."""
+        try:
+            serving = await asyncio.to_thread(current.reload)
+        except InputError as error:
+            LOG.error("the bundle before is served on: %s", error)
+            raise RequestError(409, "broken_bundle", "the bundle is broken; the server's log says how") from None
+        return as_json({"bundle": serving.bundle.fingerprint})
+
+
+def add_page(app: FastAPI) -> None:
+    """The page and its files, which are read once."""
+    content = {file.name: file.read_bytes() for file in _PAGE.iterdir() if file.name.endswith(tuple(_TYPES))}
+
+    def answer(name: str) -> Response:
+        return Response(content[name], media_type=_TYPES[name[name.rindex(".") :]])
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return answer("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        if name not in content:
+            raise HTTPException(404)
+        return answer(name)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Every error as a code and a message, without what was sent."""
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        del request
+        return as_error(error.status, error.code, error.message)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        del request
+        found = error.errors()
+        if any(e["type"] == "json_invalid" for e in found):
+            return as_error(400, "invalid_json", "the body is no JSON")
+        shown = [f"{'.'.join(str(p)[:80] for p in e['loc'][1:]) or 'the body'}: {e['msg'][:200]}" for e in found[:5]]
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        return as_error(422, "invalid_request", "; ".join(shown) + more)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        del request
+        known = {400: ("invalid_json", "the body is no JSON"), 404: ("not_found", "there is nothing at this address")}
+        code, message = known.get(error.status_code, ("http_error", str(error.detail)))
+        return as_error(error.status_code, code, message, dict(error.headers or {}))
+
+
+def as_json(content: Any) -> Response:
+    """An answer."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def as_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An answer that is no success."""
+    return Response(error_body(code, message), status, headers, "application/json")

@@ -1,0 +1,102 @@
+"""What people read in a bundle: cards of scenarios, and what the LLM wrote of users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.stores import Stores
+from llm4msr.knowledge.vectors import Reduction
+from llm4msr.report.explain import text_of_snapshot
+from llm4msr.serving.bundle import ScenarioCard
+from llm4msr.serving.trained import Trained, iso
+
+
+def scenario_cards(trained: Trained) -> list[ScenarioCard]:
+    """What is known of each scenario."""
+    data, texts = trained.data, _scenario_texts(trained.folder)
+    vectors = None if trained.folder is None else _level_vectors(trained.folder)
+    train = slice(0, data.split.valid)
+    scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
+    cards = []
+    for d, declared in enumerate(data.schema.scenarios):
+        there = scenario == d
+        cards.append(
+            ScenarioCard(
+                value=declared.value,
+                title=declared.title,
+                description=declared.description,
+                notes=declared.notes,
+                text=texts.get(d, ""),
+                rows=int(there.sum()),
+                click_rate=round(float(label[there].mean()), 6) if there.any() else None,
+                auc=trained.result.scores.scenarios[d].auc,
+                similarity=None if vectors is None else [round(float(v), 6) for v in vectors[d] @ vectors.T],
+                context=_usual_context(data, np.flatnonzero(there)),
+            )
+        )
+    return cards
+
+
+def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """The most usual raw value of each categorical context field in some rows, the mean of each numeric one."""
+    found: dict[str, Any] = {}
+    for spec in data.schema.fields:
+        if (
+            spec.side != "context"
+            or spec.kind == "multi"
+            or spec.source == data.schema.columns.scenario
+            or not len(rows)
+        ):
+            continue
+        column = np.asarray(data.field(spec.name)[rows])
+        if spec.kind == "numeric":
+            record, mean = data.manifest["fields"][spec.name], float(np.nanmean(column)) if len(column) else 0.0
+            found[spec.name] = round(mean * record["deviation"] + record["mean"], 6) if np.isfinite(mean) else None
+        elif (counts := np.bincount(column)[1:]).any():
+            found[spec.name] = data.vocabulary(spec.name).values[int(counts.argmax())]
+    return found
+
+
+def _scenario_texts(folder: KnowledgeFolder | None) -> dict[int, str]:
+    if folder is None or not (folder.index["level"] == "scenario").any():
+        return {}
+    with Stores(folder.path, read_only=True) as store:
+        answers = [(d, store.read(key)) for d, key in folder.subjects("scenario").select("subject", "key").iter_rows()]
+    return {d: answer.text for d, answer in answers if answer is not None}
+
+
+def _level_vectors(folder: KnowledgeFolder) -> NDArray[np.float32] | None:
+    """The scenarios' standardised vectors at length 1, `(D, d)`."""
+    if not (folder.index["level"] == "scenario").any():
+        return None
+    raw = folder.level("scenario")[1]
+    vectors = Reduction.fit(raw, 0).apply(raw)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def user_texts(trained: Trained) -> Iterator[tuple[int, str]]:
+    """For each user with a snapshot: its time, the text that the LLM wrote, and how that ended."""
+    folder = trained.folder
+    if folder is None or not (folder.index["level"] == "user").any():
+        return
+    index = folder.subjects("user").filter((pl.col("time") < trained.moment) | (folder.leaks != ""))
+    latest = index.sort("subject", "time").group_by("subject", maintain_order=True).last()
+    writer = folder.writer(trained.data)
+    with Stores(folder.path, read_only=True) as store:
+        for user, time, key in latest.select("subject", "time", "key").iter_rows():
+            answer = text_of_snapshot(store, folder, writer, user, time, key)
+            record = {
+                "snapshot": iso(time),
+                "time": time,
+                "text": "" if answer is None else answer.text,
+                "finish_reason": "" if answer is None else answer.finish_reason,
+            }
+            yield user, json.dumps(record, ensure_ascii=False)

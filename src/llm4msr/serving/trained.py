@@ -1,0 +1,64 @@
+"""A finished run, opened to be made a bundle of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.models.model import MultiScenarioModel
+from llm4msr.serving.states import Events
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.run import RunConfig, RunResult, open_trained, read_result, run_config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a bundle is made of. `moment` is the time before which everything in it happened."""
+
+    config: RunConfig
+    result: RunResult
+    data: PreparedData
+    source: BatchSource
+    model: MultiScenarioModel
+    folder: KnowledgeFolder | None
+    moment: int
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The kinds of knowledge that the model reads."""
+        needs: frozenset[str] = self.config.model.enhancer_config().needs
+        return needs
+
+    def events(self) -> Events:
+        """The positives before the bundle's moment, in order of user and time."""
+        frame = self.data.positives.filter(pl.col("time") < self.moment)
+        columns = [frame[name].to_numpy() for name in ("user", "time", "item", "scenario", "behaviour")]
+        return Events(*columns)
+
+
+def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
+    """Open a finished run. Raises `InputError` for one that has not ended, changed, or was trained with a control."""
+    config = run_config(run)
+    if config.knowledge.control != "none":
+        raise InputError(
+            f"{run}: was trained with the control {config.knowledge.control!r} in the place of knowledge, "
+            "to be compared and not to be served; export the run without it"
+        )
+    data, source, model = open_trained(run)
+    folder = None if config.knowledge_folder is None else KnowledgeFolder.open(config.knowledge_folder, data)
+    latest = data.positives["time"].max() if data.positives.height else 0
+    moment = max(int(data.time[-1]), int(latest)) + 1  # type: ignore[arg-type]
+    if as_of_time is not None:
+        moment = round(as_of_time.timestamp() * 1e6)
+    return Trained(config, read_result(run), data, source, model, folder, moment)
+
+
+def iso(microseconds: int) -> str:
+    """A moment as people write it."""
+    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()
