@@ -70,7 +70,7 @@ def blow_up(source: Path, out: Path, users: int, items: int) -> None:
     for name, count in counts.items():
         (out / name).mkdir(parents=True)
         entity_arrays(source / name, out / name, count)
-    states_and_histories(source / "users", out / "users", users, len(schema.scenarios))
+    states_and_histories(source / "users", out / "users", users)
     for popular in (source / "items").glob("popular_*.npy"):
         shutil.copy(popular, out / "items")
     look_ups(source, out, schema, counts)
@@ -99,25 +99,22 @@ def entity_arrays(source: Path, out: Path, count: int) -> None:
         new.flush()
 
 
-def states_and_histories(source: Path, out: Path, users: int, scenarios: int) -> None:
-    """State sums and histories of the source's users, given to all users in turn."""
-    keys = np.load(source / "state_keys.npy")
-    offsets = np.load(source / "history_offsets.npy")
-    old_users = len(offsets) - 1
-    streams = max(scenarios, int(keys.max(initial=0)) // max(1, old_users) + 1)
-    rounds = -(-users // old_users)
-    new_keys = (np.arange(rounds)[:, None] * old_users * streams + keys).ravel()
-    kept = int(np.searchsorted(new_keys, users * streams))
-    np.save(out / "state_keys.npy", new_keys[:kept])
-    for name in ("total", "weight", "time", "count"):
-        repeated(np.load(source / f"state_{name}.npy"), out / f"state_{name}.npy", kept)
-    most = 20  # events a user: the source's own histories are longer than most people's
+def states_and_histories(source: Path, out: Path, users: int) -> None:
+    """State sums and histories of the source's users, given to all users in turn; the latest 20 events of each."""
+    rows_in_turn(source, out, users, "state", ("stream", "total", "weight", "time", "count"), most=1_000)
+    rows_in_turn(source, out, users, "history", ("time", "item", "scenario", "behaviour"), most=20)
+
+
+def rows_in_turn(source: Path, out: Path, users: int, what: str, columns: tuple[str, ...], most: int) -> None:
+    """The last `most` rows that each user has in some columns, user after user, until there are `users`."""
+    offsets = np.load(source / f"{what}_offsets.npy")
     lengths = np.minimum(np.diff(offsets), most)
     chosen = np.concatenate([np.arange(stop - n, stop) for stop, n in zip(offsets[1:], lengths, strict=True)])
+    rounds = -(-users // len(lengths))
     new_offsets = np.append(0, np.cumsum(np.tile(lengths, rounds)[:users]))
-    np.save(out / "history_offsets.npy", new_offsets)
-    for name in ("time", "item", "scenario", "behaviour"):
-        repeated(np.load(source / f"history_{name}.npy")[chosen], out / f"history_{name}.npy", int(new_offsets[-1]))
+    np.save(out / f"{what}_offsets.npy", new_offsets)
+    for name in columns:
+        repeated(np.load(source / f"{what}_{name}.npy")[chosen], out / f"{what}_{name}.npy", int(new_offsets[-1]))
 
 
 def repeated(old: NDArray[np.generic], path: Path, rows: int) -> None:

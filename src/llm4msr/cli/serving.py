@@ -56,7 +56,6 @@ def serve(
     from llm4msr.serving.server import ServeConfig, default_state
     from llm4msr.serving.server import serve as run_server
 
-    say(f"http://{host}:{port}/ shows {bundle}")
     run_server(
         ServeConfig(
             bundle=bundle,
@@ -69,7 +68,8 @@ def serve(
             concurrency=concurrency,
             seconds=timeout,
             access_log=access_log,
-        )
+        ),
+        say,
     )
 
 

@@ -145,11 +145,10 @@ class Bundle:
 
     def sums(self, user: int) -> Sums:
         """The sums of a user's states as they were at the export."""
-        sums, streams = Sums.empty(self.rule), self.rule.streams
-        if user >= 0 and streams:
-            keys = self.arrays["users/state_keys"]
-            first, last = np.searchsorted(keys, (user * streams, (user + 1) * streams))
-            there = keys[first:last] - user * streams
+        sums = Sums.empty(self.rule)
+        if user >= 0 and self.rule.streams:
+            first, last = self.arrays["users/state_offsets"][user : user + 2].tolist()
+            there = self.arrays["users/state_stream"][first:last]
             for name, part in vars(sums).items():
                 part[there] = self.arrays[f"users/state_{name}"][first:last]
         return sums

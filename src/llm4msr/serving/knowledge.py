@@ -40,7 +40,10 @@ def write_knowledge(trained: Trained, folder: Path) -> tuple[Sources, StateRule]
     events = trained.events()
     usable = (np.asarray(rule.behaviour_weights)[events.behaviour] > 0) & known[events.item]
     keys, sums = sums_of_users(events[usable], items.vectors, rule)
-    np.save(folder / "users" / "state_keys.npy", keys)
+    whose, streams = np.divmod(keys, max(1, rule.streams))
+    offsets = np.searchsorted(whose, np.arange(data.users.height + 1))
+    np.save(folder / "users" / "state_offsets.npy", offsets.astype(np.int64))
+    np.save(folder / "users" / "state_stream.npy", streams.astype(np.int32))
     for name, part in vars(sums).items():
         np.save(folder / "users" / f"state_{name}.npy", part)
     prompted = 0

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -47,14 +48,18 @@ def default_state(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.state")
 
 
-def serve(config: ServeConfig) -> None:
-    """Serve until stopped. Raises `InputError` for a broken bundle, or an open address without a token."""
+def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: None) -> None:
+    """Serve until stopped; `report` is told what is served, once that is known to be whole.
+
+    Raises `InputError` for a broken bundle, or an open address without a token.
+    """
     if not _is_loopback(config.host) and not os.environ.get(TOKEN):
         raise InputError(
             f"--host {config.host}: is reached from outside this machine; set a token in the environment variable "
             f"{TOKEN}, or bind to 127.0.0.1"
         )
     config = config.model_copy(update={"checked": Bundle.open(config.bundle).fingerprint})
+    report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
         os.environ[_SETTINGS] = config.model_dump_json()
         if config.workers > 1:
