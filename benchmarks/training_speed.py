@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -33,13 +33,21 @@ from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.optim import Optimizers
 
-BACKBONES = ("star", "shared_bottom", "mmoe", "ple")
+BACKBONES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "star": lambda scenarios: {},
+    "shared_bottom": lambda scenarios: {},
+    "mmoe": lambda scenarios: {"experts": scenarios},
+    "ple": lambda scenarios: {"levels": 1, "specific_experts": 2, "shared_experts": 1},
+    "ple, two levels": lambda scenarios: {"levels": 2, "specific_experts": 2, "shared_experts": 2},
+}
+"""Our backbones, with the settings that Scenario-Wise-Rec's scripts have for so many scenarios, and a deeper PLE."""
 PEERS = (scenario_wise_rec, fuxictr, torch_rechub)
 
 
 def ours(source: BatchSource, scenarios: int, backbone: str, *, bfloat16: bool = False) -> Contender:
     """One of our backbones, as `fit` trains it."""
-    config = ModelConfig(backbone=PartChoice(name=backbone, settings={"hidden": HIDDEN}))
+    settings = {"hidden": HIDDEN, **BACKBONES[backbone](scenarios)}
+    config = ModelConfig(backbone=PartChoice(name=backbone.partition(",")[0], settings=settings))
     model = build_model(config, source.layout, scenarios, source.widths, seed=0).train()
     optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
     epoch = iter(range(1_000_000))

@@ -1,6 +1,7 @@
 """Scenario-Wise-Rec: one dict a row, two worker processes, every tower on every row.
 
 Its scripts hand its loader a pandas `DataFrame`; given a dict of arrays in its place it is faster, and both are shown.
+As in its scripts MMoE has as many experts as there are scenarios, and PLE one level of 2 specific and 1 shared experts.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     built: dict[str, Any] = {
         "star": lambda: models.Star(fields(), domains, list(HIDDEN), [32]),
         "shared_bottom": lambda: models.SharedBottom(fields(), domains, experts, tower),
-        "mmoe": lambda: models.MMOE(fields(), domains, 4, experts, tower),
-        "ple": lambda: models.PLE(fields(), domains, 2, 2, 2, experts, tower),
+        "mmoe": lambda: models.MMOE(fields(), domains, domains, experts, tower),
+        "ple": lambda: models.PLE(fields(), domains, 1, 2, 1, experts, tower),
+        "ple, two levels": lambda: models.PLE(fields(), domains, 2, 2, 2, experts, tower),
     }
 
     frame, series = pd.DataFrame(rows), pd.Series(label)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def checksum(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(paths: Sequence[Path]) -> list[str]:
+    """Those of several files, on all cores."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(checksum, paths))
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, file
     if files is None:
         found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = sorted(name for name in found if name != MANIFEST)
-    sums = {name: checksum(folder / name) for name in files}
+    sums = dict(zip(files, checksums([folder / name for name in files]), strict=True))
     manifest = {"kind": kind, "version": version, **content, "files": sums}
     manifest["seal"] = _digest(manifest)
     write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -124,11 +131,12 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 def verify(folder: Path, manifest: dict[str, Any]) -> None:
     """Compare every file with its checksum in the manifest; raises `InputError` that names the first that differs."""
-    for name, expected in manifest["files"].items():
-        path = folder / name
+    paths = [folder / name for name in manifest["files"]]
+    for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: is missing, though {MANIFEST} lists it; make the folder again")
-        if checksum(path) != expected:
+    for path, expected, found in zip(paths, manifest["files"].values(), checksums(paths), strict=True):
+        if found != expected:
             raise InputError(
                 f"{path}: its checksum is not the one in {MANIFEST}: it was altered; make the folder again"
             )

@@ -197,7 +197,7 @@ def test_the_temporary_folder_goes_with_the_last_table(
 ) -> None:
     table = derive(read(tmp_path, "a,b\n1,2\n"))
     gc.collect()
-    assert [path.name for path in scratch.rglob("*.parquet")] == ["table.parquet"]
+    assert [path.name for path in scratch.rglob("*.arrow")] == ["table.arrow"]
     assert table.frame.select("a").collect().rows() == [("1",)]
     del table
     gc.collect()

@@ -27,7 +27,7 @@ def gather(
 def test_ids_are_sorted_and_their_codes_are_positions() -> None:
     users = gather("user", schema())
     assert users.frame.rows() == [("u0",), ("u1",), ("u2",)]
-    assert users.encode(pl.Series(["u2", "u0"])).tolist() == [2, 0]
+    assert users.encode(pl.Series(["u2", "u0"])).to_list() == [2, 0]
 
 
 def test_features_come_from_the_table_of_the_side_and_others_are_missing() -> None:

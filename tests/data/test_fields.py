@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm4msr.data.fields import PADDING, EncodedField, encode_field
+from llm4msr.data.fields import PADDING, EncodedField, Places, RowValues, encode_field
 from llm4msr.data.split import Split
 from llm4msr.errors import InputError
 from llm4msr.schema import FieldSpec
@@ -19,7 +21,7 @@ def encode(values: Any, training: int | None = None, dtype: Any = None, **spec: 
     valid = len(series) if training is None else training
     split = Split(len(series), valid, min(valid + 1, len(series)), 0, 0)
     given = {"name": "f", "side": "item", "min_count": 1, **spec}
-    return encode_field(FieldSpec.model_validate(given), series, split, "log.csv")
+    return encode_field(FieldSpec.model_validate(given), RowValues(series), split, "log.csv")
 
 
 def test_categories_are_ids_of_the_training_vocabulary() -> None:
@@ -126,6 +128,34 @@ def test_many_values_are_counted_in_training_rows_only() -> None:
 def test_a_column_of_a_type_that_does_not_fit_is_refused(kind: str, values: list[Any]) -> None:
     with pytest.raises(InputError, match=rf"log\.csv: column 'f' of the {kind} field 'f' is .*convert the column"):
         encode(values, kind=kind)
+
+
+@given(
+    kind=st.sampled_from(["categorical", "numeric", "multi", "whole"]),
+    values=st.lists(st.sampled_from([None, "", "1", "2", "30", "1|2", "7|7|30"]), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_values_listed_once_are_encoded_as_values_at_each_row(
+    kind: str, values: list[Any], data: st.DataObject
+) -> None:
+    if kind in ("numeric", "whole"):
+        values = [None if v in (None, "") else int(v.partition("|")[0]) for v in values]
+    rows = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=30))
+    valid = data.draw(st.integers(0, len(rows)))
+    split = Split(len(rows), valid, data.draw(st.integers(valid, len(rows))), 0, 0)
+    field = {"name": "f", "side": "item", "min_count": 2, "kind": "categorical" if kind == "whole" else kind}
+    spec = FieldSpec.model_validate(field)
+    listed = pl.Series(values, dtype=pl.Int64 if kind in ("numeric", "whole") else pl.String)
+    places = Places(np.array(rows, np.int32), len(listed), split)
+    once = encode_field(spec, RowValues(listed, places), split, "log.csv")
+    each = encode_field(spec, RowValues(listed.gather(rows)), split, "log.csv")
+    np.testing.assert_array_equal(once.column, each.column)
+    assert once.record == each.record
+    if kind != "numeric":
+        assert once.vocabulary is not None
+        assert each.vocabulary is not None
+        assert once.vocabulary.values.to_list() == each.vocabulary.values.to_list()
+        assert once.vocabulary.counts.to_list() == each.vocabulary.counts.to_list()
 
 
 def test_categories_of_polars_are_plain_values() -> None:

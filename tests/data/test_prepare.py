@@ -179,6 +179,20 @@ def test_ids_that_pandas_made_floats_are_still_whole(tmp_path: Path) -> None:
     assert data.items.rows() == [("12", "red"), ("13", "blue")]
 
 
+@pytest.mark.parametrize("kind", [pl.Int8, pl.UInt32, pl.Int64, pl.UInt64])
+def test_ids_that_are_whole_numbers_give_what_their_texts_give(tmp_path: Path, kind: Any) -> None:
+    numbers: dict[str, Any] = {"user": [9, 10, 100, None, 9, 10, 100, 9, 10, 9], "item": [2, 100, 20, 9, 2] * 2}
+    items = pl.DataFrame({"item": [100, 9, 2, 100, None, 55], "colour": ["red", None, "blue", "x", "y", "z"]})
+    fields = schema([*FIELDS[:2], {"name": "item", "side": "item"}], item_text={"title": "hour"})
+
+    def made(name: str, dtype: Any) -> PreparedData:
+        frame = log(**numbers, time=[1, 1, 1, 1, 2, 2, 3, 3, 3, 3]).with_columns(pl.col("user", "item").cast(dtype))
+        table = items.with_columns(pl.col("item").cast(dtype))
+        return prepared(tmp_path / name, frame, fields, items=table, max_rejected=0.5)
+
+    assert made("numbers", kind).fingerprint == made("texts", pl.String).fingerprint
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_order_of_the_rows_does_not_matter(tmp_path: Path, seed: int) -> None:
     ties = log(time=[1, 1, 1, 1, 2, 2, 2, 2, 3, 3])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from llm4msr.data.tables import Table, Tables, as_id, rejects
+from llm4msr.data.tables import EntitySide, Table, Tables, as_id, rejects
 from llm4msr.errors import InputError
 
 
@@ -18,23 +16,23 @@ class Entities:
     """All ids of one side, sorted, with their raw features and texts.
 
     `frame` has the id as text in the column `user` or `item`, then the columns that fields and texts read. A code is
-    a position in it. `key_column` is the id's name in the raw tables.
+    a position in it. `ids` are the same ids as the rows have them; `key_column` is their name in the raw tables.
     """
 
-    side: Literal["user", "item"]
+    side: EntitySide
     key_column: str
+    ids: pl.Series
     frame: pl.DataFrame
     rejected: pl.DataFrame
 
-    def encode(self, ids: pl.Series) -> NDArray[np.int32]:
-        """The code of each id, shape `(n,)`; every id must be present."""
-        codes = pl.DataFrame({"id": self.frame[self.side], "code": np.arange(self.frame.height, dtype=np.int32)})
-        joined = pl.DataFrame({"id": ids}).join(codes, on="id", how="left", maintain_order="left")
-        return joined["code"].to_numpy().astype(np.int32)
+    def encode(self, ids: pl.Series) -> pl.Series:
+        """The code of each id, int32; every id must be present."""
+        codes = pl.DataFrame({"id": self.ids, self.side: np.arange(self.frame.height, dtype=np.int32)})
+        return ids.to_frame("id").join(codes, on="id", how="left", maintain_order="left")[self.side]
 
 
-def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl.DataFrame]) -> Entities:
-    """Collect the ids of a side from its own table and from the rows that were `seen`.
+def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) -> Entities:
+    """Collect the ids of a side from its own table and from the rows that were `seen`, of which the first are the log.
 
     A text column that only the interactions have is taken from the id's earliest row. A second row of one id in the
     side's own table is set aside. Raises `InputError` for a column whose name is taken by the id.
@@ -51,34 +49,39 @@ def gather_entities(tables: Tables, side: Literal["user", "item"], seen: list[pl
         )
     table = tables.users if side == "user" else tables.items
     own = [] if table is None else [c for c in wanted if c in table.columns()]
-    ids = pl.concat([frame.select(pl.col(side)) for frame in seen])
+    ids = pl.concat([frame[side] for frame in seen])
     rejected = rejects({"row": []})
     features = None
     if table is not None:
         table.require(key, f"the schema's {side} column")
         dtype = table.frame.collect_schema()[key]
-        raw = table.collect(as_id(key, dtype).alias(side), *(pl.col(c) for c in own)).with_row_index("__row")
-        keep = pl.col(side).is_not_null() & pl.col(side).is_first_distinct()
+        read = as_id(key, dtype, whole=ids.dtype == pl.Int64).alias(side)
+        raw = table.collect(read, *(pl.col(c) for c in own)).with_row_index("__row")
+        keep = raw[side].is_not_null() & raw[side].is_first_distinct()
         rejected = _set_aside(table, raw.filter(~keep), side)
         features = raw.filter(keep).drop("__row")
-        ids = pl.concat([ids, features.select(side)])
-    frame = ids.unique().sort(side)
+        ids = pl.concat([ids, features[side]])
+    frame = ids.unique().to_frame().sort(pl.col(side).cast(pl.String))
     if features is not None:
         frame = frame.join(features, on=side, how="left", maintain_order="left")
     lent = [c for c in texts if c not in own and c != key]
     if lent:
-        frame = frame.join(_earliest(tables.interactions, side, lent, seen[0]), on=side, how="left")
-        frame = frame.sort(side)
-    return Entities(side, key, frame, rejected)
+        earliest = _earliest(tables.interactions, side, lent, seen[0])
+        frame = frame.join(earliest, on=side, how="left", maintain_order="left")
+    return Entities(side, key, frame[side], frame.with_columns(pl.col(side).cast(pl.String)), rejected)
 
 
-def _earliest(table: Table, side: str, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:
+def _earliest(table: Table, side: EntitySide, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:
     values = table.collect(*(pl.col(c) for c in columns))
-    first = rows.group_by(side, maintain_order=True).agg(pl.col("row").first())
+    first = (
+        rows.sort("time", "user", "item", "scenario", "row")
+        .group_by(side, maintain_order=True)
+        .agg(pl.col("row").first())
+    )
     return pl.concat([first.select(side), values[first["row"]]], how="horizontal")
 
 
-def _set_aside(table: Table, rows: pl.DataFrame, side: str) -> pl.DataFrame:
+def _set_aside(table: Table, rows: pl.DataFrame, side: EntitySide) -> pl.DataFrame:
     missing = rows[side].is_null()
     reasons = pl.DataFrame({"missing": missing}).select(
         pl.when("missing").then(pl.lit(f"{side} id missing")).otherwise(pl.lit(f"second row of one {side}"))

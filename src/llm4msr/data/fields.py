@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.split import PARTS, Split
+from llm4msr.data.split import PARTS, Part, Split
 from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
 from llm4msr.errors import InputError
 from llm4msr.schema import FieldSpec
@@ -34,16 +34,54 @@ class EncodedField:
     record: dict[str, Any]
 
 
-def encode_field(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
-    """Fit on the training rows and encode all. `values` holds a value a row, in time order; `where` names its table.
+class Places:
+    """Which of some values each row has: row n has value `of_rows[n]`; `times` is how often each occurs in a part.
+
+    What is the same for many rows, such as a user's age, is so read and looked up once.
+    """
+
+    def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
+        self.of_rows = of_rows
+        self.times = {part: np.bincount(of_rows[slice(*split.range(part))], minlength=values) for part in PARTS}
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """The raw values of a field: one for each row, in order of time, or those that `places` gives to the rows."""
+
+    values: pl.Series
+    places: Places | None = None
+
+    def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
+        """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""
+        return found if self.places is None else found.take(self.places.of_rows, axis=0)
+
+    def training_times(self, split: Split) -> NDArray[np.int64]:
+        """How often each value occurs in the training part, `(len(values),)`."""
+        if self.places is None:
+            return (np.arange(len(self.values)) < split.valid).astype(np.int64)
+        return self.places.times["train"]
+
+    def share(self, chosen: NDArray[np.bool_], part: Part, split: Split) -> float | None:
+        """The share of a part's rows whose value is `chosen` `(len(values),)`; None where it has no row."""
+        first, last = split.range(part)
+        if first == last:
+            return None
+        found = chosen[first:last].sum() if self.places is None else self.places.times[part] @ chosen
+        return round(float(found / (last - first)), 6)
+
+
+def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
+    """Fit on the training rows and encode all; `where` names the values' table.
 
     Raises `InputError` where the values are not of the field's kind.
     """
+    values = raw.values
     lists = isinstance(values.dtype, pl.List | pl.Array) and not values.dtype.inner.is_nested()
     if values.dtype.is_nested() and not (spec.kind == "multi" and lists):
         raise _unfit(spec, values, where, "one plain value a row (or, for a field of kind 'multi', a list of them)")
     try:
-        return _encode(spec, values, split, where)
+        return _encode(spec, raw, split, where)
     except pl.exceptions.PolarsError as error:
         raise _unfit(spec, values, where, f"what can be read ({str(error).splitlines()[0]})") from error
 
@@ -67,15 +105,26 @@ def encode_fitted(
     return vocabulary.encode(values)
 
 
-def _encode(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
+def _encode(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
     if spec.kind == "numeric":
-        return _numeric(spec, values, split, where)
+        return _numeric(spec, raw, split, where)
     if spec.kind == "multi":
-        return _multi(spec, values, split)
-    vocabulary = Vocabulary.fit(values[: split.valid], spec.min_count)
-    column = vocabulary.encode(values)
-    present = values.is_not_null().to_numpy()
-    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN) & present, split))
+        return _multi(spec, raw, split)
+    raw = _once(raw, split)
+    vocabulary = Vocabulary.fit(raw.values, spec.min_count, raw.training_times(split))
+    ids = vocabulary.encode(raw.values)
+    unknown = (ids == UNKNOWN) & raw.values.is_not_null().to_numpy()
+    return EncodedField(spec, raw.over_rows(ids), vocabulary, _record(spec, vocabulary, raw, unknown, split))
+
+
+def _once(raw: RowValues, split: Split) -> RowValues:
+    """Whole numbers that stand at each row, such as an hour, listed once: their texts are longer to look up."""
+    if raw.places is not None or not raw.values.dtype.is_integer():
+        return raw
+    different = raw.values.unique()
+    places = pl.DataFrame({"value": different, "place": np.arange(len(different), dtype=np.int32)})
+    joined = raw.values.to_frame("value").join(places, on="value", how="left", nulls_equal=True, maintain_order="left")
+    return RowValues(different, Places(joined["place"].to_numpy(), len(different), split))
 
 
 def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> InputError:
@@ -85,11 +134,13 @@ def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> Inp
     )
 
 
-def _multi(spec: FieldSpec, values: pl.Series, split: Split) -> EncodedField:
-    elements = _elements(spec, values)
-    vocabulary = Vocabulary.fit(elements.filter(pl.col("row") < split.valid)["value"], spec.min_count)
-    column = _padded(spec, elements, vocabulary, len(values))
-    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, (column == UNKNOWN).any(axis=1), split))
+def _multi(spec: FieldSpec, raw: RowValues, split: Split) -> EncodedField:
+    elements = _elements(spec, raw.values)
+    times = raw.training_times(split)[elements["row"].to_numpy()]
+    vocabulary = Vocabulary.fit(elements["value"], spec.min_count, times)
+    ids = _padded(spec, elements, vocabulary, len(raw.values))
+    unknown = (ids == UNKNOWN).any(axis=1)
+    return EncodedField(spec, raw.over_rows(ids), vocabulary, _record(spec, vocabulary, raw, unknown, split))
 
 
 def _elements(spec: FieldSpec, values: pl.Series) -> pl.DataFrame:
@@ -114,8 +165,8 @@ def _padded(spec: FieldSpec, elements: pl.DataFrame, vocabulary: Vocabulary, row
     return column
 
 
-def _numeric(spec: FieldSpec, values: pl.Series, split: Split, where: str) -> EncodedField:
-    array = _numbers(spec, values, where)
+def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
+    array = raw.over_rows(_numbers(spec, raw.values, where))
     known = array[: split.valid]
     known = known[~np.isnan(known)]
     mean = float(known.mean()) if len(known) else 0.0
@@ -149,9 +200,8 @@ def _standardised(array: NDArray[np.float64], mean: float, deviation: float) -> 
     return column
 
 
-def _record(spec: FieldSpec, vocabulary: Vocabulary, unknown: NDArray[np.bool_], split: Split) -> dict[str, Any]:
-    shares = {}
-    for part in PARTS:
-        first, last = split.range(part)
-        shares[part] = round(float(unknown[first:last].mean()), 6) if last > first else None
+def _record(
+    spec: FieldSpec, vocabulary: Vocabulary, raw: RowValues, unknown: NDArray[np.bool_], split: Split
+) -> dict[str, Any]:
+    shares = {part: raw.share(unknown, part, split) for part in PARTS}
     return {"kind": spec.kind, "side": spec.side, "size": vocabulary.size, "unknown_share": shares}

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from llm4msr.data.entities import Entities, gather_entities
-from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.fields import EncodedField, Places, RowValues, encode_field
 from llm4msr.data.negatives import Negatives, sample_negatives
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
-from llm4msr.data.tables import Table, Tables
-from llm4msr.data.validate import Accepted, accept_interactions, accept_positives, check_rejected
+from llm4msr.data.tables import EntitySide, Table, Tables
+from llm4msr.data.validate import accept_interactions, accept_positives, check_rejected
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema
 
 Report = Callable[[str], None]
+_ORDER = ("time", "user", "item", "scenario", "row")
+_EVENT = ("user", "item", "scenario", "time", "behaviour")
 
 
 def prepare(
@@ -62,56 +63,50 @@ def _write(
     schema = tables.schema
     _check_field_columns(tables)
     report("reading and checking the interactions")
-    accepted = accept_interactions(tables.interactions, schema)
+    whole = tables.whole_ids()
+    accepted = accept_interactions(tables.interactions, schema, whole)
     history = None
     if tables.positives is not None:
         report("reading and checking the history of positives")
-        history = accept_positives(tables.positives, schema)
-    rows = accepted.rows.sort("time", "user", "item", "scenario", "row")
+        history = accept_positives(tables.positives, schema, whole)
+    rows = accepted.rows
     aside = [tables.rejected, accepted.rejected, None if history is None else history.rejected]
     rejected = pl.concat([frame for frame in aside if frame is not None])
     total = rows.height + rejected.height + (0 if history is None else history.rows.height)
     check_rejected(rejected, total, max_rejected)
     if rows.is_empty():
         raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")
-    events = _positives(rows, history)
-    rows = _after_history(rows, history_share)
-    split = chronological_split(rows["time"].to_numpy(), ratios)
 
     report("collecting users and items")
-    users = gather_entities(tables, "user", [rows, events])
-    items = gather_entities(tables, "item", [rows, events])
+    seen = [rows] if history is None else [rows, history.rows]
+    users, items = gather_entities(tables, "user", seen), gather_entities(tables, "item", seen)
     rejected = pl.concat([rejected, users.rejected, items.rejected])
+    rows = _coded(rows, users, items)
+    positives = rows.filter(pl.col("behaviour") >= 0) if history is None else _coded(history.rows, users, items)
+    positives = positives.select(_EVENT).sort("user", "time", "scenario", "item", "behaviour")
+    rows = _after_history(rows.sort(_ORDER), history_share)
+    split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
         _check_items_are_known_alone(schema, items, tables)
-        rows = _with_negatives(rows, split, users, items, negatives)
+        rows = _with_negatives(rows, split, negatives)
         split = split.over(rows["time"].to_numpy())
 
     (folder / "columns").mkdir()
     (folder / "vocabulary").mkdir()
-    user_code, item_code = users.encode(rows["user"]), items.encode(rows["item"])
-    core: dict[str, NDArray[Any]] = {
-        "user": user_code,
-        "item": item_code,
-        "scenario": rows["scenario"].to_numpy(),
-        "time": rows["time"].to_numpy(),
-        "label": rows["label"].to_numpy(),
-    }
-    for name, column in core.items():
-        np.save(folder / "columns" / f"{name}.npy", column)
-    order = rows["row"]
+    for name in ("user", "item", "scenario", "time", "label"):
+        np.save(folder / "columns" / f"{name}.npy", rows[name].to_numpy())
     records: dict[str, Any] = {}
+    sides = {e.side: (e, Places(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
     for spec in schema.fields:
         report(f"encoding the field {spec.name}")
-        table, values = _values(spec, tables, order, {"user": (users, user_code), "item": (items, item_code)})
+        table, values = _values(spec, tables, rows["row"], sides)
         field = encode_field(spec, values, split, table.name)
         _save(field, folder)
         records[spec.name] = field.record
         _warn_of_drift(field, report)
     users.frame.write_parquet(folder / "users.parquet")
     items.frame.write_parquet(folder / "items.parquet")
-    positives = _encode_positives(events, users, items)
     positives.write_parquet(folder / "positives.parquet")
     rejected.write_parquet(folder / "rejected.parquet")
     report("sealing the folder")
@@ -147,23 +142,21 @@ def _check_field_columns(tables: Tables) -> None:
             raise InputError(f"{places}: no column {column!r} ({role}); {nearest(column, dict.fromkeys(known))}")
 
 
-def _with_negatives(
-    rows: pl.DataFrame, split: Split, users: Entities, items: Entities, config: Negatives
-) -> pl.DataFrame:
+def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
+    """The rows with codes in the place of ids."""
+    return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
+
+
+def _with_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.DataFrame:
     """The rows and their sampled negatives, in order of time; a negative has the context of its positive."""
     positives = rows.filter(pl.col("label") == 1)
-    coded = positives.select(
-        pl.Series("user", users.encode(positives["user"])),
-        pl.Series("item", items.encode(positives["item"])),
-        "scenario",
-    )
-    drawn = sample_negatives(coded, split.over(positives["time"].to_numpy()), config)
+    drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config)
     sampled = positives[drawn["place"]].with_columns(
-        items.frame["item"].gather(drawn["item"]).alias("item"),
+        drawn["item"].cast(pl.Int32),
         pl.lit(0, dtype=pl.Int8).alias("label"),
         pl.lit(-1, dtype=pl.Int16).alias("behaviour"),
     )
-    return pl.concat([rows, sampled]).sort("time", "user", "item", "scenario", "row")
+    return pl.concat([rows, sampled]).sort(_ORDER)
 
 
 def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables) -> None:
@@ -176,11 +169,6 @@ def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables
             )
 
 
-def _positives(rows: pl.DataFrame, history: Accepted | None) -> pl.DataFrame:
-    events = rows.filter(pl.col("behaviour") >= 0) if history is None else history.rows
-    return events.select("user", "item", "scenario", "time", "behaviour")
-
-
 def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
     if not 0 <= share < 1:
@@ -189,29 +177,20 @@ def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     return rows.filter(pl.col("time") >= cut)
 
 
-def _encode_positives(events: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
-    return events.select(
-        pl.Series("user", users.encode(events["user"])),
-        pl.Series("item", items.encode(events["item"])),
-        pl.col("scenario"),
-        pl.col("time"),
-        pl.col("behaviour"),
-    ).sort("user", "time", "scenario", "item", "behaviour")
-
-
 def _values(
-    spec: FieldSpec, tables: Tables, order: pl.Series, entities: dict[str, tuple[Entities, NDArray[np.int32]]]
-) -> tuple[Table, pl.Series]:
-    """The field's raw value for each row in time order, from the table of its side or from the interactions."""
-    if spec.side in entities:
-        entity, codes = entities[spec.side]
+    spec: FieldSpec, tables: Tables, order: pl.Series, sides: Mapping[EntitySide, tuple[Entities, Places]]
+) -> tuple[Table, RowValues]:
+    """The field's raw values over the rows, from the table of its side or from the interactions."""
+    if spec.side != "context":
+        entity, places = sides[spec.side]
         column = spec.side if spec.source == entity.key_column else spec.source
         if column in entity.frame.columns:
             table = tables.users if spec.side == "user" else tables.items
             if table is None or spec.source not in table.columns():
                 table = tables.interactions
-            return table, entity.frame[column].gather(codes)
-    return tables.interactions, tables.interactions.collect(pl.col(spec.source)).to_series().gather(order)
+            return table, RowValues(entity.frame[column], places)
+    values = tables.interactions.collect(pl.col(spec.source)).to_series()
+    return tables.interactions, RowValues(values.gather(order))
 
 
 def _save(field: EncodedField, folder: Path) -> None:

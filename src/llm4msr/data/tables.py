@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -25,12 +25,15 @@ def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
 
 
-def as_id(column: str, dtype: pl.DataType) -> pl.Expr:
-    """The id of a user or an item as text; an empty one is missing."""
+def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
+    """The id of a user or an item as text, or as the `whole` number that it is; an empty one is missing."""
+    if whole:
+        return pl.col(column).cast(pl.Int64)
     text = as_text(pl.col(column), dtype)
     return pl.when(text != "").then(text)
 
 
+EntitySide = Literal["user", "item"]
 MALFORMED = "malformed line"
 _REJECTED = ("table", "row", "reason", "user", "item", "scenario", "time")
 
@@ -116,3 +119,19 @@ class Tables:
     recipe: dict[str, Any] = field(default_factory=dict)
     negatives: Negatives | None = None
     rejected: pl.DataFrame | None = None
+
+    def whole_ids(self) -> frozenset[EntitySide]:
+        """The sides whose ids are whole numbers in every table: such ids are looked up faster than as text."""
+        columns = self.schema.columns
+        logs = [self.interactions, *([] if self.positives is None else [self.positives])]
+        beside: dict[EntitySide, tuple[str, Table | None]] = {
+            "user": (columns.user, self.users),
+            "item": (columns.item, self.items),
+        }
+        found: set[EntitySide] = set()
+        for side, (key, own) in beside.items():
+            tables = logs if own is None else [*logs, own]
+            types = [t.frame.collect_schema()[key] if key in t.columns() else None for t in tables]
+            if all(t is not None and t.is_integer() and t not in (pl.UInt64, pl.Int128, pl.UInt128) for t in types):
+                found.add(side)
+        return frozenset(found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llm4msr.data.tables import MALFORMED, Table, as_id, as_text, rejects
+from llm4msr.data.tables import MALFORMED, EntitySide, Table, as_id, as_text, rejects
 from llm4msr.errors import InputError
 from llm4msr.schema import Rule, Schema
 
@@ -21,8 +21,8 @@ REASONS = ("user id missing", "item id missing", "scenario unknown", "time missi
 class Accepted:
     """The rows of one table in normal form, and those set aside.
 
-    `rows`: row (number in the source), user and item (text), scenario (index in the schema), time (microseconds
-    since 1970), label (0 or 1) and behaviour (index in the schema, -1 for none).
+    `rows`: row (number in the source), user and item (text, or int64 where they are whole numbers), scenario (index in
+    the schema), time (microseconds since 1970), label (0 or 1) and behaviour (index in the schema, -1 for none).
     `rejected`: table, row, reason, and the four raw values as text.
     """
 
@@ -30,17 +30,20 @@ class Accepted:
     rejected: pl.DataFrame
 
 
-def accept_interactions(table: Table, schema: Schema) -> Accepted:
-    """Check the impressions. Raises `InputError` for a missing column or a label that is neither 0 nor 1."""
+def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset()) -> Accepted:
+    """Check the impressions. The ids of the sides `whole` are whole numbers and stay so.
+
+    Raises `InputError` for a missing column or a label that is neither 0 nor 1.
+    """
     label = _label(table, schema)
     behaviour = pl.lit(-1, dtype=pl.Int16)
     for index, kind in reversed(list(enumerate(schema.behaviours))):
         holds = label == 1 if kind.rule is None else _rule(table, kind.rule, f"behaviour {kind.name}")
         behaviour = pl.when(holds).then(pl.lit(index, dtype=pl.Int16)).otherwise(behaviour)
-    return _accept(table, schema, "interactions", label, behaviour)
+    return _accept(table, schema, "interactions", label, behaviour, whole)
 
 
-def accept_positives(table: Table, schema: Schema) -> Accepted:
+def accept_positives(table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset()) -> Accepted:
     """Check a history table: every row is a positive, of the behaviour it names or else of the schema's first."""
     behaviour = pl.lit(0, dtype=pl.Int16)
     if "behaviour" in table.columns():
@@ -52,10 +55,12 @@ def accept_positives(table: Table, schema: Schema) -> Accepted:
                 f"{table.name}: the behaviour {unknown.item()!r} is not in the schema (it has {', '.join(names)})"
             )
         behaviour = code
-    return _accept(table, schema, "positives", pl.lit(1.0), behaviour)
+    return _accept(table, schema, "positives", pl.lit(1.0), behaviour, whole)
 
 
-def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: pl.Expr) -> Accepted:
+def _accept(
+    table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: pl.Expr, whole: frozenset[EntitySide]
+) -> Accepted:
     columns = schema.columns
     for role, column in (
         ("user", columns.user),
@@ -67,14 +72,15 @@ def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: 
     types = table.frame.collect_schema()
     codes = {s.value: i for i, s in enumerate(schema.scenarios)}
     raw_scenario = as_text(pl.col(columns.scenario), types[columns.scenario])
+    raw_time, time_type = pl.col(columns.time), types[columns.time]
     numbered = Table(table.name, table.frame.with_row_index("__row"))
     frame = numbered.collect(
         pl.col("__row").alias("row"),
-        as_id(columns.user, types[columns.user]).alias("user"),
-        as_id(columns.item, types[columns.item]).alias("item"),
+        as_id(columns.user, types[columns.user], whole="user" in whole).alias("user"),
+        as_id(columns.item, types[columns.item], whole="item" in whole).alias("item"),
         raw_scenario.alias("raw_scenario"),
         raw_scenario.replace_strict(codes, default=None, return_dtype=pl.Int16).alias("scenario"),
-        as_text(pl.col(columns.time), types[columns.time]).alias("raw_time"),
+        (raw_time.fill_nan(None) if time_type.is_float() else raw_time).alias("raw_time"),
         _as_microseconds(table, schema, types).alias("time"),
         label.alias("label"),
         behaviour.alias("behaviour"),
@@ -103,7 +109,7 @@ def _accept(table: Table, schema: Schema, part: str, label: pl.Expr, behaviour: 
             "user": unfit["user"],
             "item": unfit["item"],
             "scenario": unfit["raw_scenario"],
-            "time": unfit["raw_time"],
+            "time": unfit.select(as_text(pl.col("raw_time"), time_type)).to_series(),
         }
     )
     rows = frame.filter(pl.col("reason").is_null()).select(

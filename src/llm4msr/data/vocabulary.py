@@ -24,16 +24,20 @@ class Vocabulary:
     counts: pl.Series
 
     @classmethod
-    def fit(cls, training: pl.Series, min_count: int = 1) -> Vocabulary:
+    def fit(cls, training: pl.Series, min_count: int = 1, times: NDArray[np.int64] | None = None) -> Vocabulary:
         """Keep the values seen at least `min_count` times, the most frequent first, ties in order of the value.
+
+        With `times` `(n,)` the n-th value was seen so many times, which may be 0, instead of once.
 
         >>> Vocabulary.fit(pl.Series(["b", "a", "b", "c"]), min_count=1).values.to_list()
         ['b', 'a', 'c']
         """
+        seen = np.ones(len(training), np.int64) if times is None else times
         counted = (
-            _values(training)
+            _values(training.filter(seen > 0))
+            .with_columns(pl.Series("count", seen[seen > 0]))
             .group_by("value")
-            .agg(pl.len().cast(pl.Int64).alias("count"))
+            .agg(pl.col("count").sum())
             .filter(pl.col("count") >= min_count)
             .sort("count", "value", descending=[True, False])
         )
@@ -48,7 +52,7 @@ class Vocabulary:
         """The id of each value, shape `(n,)`."""
         table = pl.DataFrame({"value": self.values, "id": np.arange(1, self.size, dtype=np.int32)})
         joined = _values(values).join(table, on="value", how="left", maintain_order="left")
-        return joined["id"].fill_null(UNKNOWN).to_numpy().astype(np.int32)
+        return joined["id"].fill_null(UNKNOWN).to_numpy()
 
     def save(self, path: Path) -> None:
         """Write value, id and count as Parquet."""

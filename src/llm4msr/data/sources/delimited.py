@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import csv, ipc
 
 from llm4msr.data.tables import Table
 from llm4msr.errors import InputError, nearest
@@ -27,7 +27,7 @@ def read_delimited(
     name: str | None = None,
     header: Callable[[str], str] = str,
 ) -> Table:
-    """Read files of one layout, through a temporary Parquet file, so that memory does not grow with them.
+    """Read files of one layout, through a temporary Arrow file, so that memory does not grow with them.
 
     `types` chooses columns and their types; without it every column is read as text, so that an id such as `007`
     stays what it is. In a typed column a text that is no number is missing. `header` maps a header's column name to
@@ -36,9 +36,10 @@ def read_delimited(
     Raises `InputError` for a file that cannot be read, and for one that lacks a column of `types`.
     """
     scratch = Scratch()
-    target = scratch.path / "table.parquet"
+    target = scratch.path / "table.arrow"
     malformed: list[int] = []
-    writer: parquet.ParquetWriter | None = None
+    writer: ipc.RecordBatchFileWriter | None = None
+    written: pa.Schema | None = None
     rows = 0
     for path in paths:
         names = _columns(path, separator, header)
@@ -50,8 +51,8 @@ def read_delimited(
         wanted = list(names) if types is None else list(types)
         layout = pa.schema([(c, pa.string() if types is None else types[c]) for c in wanted])
         if writer is None:
-            writer = parquet.ParquetWriter(target, layout, compression="zstd", compression_level=1)
-        elif writer.schema != layout:
+            writer, written = ipc.new_file(target, layout, options=ipc.IpcWriteOptions(compression="zstd")), layout
+        elif written != layout:
             raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
         skipped: list[int] = []
         reader = _open(path, separator, [names[c] for c in wanted], skipped)
@@ -67,7 +68,7 @@ def read_delimited(
     writer.close()
     return Table(
         name or ", ".join(map(str, paths)),
-        pl.scan_parquet(target, glob=False),
+        pl.scan_ipc(target, glob=False),
         malformed=np.array(malformed, dtype=np.int64),
         keeps=scratch,
     )
