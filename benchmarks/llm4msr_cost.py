@@ -1,10 +1,11 @@
 """What LLM4MSR costs over its own backbone, in one run, in turn: a training step, an evaluation, a request.
 
-    python -m benchmarks.llm4msr_cost PREPARED KNOWLEDGE [--backbones star shared_bottom] [--rounds 9]
+    python -m benchmarks.llm4msr_cost [PREPARED] [--backbones star shared_bottom mmoe ple] [--rounds 5]
 
-Embedding 16, layers 256-128-64, batches of 4096 rows in memory, fp32. In training and evaluation nearly every row sees
-a user state of its own, since states move with every event; a request has one user and 100 or 1,000 candidates, so that
-what is made of her state is made once. Ratios are medians of the rounds' own ratios.
+Embedding 16, layers 256-128-64, batches of 4096 rows in memory, fp32. States move with every event, so that in a
+shuffled batch nearly every row sees a user state of its own; with `rows_together = 16` up to 16 rows that see the same
+one are drawn as one. An evaluation takes rows in order of time. A request has one user and 100 or 1,000 candidates.
+The vectors are of 64 numbers and random. Ratios are medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.contender import BATCH, HIDDEN
+from benchmarks.task import knowledge_of_that_shape, prepared
 from llm4msr.models.batch import Batch, UserStates
-from llm4msr.models.model import ModelConfig, PartChoice
+from llm4msr.models.model import ModelConfig, PartChoice, build_model
+from llm4msr.training.allocation import keep_freed_memory
+from llm4msr.training.batches import BatchSource
 from llm4msr.training.optim import Optimizers
-from llm4msr.training.run import RunConfig, open_run
 
-COLUMNS = ("training step", "evaluation", "request of 100", "request of 1,000")
+COLUMNS = ("training step", "the same, rows together", "evaluation", "request of 100", "request of 1,000")
+TOGETHER = 16
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "llm4msr": ("llm4msr", {}),
@@ -38,31 +42,37 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+Batches = tuple[list[list[Batch]], list[list[Batch]]]
+"""For training, and for scoring: a list for each column."""
+
+
+def batches_of(source: BatchSource) -> Batches:
+    """Five batches for each column."""
+    training = [list(islice(source.epoch(BATCH, 0, 0, together=n), 5)) for n in (1, TOGETHER)]
+    requests = [[request(batch, size) for batch in training[0]] for size in (100, 1000)]
+    return training, [list(islice(source.part("valid", BATCH), 5)), *requests]
+
+
 class Timed:
     """A model and its batches."""
 
-    def __init__(self, data: Path, knowledge: Path, backbone: str, enhancer: str) -> None:
+    def __init__(self, source: BatchSource, scenarios: int, batches: Batches, backbone: str, enhancer: str) -> None:
         name, settings = ENHANCERS[enhancer]
-        config = RunConfig(
-            data=data,
-            knowledge_folder=knowledge,
-            model=ModelConfig(
-                backbone=PartChoice(name=backbone, settings={"hidden": HIDDEN}),
-                enhancer=PartChoice(name=name, settings=settings),
-            ),
+        config = ModelConfig(
+            backbone=PartChoice(name=backbone, settings={"hidden": HIDDEN}),
+            enhancer=PartChoice(name=name, settings=settings),
         )
-        _, source, self._model = open_run(config)
-        self._batches = list(islice(source.epoch(BATCH, 0, 0), 5))
-        self._requests = [[request(batch, size) for batch in self._batches] for size in (100, 1000)]
+        self._model = build_model(config, source.layout, scenarios, source.widths, seed=0)
+        self._training, self._scoring = batches
         self._optimizers = Optimizers(self._model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
 
     def round(self) -> list[float]:
         """Seconds a batch of each column."""
         self._model.train()
-        found = [timed(self._train, self._batches)]
+        found = [timed(self._train, batches) for batches in self._training]
         self._model.eval()
         with torch.inference_mode():
-            found += [timed(lambda b: self._model(b), some) for some in (self._batches, *self._requests)]
+            found += [timed(lambda b: self._model(b), batches) for batches in self._scoring]
         return found
 
     def _train(self, batch: Batch) -> None:
@@ -101,14 +111,22 @@ def request(batch: Batch, size: int) -> Batch:
 def main() -> None:
     """Measure and print a table for each backbone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prepared", type=Path)
-    parser.add_argument("knowledge", type=Path)
-    parser.add_argument("--backbones", nargs="+", default=["star", "shared_bottom"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("prepared", nargs="?", type=Path)
+    parser.add_argument("--backbones", nargs="+", default=["star", "shared_bottom", "mmoe", "ple"])
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    for backbone in options.backbones:
-        field = {name: Timed(options.prepared, options.knowledge, backbone, name) for name in ENHANCERS}
-        rounds = [{name: model.round() for name, model in field.items()} for _ in range(options.rounds + 1)][1:]
+    keep_freed_memory()  # as `llm4msr train` and `serve` do
+    with prepared(options.prepared) as data:
+        source = BatchSource(data, knowledge_of_that_shape(data))
+        measure(source, data.scenario_count, options.backbones, options.rounds)
+
+
+def measure(source: BatchSource, scenarios: int, backbones: list[str], number: int) -> None:
+    """Print a table for each backbone."""
+    batches = batches_of(source)
+    for backbone in backbones:
+        field = {name: Timed(source, scenarios, batches, backbone, name) for name in ENHANCERS}
+        rounds = [{name: model.round() for name, model in field.items()} for _ in range(number + 1)][1:]
         print(f"| {backbone} | {' | '.join(f'{column}, ms | ratio' for column in COLUMNS)} |")
         print(f"|---|{'---:|---:|' * len(COLUMNS)}")
         for name in field:

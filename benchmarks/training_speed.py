@@ -11,7 +11,6 @@ our backbones the floor is printed too: its matrix products and look-ups alone, 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,9 +23,8 @@ from torch.nn import functional
 from benchmarks.contender import BATCH, HIDDEN, Contender, NotHereError
 from benchmarks.floor import floor_of
 from benchmarks.peers import fuxictr, scenario_wise_rec, torch_rechub
-from llm4msr.data.prepare import prepare
+from benchmarks.task import prepared
 from llm4msr.data.prepared import PreparedData
-from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.allocation import keep_freed_memory
@@ -123,11 +121,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
     a = parser.parse_args()
-    if a.prepared is not None:
-        measure(PreparedData.open(a.prepared), a.backbones, a.steps, a.rounds)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        data = prepare(complete_journey(CompleteJourneyConfig()), Path(folder) / "data")
+    with prepared(a.prepared) as data:
         measure(data, a.backbones, a.steps, a.rounds)
 
 

@@ -70,6 +70,28 @@ def test_each_row_is_given_its_states_once_or_for_itself(
     assert BatchSource(shop, knowledge).widths.users == (5, 5)
 
 
+def test_rows_that_see_the_same_states_are_drawn_together(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> None:
+    knowledge = load_knowledge(shop_knowledge, shop, KnowledgeConfig(dimensions=4), {"own", "others"})
+    source = BatchSource(shop, knowledge)
+
+    def states(together: int) -> tuple[int, list[int]]:
+        batches = list(source.epoch(100, seed=0, epoch=0, together=together))
+        seen = 0
+        for batch in batches:
+            rows = batch.rows.numpy()
+            seen += len({(knowledge.users["own"].index[r], knowledge.users["others"].index[r]) for r in rows})
+        return seen, sorted(torch.cat([b.rows for b in batches]).tolist())
+
+    (alone, rows), (grouped, same_rows) = states(1), states(8)
+    assert rows == same_rows == list(range(shop.split.valid))
+    assert grouped < alone
+
+
+def test_without_knowledge_rows_together_change_nothing(shop: PreparedData) -> None:
+    plain, grouped = ([b.rows.tolist() for b in BatchSource(shop).epoch(64, 0, 0, together=n)] for n in (1, 8))
+    assert plain == grouped
+
+
 def test_prefetching_hands_on_an_error_of_the_maker() -> None:
     def maker() -> Iterator[int]:
         yield 1

@@ -52,7 +52,7 @@ class Vocabulary:
         """The id of each value, shape `(n,)`."""
         table = pl.DataFrame({"value": self.values, "id": np.arange(1, self.size, dtype=np.int32)})
         joined = _values(values).join(table, on="value", how="left", maintain_order="left")
-        return joined["id"].fill_null(UNKNOWN).to_numpy()
+        return joined["id"].fill_null(UNKNOWN).to_numpy(writable=True)
 
     def save(self, path: Path) -> None:
         """Write value, id and count as Parquet."""

@@ -27,7 +27,9 @@ class _Contender:
         self.cell = cell
         train = cell.base.train
         _, source, self._model = open_run(cell.base)
-        self._batches: list[Batch] = list(islice(source.epoch(train.batch_size, train.seed, 0), batches))
+        self._batches: list[Batch] = list(
+            islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), batches)
+        )
         self._optimizers = train.optimizers(self._model)
         self.training: list[float] = []
         self.inference: list[float] = []

@@ -20,7 +20,7 @@ def seconds_a_run(cell: Cell) -> float:
     train = cell.base.train
     optimizers = train.optimizers(model)
     began, done = time.perf_counter(), 0
-    for batch in islice(source.epoch(train.batch_size, train.seed, 0), _STEPS + 1):
+    for batch in islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), _STEPS + 1):
         logits, _ = model(batch)
         functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
         optimizers.step()

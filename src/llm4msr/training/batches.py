@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.knowledge.states import UNKNOWN, StateTable
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
-from llm4msr.training.order import shuffled
+from llm4msr.training.order import Groups, shuffled
 
 T = TypeVar("T")
 _OWN_STATES = 0.6
@@ -71,10 +72,15 @@ class BatchSource:
         start: int = 0,
         *,
         window: int | None = None,
+        together: int = 1,
         share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: rows,
     ) -> Iterator[Batch]:
-        """Shuffled training batches, from step `start` on, of `share` of each batch's rows; see `shuffled`."""
-        chunks = islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window), start, None)
+        """Shuffled training batches, from step `start` on, of `share` of each batch's rows; see `shuffled`.
+
+        Up to `together` rows that see the same user states are drawn as one.
+        """
+        groups = Groups(self._states_seen, together) if together > 1 and self._knowledge.users else None
+        chunks = islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window, groups), start, None)
         return prefetched(self.make(share(rows)) for rows in chunks)
 
     def part(self, part: Part, batch_size: int = 8192, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
@@ -118,17 +124,29 @@ class BatchSource:
         if not tables:
             return None
         seen = [table.index[rows] for table in tables]
-        first, inverse = np.zeros(1, np.int64), np.zeros(len(rows), np.int64)
-        for table, index in zip(tables, seen, strict=True):  # one table after another: no product of sizes overflows
-            combined = inverse * len(table.vectors) + index
-            _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+        first, inverse = _different(tables, seen)
         if len(first) > len(rows) * _OWN_STATES:
             return UserStates(self._tensor(_flagged(tables, seen)), None)
         vectors = _flagged(tables, [index[first] for index in seen])
         return UserStates(self._tensor(vectors), self._tensor(inverse))
 
+    @cached_property
+    def _states_seen(self) -> NDArray[np.int64]:
+        """A number for the user states that each training row sees."""
+        tables = list(self._knowledge.users.values())
+        return _different(tables, [table.index[: self._data.split.valid] for table in tables])[1]
+
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+
+def _different(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of the combinations of states that rows see, the first row of each, and for each row the combination it has."""
+    first, inverse = np.zeros(1, np.int64), np.zeros(len(seen[0]), np.int64)
+    for table, index in zip(tables, seen, strict=True):  # one table after another: no product of sizes overflows
+        combined = inverse * len(table.vectors) + index
+        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+    return first, inverse
 
 
 def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:

@@ -33,7 +33,9 @@ class TrainConfig(BaseModel):
     than most settings. `embedding_updates` says whether a step updates the rows that it looked up, or all of them
     exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
     weights. Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without
-    a better mean validation AUC over the scenarios, and the best weights are restored in any case.
+    a better mean validation AUC over the scenarios, and the best weights are restored in any case. Up to
+    `rows_together` rows that see the same user states are drawn into a batch as one: what is made of the states is
+    then made less often.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +52,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     shuffle_window: int | None = Field(default=None, ge=1)
+    rows_together: int = Field(default=16, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def optimizers(self, model: MultiScenarioModel) -> Optimizers:
@@ -118,6 +121,7 @@ def fit(
             position.epoch,
             position.step,
             window=config.shuffle_window,
+            together=config.rows_together,
             share=group.share,
         ):
             model.train()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +14,58 @@ BLOCK = 16_384
 
 
 def shuffled(
-    rows: int, batch_size: int, seed: int, epoch: int, window: int | None = None
+    rows: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    window: int | None = None,
+    groups: Groups | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Batches of row numbers that hold each of `rows` rows once; the order depends on seed and epoch alone.
 
     Without a `window` every order is as likely as any other. With it, blocks of consecutive rows are shuffled, and rows
     within windows of about so many rows of them: only a window has to be in memory at once, so that data larger than
-    memory is read in large pieces. All batches but the last have `batch_size` rows.
+    memory is read in large pieces. With `groups` it is pieces of groups that are shuffled in place of single rows. All
+    batches but the last have `batch_size` rows; one may begin or end within a piece.
     """
     random = np.random.default_rng((seed, epoch))
+    mixed = random.permutation if groups is None else partial(groups.mixed, random=random)
     if window is None:
-        yield from _cut(iter([random.permutation(rows)]), batch_size)
+        yield from _cut(iter([mixed(np.arange(rows))]), batch_size)
         return
     blocks = random.permutation(-(-rows // BLOCK))
     together = max(1, window // BLOCK)
     windows = (blocks[i : i + together] for i in range(0, len(blocks), together))
-    yield from _cut((random.permutation(_rows_of(some, rows)) for some in windows), batch_size)
+    yield from _cut((mixed(_rows_of(some, rows)) for some in windows), batch_size)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows that are drawn together: those of one number in `of_rows` `(N,)`, in pieces of up to `most` rows.
+
+    Rows that see one user state, such as the candidates of one request, then share what is made of it.
+    """
+
+    of_rows: NDArray[np.int64]
+    most: int
+
+    def mixed(self, rows: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        """The rows, in an order in which every order of pieces is as likely as any other; a piece is in order of time.
+
+        >>> Groups(np.array([7, 8, 7, 7]), most=2).mixed(np.arange(4), np.random.default_rng(1)).tolist()
+        [0, 2, 3, 1]
+        """
+        rows = np.sort(rows)
+        rows = rows[np.argsort(self.of_rows[rows], kind="stable")]
+        group = self.of_rows[rows]
+        first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        place = np.arange(len(rows)) - np.repeat(first, np.diff(np.append(first, len(rows))))
+        starts = np.flatnonzero(place % self.most == 0)
+        order = random.permutation(len(starts))
+        lengths = np.diff(np.append(starts, len(rows)))[order]
+        before = np.cumsum(lengths) - lengths
+        found: NDArray[np.int64] = rows[np.arange(len(rows)) + np.repeat(starts[order] - before, lengths)]
+        return found
 
 
 def _rows_of(blocks: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

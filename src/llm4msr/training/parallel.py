@@ -34,7 +34,10 @@ class Group:
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """This process's rows of a batch: all rows where there are fewer of them than processes, so never none."""
-        return rows if len(rows) < self.size else rows[self.rank :: self.size]
+        if len(rows) < self.size:
+            return rows
+        first, last = (len(rows) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return rows[first:last]
 
     def wait(self) -> None:
         """Until all are here."""
