@@ -14,7 +14,8 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.serving.log import EventRecord
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
-from llm4msr.training.run import parse_config, train_run
+from llm4msr.training.config import parse_config
+from llm4msr.training.run import train_run
 from tests.models.zoo import BACKBONES
 
 

@@ -96,7 +96,8 @@ def test_a_killed_training_process_ends_bit_identical(shop: PreparedData, tmp_pa
             import sys
             from pathlib import Path
             import torch
-            from llm4msr.training.run import RunConfig, train_run
+            from llm4msr.training.config import RunConfig
+            from llm4msr.training.run import train_run
             torch.set_num_threads(1)
             raw = {"data": sys.argv[1], "model": {"embedding_dim": 4, "backbone": {"name": "star"}},
                    "train": {"epochs": 8, "batch_size": 32, "patience": 100, "seed": 5}}

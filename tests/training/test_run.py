@@ -17,7 +17,9 @@ from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
 from llm4msr.schema import Schema
-from llm4msr.training.run import evaluate_run, open_run, parse_config, train_run
+from llm4msr.training.config import parse_config
+from llm4msr.training.opening import open_run
+from llm4msr.training.run import evaluate_run, train_run
 from tests.conftest import FAST, shop_frames
 
 

@@ -156,7 +156,8 @@ def explain(
 def _print_scores(run: Path, *, anew: bool = False) -> None:
     from llm4msr.data.prepared import PreparedData
     from llm4msr.report.tables import Row, grids, rich_table
-    from llm4msr.training.run import evaluate_run, read_result, run_config
+    from llm4msr.training.identity import run_config
+    from llm4msr.training.run import evaluate_run, read_result
 
     scores = evaluate_run(run) if anew else read_result(run).scores
     config = run_config(run)

@@ -35,19 +35,24 @@ class EncodedField:
 
 
 class Places:
-    """Which of some values each row has: row n has value `of_rows[n]`; `times` is how often each occurs in a part.
+    """Which of some values each row has: of those that are `seen` in any row, row n has the one numbered `of_rows[n]`.
 
-    What is the same for many rows, such as a user's age, is so read and looked up once.
+    What is the same for many rows, such as a user's age, is so read and looked up once. `times` is how often each of
+    the seen values occurs in a part.
     """
 
     def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
-        self.of_rows = of_rows
-        self.times = {part: np.bincount(of_rows[slice(*split.range(part))], minlength=values) for part in PARTS}
+        occurs = np.zeros(values, dtype=bool)
+        occurs[of_rows] = True
+        self.seen = np.flatnonzero(occurs)
+        self.of_rows = (np.cumsum(occurs, dtype=np.int32) - 1).take(of_rows)
+        rows = {part: self.of_rows[slice(*split.range(part))] for part in PARTS}
+        self.times = {part: np.bincount(codes, minlength=len(self.seen)) for part, codes in rows.items()}
 
 
 @dataclass(frozen=True)
 class RowValues:
-    """The raw values of a field: one for each row, in order of time, or those that `places` gives to the rows."""
+    """The raw values of a field: one for each row, in order of time, or those seen that `places` gives to the rows."""
 
     values: pl.Series
     places: Places | None = None

@@ -188,7 +188,7 @@ def _values(
             table = tables.users if spec.side == "user" else tables.items
             if table is None or spec.source not in table.columns():
                 table = tables.interactions
-            return table, RowValues(entity.frame[column], places)
+            return table, RowValues(entity.frame[column].gather(places.seen), places)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))
 

@@ -18,7 +18,8 @@ from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.sheets import Cell, Sheet
-from llm4msr.training.run import open_trained, run_config
+from llm4msr.training.identity import run_config
+from llm4msr.training.run import open_trained
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.readings import OWN, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
-from llm4msr.training.run import RunConfig
+from llm4msr.training.config import RunConfig
 
 _LEVEL = {"scenario": "scenario", "prompted": "user", "own": "item", "others": "item", "item": "item"}
 """The level that each kind of knowledge is made from."""

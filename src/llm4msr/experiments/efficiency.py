@@ -17,7 +17,7 @@ from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
 from llm4msr.report.sheets import Sheet
-from llm4msr.training.run import open_run
+from llm4msr.training.opening import open_run
 
 
 class _Contender:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.training.run import open_run
+from llm4msr.training.opening import open_run
 
 _STEPS = 5
 

@@ -18,8 +18,10 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.slices import Mask, test_slices
 from llm4msr.folders import write_text_atomically
+from llm4msr.training.config import RunConfig
+from llm4msr.training.identity import resolved_config
 from llm4msr.training.metrics import score
-from llm4msr.training.run import RunConfig, resolved_config, train_run
+from llm4msr.training.run import train_run
 
 Kind = Literal["trial", "seed"]
 ROW = "row.json"

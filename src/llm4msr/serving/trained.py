@@ -14,7 +14,9 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.serving.states import Events
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.run import RunConfig, RunResult, open_trained, read_result, run_config
+from llm4msr.training.config import RunConfig
+from llm4msr.training.identity import run_config
+from llm4msr.training.run import RunResult, open_trained, read_result
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4msr.errors import InputError
-from llm4msr.training.run import RunConfig, parse_config
+from llm4msr.training.config import RunConfig, parse_config
 
 
 def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:

@@ -1,0 +1,47 @@
+"""Everything that a run depends on, as one checked object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llm4msr.errors import InputError
+from llm4msr.knowledge.sources import KnowledgeConfig, Source
+from llm4msr.models.model import ModelConfig
+from llm4msr.schema import explain_validation
+from llm4msr.training.fit import TrainConfig
+
+
+class RunConfig(BaseModel):
+    """Everything that a run depends on; `knowledge_folder` is needed where the enhancer reads knowledge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Path
+    knowledge_folder: Path | None = None
+    model: ModelConfig = ModelConfig()
+    knowledge: KnowledgeConfig = KnowledgeConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def needs(self) -> frozenset[Source]:
+        """Which knowledge the model reads."""
+        items = {"item"} if self.model.item_start else set()
+        return frozenset({*self.model.enhancer_config().needs, *items})
+
+    def absolute(self) -> RunConfig:
+        """The same with absolute paths, so that the run can be evaluated from anywhere."""
+        folder = self.knowledge_folder
+        return self.model_copy(
+            update={"data": self.data.resolve(), "knowledge_folder": None if folder is None else folder.resolve()}
+        )
+
+
+def parse_config(raw: Any, where: str) -> RunConfig:
+    """Check a config; `where` names it in errors."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain_validation(error)}") from error

@@ -1,0 +1,88 @@
+"""What makes two runs the same: their settings, and the content of data and knowledge. A folder holds one run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llm4msr import __version__
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.folders import write_text_atomically
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.sources import fingerprint
+from llm4msr.training.config import RunConfig, parse_config
+from llm4msr.training.opening import open_knowledge
+
+_FOLDERS = ("data", "knowledge_folder")
+
+
+def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]:
+    """All that a run depends on: its settings and the fingerprints of data and knowledge.
+
+    Without `places`, the names of the folders are left out: their content is known by its fingerprint.
+    """
+    data = PreparedData.open(config.data, check=False)
+    found = resolved(config.absolute(), data, open_knowledge(config, data))
+    return found if places else _what_matters(found)
+
+
+def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | None) -> dict[str, Any]:
+    """The same of data and knowledge that are open."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "prepared": data.fingerprint,
+        "knowledge": None if reasoned is None else fingerprint(reasoned, config.knowledge),
+    }
+
+
+def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
+    """Whether the folder is this run's already. Raises `InputError` where it is another's, or no run at all."""
+    if (folder / "config.json").is_file():
+        if _what_matters(read_json(folder / "config.json")) != _what_matters(run):
+            raise InputError(f"{folder}: holds a run with other settings or data; choose another folder or remove it")
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and not a run; choose another folder")
+    return False
+
+
+def claim(folder: Path, run: dict[str, Any]) -> None:
+    """Make the folder this run's; by now everything that can be wrong with the settings has been found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", run)
+    packages = ("torch", "numpy", "polars", "scikit-learn", "safetensors", "transformers")
+    versions = {"llm4msr": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
+    write_json(folder / "versions.json", versions)
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The config of a run; raises `InputError` for a folder that is none."""
+    path = folder / "config.json"
+    return parse_config(read_json(path).get("config"), str(path))
+
+
+def _what_matters(run: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config without the folders' names: their content is known by its fingerprint."""
+    config = run.get("config")
+    rest = {k: v for k, v in config.items() if k not in _FOLDERS} if isinstance(config, dict) else config
+    return {**run, "config": rest}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one of a run's files in a single step."""
+    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a run's files; raises `InputError` where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a run's JSON ({error}); is {path.parent} a run?") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is damaged (it holds no object); train the run anew")
+    return content

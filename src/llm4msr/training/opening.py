@@ -1,0 +1,77 @@
+"""From a run's config to its data, its knowledge, its batches and its model."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, KnowledgeConfig, Source, fingerprint, load_knowledge
+from llm4msr.models.model import MultiScenarioModel, build_model
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.config import RunConfig
+
+
+def open_run(config: RunConfig) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
+    """The data, the batches and the untrained model of a config."""
+    data = PreparedData.open(config.data)
+    source, model = build(config, data, read_knowledge(config, data, open_knowledge(config, data)))
+    return data, source, model
+
+
+def open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
+    """The knowledge folder, where the model reads knowledge; raises `InputError` where none is named."""
+    if not config.needs:
+        return None
+    if config.knowledge_folder is None:
+        raise InputError(
+            f"the enhancer {config.model.enhancer.name!r} reads {', '.join(sorted(config.needs))} knowledge; "
+            "name the folder that `llm4msr reason` wrote"
+        )
+    return KnowledgeFolder.open(config.knowledge_folder, data)
+
+
+def read_knowledge(config: RunConfig, data: PreparedData, folder: KnowledgeFolder | None) -> Knowledge:
+    """The tables of states that the model reads."""
+    if folder is None:
+        return NO_KNOWLEDGE
+    known = fingerprint(folder, config.knowledge)
+    return _cached(data.path, data.fingerprint, folder.path, known, config.knowledge, config.needs)
+
+
+@lru_cache(maxsize=1)
+def _cached(
+    path: Path, fingerprint: str, folder: Path, reasoned: str, config: KnowledgeConfig, needs: frozenset[Source]
+) -> Knowledge:
+    """The tables of states, kept for the next run on the same data and knowledge."""
+    del fingerprint, reasoned  # the content of the two folders, which the cache must tell apart
+    data = PreparedData.open(path, check=False)
+    return load_knowledge(KnowledgeFolder.open(folder, data), data, config, set(needs))
+
+
+def build(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple[BatchSource, MultiScenarioModel]:
+    """The batches, and the untrained model on the device that it is trained on."""
+    device = config.train.torch_device()
+    source = BatchSource(data, knowledge, device)
+    model = build_model(config.model, source.layout, data.scenario_count, source.widths, config.train.seed)
+    if config.model.item_start:
+        _start_from_items(model, data, knowledge)
+    return source, model.to(device)
+
+
+def _start_from_items(model: MultiScenarioModel, data: PreparedData, knowledge: Knowledge) -> None:
+    """Start the rows of the item's own field from the items' knowledge vectors, where those are known."""
+    assert knowledge.item is not None
+    train = slice(0, data.split.valid)
+    for place, spec in enumerate(data.fields_of("categorical")):
+        if spec.side == "item" and spec.source == data.schema.columns.item:
+            ids, first = np.unique(np.asarray(data.field(spec.name)[train]), return_index=True)
+            state = knowledge.item.index[train][first]
+            usable = (ids > 0) & (state > 0)
+            vectors = torch.from_numpy(knowledge.item.vectors[state[usable]])
+            model.embedding.start_from(place, torch.from_numpy(ids[usable]), vectors)
