@@ -45,7 +45,9 @@ format: setup ## rewrite the code in the project's format
 
 bench: setup ## speed, beside what a user would pick instead
 	$(BIN)/python -m benchmarks.training_speed
+	$(BIN)/python -m benchmarks.llm4msr_cost
 	$(BIN)/python -m benchmarks.table_size
+	$(BIN)/python -m benchmarks.training_memory
 	$(BIN)/python -m benchmarks.prepare_speed
 
 clean: ## remove what was built here

@@ -31,7 +31,7 @@ from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.optim import Optimizers
 
-COLUMNS = ("training step", "the same, rows together", "evaluation", "request of 100", "request of 1,000")
+COLUMNS = ("training step", "rows together", "evaluation", "request of 100", "request of 1,000")
 TOGETHER = 16
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),

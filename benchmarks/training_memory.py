@@ -1,23 +1,30 @@
 """Peak memory of training, and what an evaluation costs beside an epoch.
 
-    python -m benchmarks.training_memory PREPARED [--steps 200] [--window ROWS]
+    python -m benchmarks.training_memory [PREPARED] [--steps 200] [--window ROWS]
 
 PREPARED may be the full shape of KuaiSAR: `python -m benchmarks.kuaisar_files FILES`, then `llm4msr prepare --source
-kuaisar --set folder=FILES --out PREPARED`. The model is a Shared Bottom with the default embedding of 16.
+kuaisar --set folder=FILES --out PREPARED`. Without it a tenth of that is made, in a process of its own, whose memory
+does not count. The model is a Shared Bottom with the default embedding of 16.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 from torch.nn import functional
 
 from benchmarks.contender import BATCH
+from benchmarks.kuaisar_files import Shape, write_files
+from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.sources import read_source
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint
@@ -33,11 +40,27 @@ def peak() -> float:
 def main() -> None:
     """Train some steps, evaluate, write a checkpoint, and print what each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prepared", type=Path)
+    parser.add_argument("prepared", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--window", type=int)
     options = parser.parse_args()
-    data = PreparedData.open(options.prepared, check=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.prepared
+        if folder is None:
+            folder = Path(scratch) / "data"
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                pool.submit(make, Path(scratch) / "files", folder).result()
+        measure(PreparedData.open(folder, check=False), options.steps, options.window, Path(scratch))
+
+
+def make(files: Path, out: Path) -> None:
+    """Prepare a tenth of KuaiSAR's shape."""
+    write_files(files, Shape().scaled(0.1))
+    prepare(read_source("kuaisar", {"folder": str(files)}), out)
+
+
+def measure(data: PreparedData, steps: int, window: int | None, scratch: Path) -> None:
+    """Train, evaluate and write a checkpoint into `scratch`, printing what each takes."""
     source = BatchSource(data)
     model = build_model(
         ModelConfig(backbone=PartChoice(name="shared_bottom")), source.layout, data.scenario_count, source.widths, 0
@@ -48,7 +71,7 @@ def main() -> None:
     print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, {len(table):,} rows of embeddings")
     print(f"table and its optimizer's state: {tables:,.0f} MiB; peak before training {peak():,.0f} MiB")
     began, rows = time.perf_counter(), 0
-    for batch in islice(source.epoch(BATCH, 0, 0, window=options.window), options.steps):
+    for batch in islice(source.epoch(BATCH, 0, 0, window=window), steps):
         optimizers.zero_grad()
         functional.binary_cross_entropy_with_logits(model(batch)[0], batch.label).backward()
         optimizers.step()
@@ -63,9 +86,7 @@ def main() -> None:
         f"evaluation: {scored / seconds:,.0f} rows/s; {2e6 * seconds / scored:.1f} s for 2 M rows, "
         f"an epoch of training {epoch:.1f} s; peak {peak():,.0f} MiB"
     )
-    path = options.prepared.parent / "benchmark-checkpoint.safetensors"
-    save_checkpoint(path, model, copy_of(model), optimizers, Position())
-    path.unlink()
+    save_checkpoint(scratch / "checkpoint.safetensors", model, copy_of(model), optimizers, Position())
     print(f"after a checkpoint: peak {peak():,.0f} MiB ({peak() - tables:,.0f} beside the table)")
 
 
