@@ -22,7 +22,7 @@ from tests.models.zoo import BACKBONES
 def train_shop(
     folder: Path,
     data: PreparedData,
-    knowledge: KnowledgeFolder,
+    knowledge: KnowledgeFolder | None,
     backbone: str = "star",
     enhancer: str = "llm4msr",
     settings: dict[str, Any] | None = None,
@@ -31,7 +31,7 @@ def train_shop(
     """A run of one short epoch."""
     config = {
         "data": str(data.path),
-        "knowledge_folder": str(knowledge.path),
+        "knowledge_folder": None if knowledge is None else str(knowledge.path),
         "model": {
             "embedding_dim": 4,
             "backbone": {"name": backbone, "settings": BACKBONES[backbone]},

@@ -95,6 +95,11 @@ class Lookup:
             found = b"".join([get(key_of(text), absent) for text in texts])
         return np.frombuffer(found, dtype=np.int32)
 
+    def is_empty(self, table: str) -> bool:
+        """Whether a table has nothing."""
+        with self._env.begin() as transaction:
+            return int(transaction.stat(self._tables[table])["entries"]) == 0
+
     def number(self, table: str, text: str) -> int:
         """The number of one text, or `ABSENT`."""
         return int(self.numbers(table, [text])[0])

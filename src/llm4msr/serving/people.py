@@ -42,15 +42,19 @@ class UserHistory(BaseModel):
 
 
 class UserKnowledge(BaseModel):
-    """What the LLM wrote of a user. `common` and `distinct` are the interests that its text lists, where it does."""
+    """What the LLM wrote of a user. `common` and `distinct` are the interests that its text lists, where it does.
+
+    Where there is no snapshot, `note` says why.
+    """
 
     user: str
-    snapshot: str | None
-    text: str
-    finish_reason: str
-    common: list[str]
-    distinct: dict[str, list[str]]
-    history: list[ScenarioHistory]
+    snapshot: str | None = None
+    text: str = ""
+    finish_reason: str = ""
+    common: list[str] = []
+    distinct: dict[str, list[str]] = {}
+    history: list[ScenarioHistory] = []
+    note: str = ""
 
 
 def history_of(bundle: Bundle, live: Live, user: str, most: int) -> UserHistory:
@@ -84,7 +88,7 @@ def knowledge_of(bundle: Bundle, user: str) -> UserKnowledge:
         raise unknown_user(bundle, user)
     raw = bundle.lookup.text("knowledge", code)
     if raw is None:
-        return UserKnowledge(user=user, snapshot=None, text="", finish_reason="", common=[], distinct={}, history=[])
+        return UserKnowledge(user=user, note=_why_nothing(bundle))
     record = json.loads(raw)
     events = bundle.history(code)
     before = events[events.time < record["time"]]
@@ -99,6 +103,14 @@ def knowledge_of(bundle: Bundle, user: str) -> UserKnowledge:
         distinct={} if interests is None else interests.distinct,
         history=_by_scenario(bundle, before, knowledge.get("history", 1)),
     )
+
+
+def _why_nothing(bundle: Bundle) -> str:
+    if bundle.manifest["knowledge"] is None:
+        return "The model was trained without knowledge."
+    if bundle.lookup.is_empty("knowledge"):
+        return "The LLM read no prompts of users: what the model knows of a user is composed of her items."
+    return "No prompt was made of this user: she had no history at any snapshot."
 
 
 def unknown_user(bundle: Bundle, user: str) -> RequestError:

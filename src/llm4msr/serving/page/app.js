@@ -123,7 +123,7 @@ function historyCard(part, open) {
 
 function knowledgeCards(knowledge) {
   if (knowledge === null || knowledge.snapshot === null) {
-    return [el("p", { class: "card" }, "No prompt was made of this user: she had no history at any snapshot.")];
+    return [el("p", { class: "card" }, knowledge === null ? "Nothing was known of this user when the bundle was made." : knowledge.note)];
   }
   const cards = [];
   if (knowledge.common.length) cards.push(sideCard("In common to all scenarios", knowledge.common));
@@ -172,15 +172,16 @@ async function showRanking() {
   $("why").hidden = true;
   $("ranking-note").textContent = `The ${own.items.length} items shown most in ${scenario.title}, ranked for her` +
     (own.knowledge_known ? ", and as they would be with everybody's mean knowledge in the place of hers. Choose one to see why." : ". The model knows nothing of her beside her id and features. Choose an item to see why.");
-  const lists = [rankedList("With her knowledge", own, inMean)];
-  if (own.knowledge_known) lists.push(rankedList("With the mean knowledge", mean, inOwn, true));
+  const lists = own.knowledge_known
+    ? [rankedList("With her knowledge", own, inMean), rankedList("With the mean knowledge", mean, inOwn, true)]
+    : [rankedList("Ranked for her", own)];
   $("lists").replaceChildren(...lists);
 }
 
 function rankedList(title, ranking, other, reversed = false) {
   const lines = ranking.items.slice(0, TOP).map((item, rank) => {
-    const moved = (other.get(item.item) - rank) * (reversed ? -1 : 1);
-    const sign = moved === 0 ? "=" : `${moved > 0 ? "▲" : "▼"} ${Math.abs(moved)}`;
+    const moved = other ? (other.get(item.item) - rank) * (reversed ? -1 : 1) : 0;
+    const sign = !other ? "" : moved === 0 ? "=" : `${moved > 0 ? "▲" : "▼"} ${Math.abs(moved)}`;
     return el("li", {}, el("button", { type: "button", "aria-pressed": "false", onclick: (event) => attempt(() => showWhy(item, event.currentTarget)) },
       el("span", { class: "rank" }, String(rank + 1)),
       el("span", {}, item.title === item.item ? item.title : `${item.title} (${item.item})`),
