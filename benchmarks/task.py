@@ -12,8 +12,10 @@ import numpy as np
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
+from llm4msr.knowledge.composed import COMPOSED, composed_tables
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.sources import Knowledge, KnowledgeConfig, composed_table
+from llm4msr.knowledge.sources import Knowledge
 from llm4msr.knowledge.states import StateTable
 
 DIMENSIONS = 64
@@ -32,7 +34,7 @@ def prepared(folder: Path | None) -> Iterator[PreparedData]:
 def knowledge_of_that_shape(data: PreparedData) -> Knowledge:
     """Composed states and candidates of random item vectors: what they say does not change what they cost."""
     random = np.random.default_rng(0).standard_normal((data.items.height, DIMENSIONS), dtype=np.float32)
-    items = ItemVectors(random, np.ones(len(random), dtype=bool), {})
-    own, others = (composed_table(data, items, KnowledgeConfig(), source) for source in ("own", "others"))
-    table = np.concatenate([np.zeros((1, DIMENSIONS), np.float32), random])
-    return Knowledge(item=StateTable(table, np.asarray(data.item) + np.int32(1)), users={"own": own, "others": others})
+    items = ItemVectors.of(random)
+    del random
+    tables = composed_tables(data, items, KnowledgeConfig(), COMPOSED)
+    return Knowledge(item=StateTable(items.table, np.asarray(data.item) + np.int32(1)), users=dict(tables.items()))

@@ -1,10 +1,11 @@
 """Peak memory of training, and what an evaluation costs beside an epoch.
 
-    python -m benchmarks.training_memory [PREPARED] [--steps 200] [--window ROWS]
+    python -m benchmarks.training_memory [PREPARED] [--steps 200] [--window ROWS] [--knowledge]
 
 PREPARED may be the full shape of KuaiSAR: `python -m benchmarks.kuaisar_files FILES`, then `llm4msr prepare --source
 kuaisar --set folder=FILES --out PREPARED`. Without it a tenth of that is made, in a process of its own, whose memory
-does not count. The model is a Shared Bottom with the default embedding of 16.
+does not count. The model is a Shared Bottom with the default embedding of 16; with `--knowledge` LLM4MSR around it, on
+states composed of random vectors of 64 numbers.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from torch.nn import functional
 
 from benchmarks.contender import BATCH
 from benchmarks.kuaisar_files import Shape, write_files
+from benchmarks.task import knowledge_of_that_shape
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources import read_source
+from llm4msr.knowledge.sources import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("prepared", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--window", type=int)
+    parser.add_argument("--knowledge", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.prepared
@@ -50,7 +54,13 @@ def main() -> None:
             folder = Path(scratch) / "data"
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 pool.submit(make, Path(scratch) / "files", folder).result()
-        measure(PreparedData.open(folder, check=False), options.steps, options.window, Path(scratch))
+        measure(
+            PreparedData.open(folder, check=False),
+            options.steps,
+            options.window,
+            Path(scratch),
+            knowledge=options.knowledge,
+        )
 
 
 def make(files: Path, out: Path) -> None:
@@ -59,19 +69,21 @@ def make(files: Path, out: Path) -> None:
     prepare(read_source("kuaisar", {"folder": str(files)}), out)
 
 
-def measure(data: PreparedData, steps: int, window: int | None, scratch: Path) -> None:
+def measure(data: PreparedData, steps: int, window: int | None, scratch: Path, *, knowledge: bool) -> None:
     """Train, evaluate and write a checkpoint into `scratch`, printing what each takes."""
-    source = BatchSource(data)
-    model = build_model(
-        ModelConfig(backbone=PartChoice(name="shared_bottom")), source.layout, data.scenario_count, source.widths, 0
-    )
+    began = time.perf_counter()
+    source = BatchSource(data, knowledge_of_that_shape(data) if knowledge else NO_KNOWLEDGE)
+    print(f"knowledge: {time.perf_counter() - began:.1f} s, peak {peak():,.0f} MiB")
+    parts = PartChoice(name="shared_bottom"), PartChoice(name="llm4msr" if knowledge else "none")
+    config = ModelConfig(backbone=parts[0], enhancer=parts[1])
+    model = build_model(config, source.layout, data.scenario_count, source.widths, seed=0)
     optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
     table = model.embedding.table.weight
     tables = 3 * table.numel() * 4 / 2**20
     print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, {len(table):,} rows of embeddings")
     print(f"table and its optimizer's state: {tables:,.0f} MiB; peak before training {peak():,.0f} MiB")
     began, rows = time.perf_counter(), 0
-    for batch in islice(source.epoch(BATCH, 0, 0, window=window), steps):
+    for batch in islice(source.epoch(BATCH, 0, 0, window=window, together=16), steps):
         optimizers.zero_grad()
         functional.binary_cross_entropy_with_logits(model(batch)[0], batch.label).backward()
         optimizers.step()

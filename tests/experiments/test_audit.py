@@ -14,12 +14,12 @@ from llm4msr.data.sources.frames import from_frames
 from llm4msr.experiments import audit as audit_module
 from llm4msr.experiments.audit import Check, audit, checks_sheet
 from llm4msr.experiments.probes import probes, probes_sheet
-from llm4msr.knowledge import states
+from llm4msr.knowledge import composed, states
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeConfig
 from llm4msr.schema import Schema
 from tests.conftest import shop_frames
 from tests.knowledge.stub_engine import StubEngine
@@ -51,7 +51,8 @@ def test_a_history_that_includes_its_own_moment_is_found(shop: PreparedData, mon
 def test_a_join_that_takes_ties_for_earlier_is_found(shop: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     true = states.as_of
     loose = lambda user, time, row_user, row_time: true(user, time, row_user, row_time + 1)  # noqa: E731
-    monkeypatch.setattr(states, "as_of", loose)
+    for module in (states, composed):
+        monkeypatch.setattr(module, "as_of", loose)
     names = failed(audit(shop, CONFIG, snapshots=SNAPSHOTS, users=10))
     assert "composed states (own) know what was before their rows alone" in names
 

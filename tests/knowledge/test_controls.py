@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import Knowledge, KnowledgeConfig, load_knowledge
+from llm4msr.knowledge.sources import Knowledge, load_knowledge
 
 
 @pytest.fixture(scope="module")

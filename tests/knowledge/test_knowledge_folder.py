@@ -9,10 +9,11 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import KnowledgeConfig, Source, load_knowledge
+from llm4msr.knowledge.sources import Source, load_knowledge
 from tests.knowledge.kiosk import ROWS, kiosk
 from tests.knowledge.stub_engine import WIDTH, StubEngine
 

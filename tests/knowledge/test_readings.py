@@ -12,12 +12,13 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.engines.base import Generation
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.item_vectors import item_vectors
 from llm4msr.knowledge.readings import open_reading, reading_path, readings
 from llm4msr.knowledge.reason import reason
-from llm4msr.knowledge.sources import KnowledgeConfig, fingerprint, load_knowledge
+from llm4msr.knowledge.sources import fingerprint, load_knowledge
 from tests.conftest import FAST
 from tests.knowledge.stub_engine import StubEngine
 from tests.knowledge.test_upkeep import Picky

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import Knowledge, KnowledgeConfig, Source, load_knowledge
+from llm4msr.knowledge.sources import Knowledge, Source, load_knowledge
 from llm4msr.knowledge.states import StateTable
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.schema import Schema

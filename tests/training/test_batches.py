@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import KnowledgeConfig, load_knowledge
+from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.models.readers import of_rows
 from llm4msr.training.batches import BatchSource, prefetched
 

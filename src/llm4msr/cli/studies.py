@@ -167,8 +167,8 @@ def audit(
     from llm4msr.experiments.audit import audit as check
     from llm4msr.experiments.audit import checks_sheet
     from llm4msr.experiments.probes import probes, probes_sheet
+    from llm4msr.knowledge.config import KnowledgeConfig
     from llm4msr.knowledge.folder import KnowledgeFolder
-    from llm4msr.knowledge.sources import KnowledgeConfig
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)

@@ -10,10 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.composed import composed_tables
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.sources import KnowledgeConfig, composed_table
 from llm4msr.report.sheets import Cell, Sheet
 
 MARKER = "zqmarker"
@@ -153,9 +154,9 @@ def _states(plant: _Plant, config: KnowledgeConfig, source: Literal["own", "othe
     data = plant.data
     marked = np.zeros((data.items.height, 1), dtype=np.float32)
     marked[plant.item] = 1
-    items = ItemVectors(marked, np.ones(data.items.height, dtype=bool), {})
+    items = ItemVectors.of(marked)
     plain = KnowledgeConfig(half_life_days=1e6, behaviour_weights={}, dimensions=config.dimensions)
-    table = composed_table(data, items, plain, source)
+    table = composed_tables(data, items, plain, [source])[source]
     row_user, row_time, row_scenario = np.asarray(data.user), np.asarray(data.time), np.asarray(data.scenario)
     at = np.full(data.users.height, np.iinfo(np.int64).max)
     where = np.full(data.users.height, -1)
@@ -172,9 +173,9 @@ def _states(plant: _Plant, config: KnowledgeConfig, source: Literal["own", "othe
 def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Literal["own", "others"], count: int) -> Check:
     """A sample of states equals the weighted mean over the raw events strictly before the row."""
     vectors = np.random.default_rng(1).standard_normal((data.items.height, 3)).astype(np.float32)
-    items = ItemVectors(vectors, np.ones(data.items.height, dtype=bool), {})
+    items = ItemVectors.of(vectors)
     plain = KnowledgeConfig(half_life_days=config.half_life_days)
-    table = composed_table(data, items, plain, source)
+    table = composed_tables(data, items, plain, [source])[source]
     rows = np.random.default_rng(2).permutation(data.rows)[:count]
     worst, known = 0.0, 0
     for row in rows:

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
-from llm4msr.knowledge.sources import KnowledgeConfig
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.schema import explain_validation
 from llm4msr.training.fit import TrainConfig
 

@@ -11,11 +11,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import history_vectors
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import LEAKS, Protocol, Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import item_vectors
-from llm4msr.knowledge.sources import KnowledgeConfig, load_knowledge
+from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.knowledge.states import States, StateTable
 from llm4msr.report.sheets import Cell, Sheet
 

@@ -18,11 +18,25 @@ from llm4msr.knowledge.vectors import Reduction
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """A vector for each item code `(items, k)`, which of them are `known` `(items,)`, and how they were reduced."""
+    """A vector for each item code, which of them are `known` `(items,)`, and how they were reduced.
 
-    vectors: NDArray[np.float32]
+    `table` `(items + 1, k)` has the unknown item's vector, which is zero, first.
+    """
+
+    table: NDArray[np.float32]
     known: NDArray[np.bool_]
     reductions: dict[str, Reduction]
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The items' own vectors, `(items, k)`."""
+        return self.table[1:]
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> ItemVectors:
+        """Of vectors `(items, k)` that are there already; all are known where `known` does not say otherwise."""
+        table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
+        return cls(table, np.ones(len(vectors), dtype=bool) if known is None else known, {})
 
 
 def item_vectors(folder: KnowledgeFolder, data: PreparedData, kinds: tuple[str, ...], dimensions: int) -> ItemVectors:
@@ -34,7 +48,8 @@ def item_vectors(folder: KnowledgeFolder, data: PreparedData, kinds: tuple[str, 
     """
     trained = trained_items(data)
     share = max(1, dimensions // len(kinds))
-    parts, reductions = [], {}
+    parts: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = []
+    reductions: dict[str, Reduction] = {}
     known = np.ones(data.items.height, dtype=bool)
     for kind in kinds:
         name = "item" if kind == "llm" else f"item {kind}"
@@ -48,15 +63,17 @@ def item_vectors(folder: KnowledgeFolder, data: PreparedData, kinds: tuple[str, 
             read = folder if kind == "llm" else open_reading(folder, data, kind)
             index, reduced, reductions[name] = read.reduced("item", share, lambda i: trained[i["subject"].to_numpy()])
             codes = index["subject"].to_numpy()
-        part = np.zeros((data.items.height, reduced.shape[1]), dtype=np.float32)
-        part[codes] = reduced
-        parts.append(part)
+        parts.append((codes, reduced))
         here = np.zeros_like(known)
         here[codes] = True
         known &= here
-    vectors = np.concatenate(parts, 1)
-    vectors[~known] = 0.0
-    return ItemVectors(vectors, known, reductions)
+    table = np.zeros((data.items.height + 1, sum(reduced.shape[1] for _, reduced in parts)), dtype=np.float32)
+    start = 0
+    for codes, reduced in parts:
+        table[codes + 1, start : start + reduced.shape[1]] = reduced
+        start += reduced.shape[1]
+    table[1:][~known] = 0.0
+    return ItemVectors(table, known, reductions)
 
 
 def trained_items(data: PreparedData) -> NDArray[np.bool_]:

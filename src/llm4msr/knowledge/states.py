@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 UNKNOWN = 0
@@ -55,15 +56,19 @@ def as_of(
     ...       np.array([0, 0, 0, 1], dtype=np.int32), np.array([5, 6, 10, 10]))
     array([0, 1, 2, 0], dtype=int32)
     """
-    moments = np.unique(time)
-    width = len(moments) + 1
-    keys = user.astype(np.int64) * width + np.searchsorted(moments, time)
-    asked = row_user.astype(np.int64) * width + np.searchsorted(moments, row_time, side="left")
-    position = np.searchsorted(keys, asked, side="left")
-    if not len(user):
-        return np.zeros(len(row_user), dtype=np.int32)
-    found = (position > 0) & (user[np.maximum(position - 1, 0)] == row_user)
-    return np.where(found, position, UNKNOWN).astype(np.int32)
+    states = pl.DataFrame({"user": user, "time": time, "state": np.arange(1, len(user) + 1, dtype=np.int32)})
+    rows = pl.DataFrame({"user": row_user, "time": row_time, "row": np.arange(len(row_user))})
+    found = rows.sort("time").join_asof(
+        states.sort("time", maintain_order=True),
+        on="time",
+        by="user",
+        strategy="backward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    seen = np.full(len(row_user), UNKNOWN, dtype=np.int32)
+    seen[found["row"].to_numpy()] = found["state"].fill_null(UNKNOWN).to_numpy()
+    return seen
 
 
 def compose(
@@ -76,6 +81,7 @@ def compose(
     half_life_events: float | None = None,
     weight: NDArray[np.float64] | None = None,
     block: int = 50_000,
+    out: NDArray[np.float32] | None = None,
 ) -> States:
     """Weighted means of the vectors of a user's items, one state at each moment with an event.
 
@@ -91,10 +97,9 @@ def compose(
         half_life_events: after how many further events it does; takes the place of `half_life_days`.
         weight: of each event, above 0; 1 where not given.
         block: events handled at once, which bounds memory.
+        out: where the states' vectors are written, `(states, d)`; an array of their own where not given.
     """
-    new = np.ones(len(user), dtype=bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    first = np.flatnonzero(new)
+    first = first_events(user, time)
     state_user, state_time = user[first], time[first]
     events_at = np.diff(np.append(first, len(user)))
     begins = np.searchsorted(state_user, state_user, side="left")
@@ -102,17 +107,26 @@ def compose(
     count = total - (total - events_at)[begins] if len(first) else total
     weights = np.ones(len(user)) if weight is None else weight
     clock = state_time / _DAY / half_life_days if half_life_events is None else count / half_life_events
-    out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
+    if out is None:
+        out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
     for start, stop in _whole_users(state_user, first, len(user), block):
         events = slice(first[start], first[stop] if stop < len(first) else len(user))
         inside = first[start:stop] - first[start]
         weighted = vectors[item[events]].astype(np.float64)
         if weight is not None:
             weighted *= weights[events][:, None]
-        sums = np.add.reduceat(weighted, inside, axis=0)
-        masses = np.add.reduceat(weights[events], inside)
+        sums, masses = weighted, weights[events]
+        if len(inside) < len(weighted):  # several events at one moment
+            sums, masses = np.add.reduceat(sums, inside, axis=0), np.add.reduceat(masses, inside)
         out[start:stop] = _decayed_means(state_user[start:stop], clock[start:stop], sums, masses)
     return States(state_user, state_time, out, count)
+
+
+def first_events(user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first event of each moment of each user, of events sorted by both: as many as `compose` makes states."""
+    new = np.ones(len(user), dtype=bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    return np.flatnonzero(new)
 
 
 def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int, block: int) -> list[tuple[int, int]]:

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from llm4msr.knowledge.config import behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.sources import behaviour_weights, items_of, prompted_states
+from llm4msr.knowledge.sources import items_of, prompted_states
 from llm4msr.knowledge.states import as_of
 from llm4msr.serving.bundle import Sources
 from llm4msr.serving.states import StateRule, sums_of_users
@@ -21,7 +22,7 @@ def write_knowledge(trained: Trained, folder: Path) -> tuple[Sources, StateRule]
     data, config = trained.data, trained.config.knowledge
     composed = tuple(source for source in ("own", "others") if source in trained.needs)
     users: list[Literal["prompted", "own", "others"]] = [*composed]
-    items = ItemVectors(np.zeros((data.items.height, 0), np.float32), np.zeros(data.items.height, bool), {})
+    items = ItemVectors.of(np.zeros((data.items.height, 0), np.float32), np.zeros(data.items.height, bool))
     if trained.needs & {"own", "others", "item"}:
         assert trained.folder is not None
         items = items_of(trained.folder, data, config)

@@ -133,8 +133,14 @@ class BatchSource:
     @cached_property
     def _states_seen(self) -> NDArray[np.int64]:
         """A number for the user states that each training row sees."""
-        tables = list(self._knowledge.users.values())
-        return _different(tables, [table.index[: self._data.split.valid] for table in tables])[1]
+        seen, different = np.zeros(self._data.split.valid, dtype=np.int64), 1
+        for table in self._knowledge.users.values():
+            if different * len(table.vectors) >= 2**63:
+                seen = np.unique(seen, return_inverse=True)[1]
+                different = len(seen)
+            seen = seen * len(table.vectors) + table.index[: len(seen)]
+            different *= len(table.vectors)
+        return seen
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)

@@ -1,0 +1,46 @@
+"""How stored vectors become states."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError, nearest
+
+
+class KnowledgeConfig(BaseModel):
+    """How stored vectors become states.
+
+    `dimensions` is what users' and items' vectors are reduced to. `vectors` are the kinds of item vectors that are
+    joined (see `item_vectors`), each with an equal share of the dimensions. In composed states an event weighs half
+    after `half_life_days`, or after `half_life_events` further events where that is given; `behaviour_weights` makes
+    some behaviours weigh more or less than 1, and `counts` adds the logarithm of the number of events to each state.
+    `control` replaces the knowledge, to see whether it is the knowledge that helps: see `llm4msr.knowledge.controls`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dimensions: int = Field(default=64, ge=1, le=4096)
+    vectors: tuple[str, ...] = Field(default=("llm",), min_length=1)
+    half_life_days: float = Field(default=30.0, gt=0)
+    half_life_events: float | None = Field(default=None, gt=0)
+    behaviour_weights: dict[str, float] = Field(default_factory=dict)
+    counts: bool = False
+    control: str = "none"
+    control_seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+def behaviour_weights(data: PreparedData, config: KnowledgeConfig) -> NDArray[np.float64]:
+    """The weight of each behaviour. Raises `InputError` for one that the schema does not have, or below 0."""
+    names = [b.name for b in data.schema.behaviours]
+    for name, value in config.behaviour_weights.items():
+        if name not in names:
+            raise InputError(f"behaviour_weights: there is no behaviour {name!r}; {nearest(name, names)}")
+        if not 0 <= value < np.inf:
+            raise InputError(f"behaviour_weights: {name!r} weighs {value}; expected a number of at least 0")
+    return np.array([config.behaviour_weights.get(name, 1.0) for name in names])
