@@ -48,7 +48,8 @@ def _with_counts(
     pool = _Pool(data, items, config, [source])
     count = np.log1p(np.concatenate([states.count for states in pool.states.values()]))[:, None].astype(np.float32)
     before = np.concatenate([states.time for states in pool.states.values()]) < data.split.valid_time
-    reduction = Reduction.fit(count[before] if before.any() else count, 0)
+    fitted = count[before] if before.any() else count
+    reduction = Reduction.fit(fitted if len(fitted) else np.zeros((1, 1), np.float32), 0)
     if reductions is not None:
         reductions[f"counts {source}"] = reduction
     column = np.concatenate([np.zeros((1, 1), np.float32), reduction.apply(count)])
