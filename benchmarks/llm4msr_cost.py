@@ -29,10 +29,11 @@ from llm4msr.models.batch import Batch, UserStates
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
+from llm4msr.training.fit import TrainConfig
 from llm4msr.training.optim import Optimizers
 
 COLUMNS = ("training step", "rows together", "evaluation", "request of 100", "request of 1,000")
-TOGETHER = 16
+TOGETHER = TrainConfig().rows_together
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "llm4msr": ("llm4msr", {}),

@@ -12,11 +12,11 @@ import numpy as np
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
-from llm4msr.knowledge.composed import COMPOSED, composed_tables
+from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.item_vectors import ItemVectors
 from llm4msr.knowledge.sources import Knowledge
-from llm4msr.knowledge.states import StateTable
+from llm4msr.knowledge.states import COMPOSED, StateTable
 
 DIMENSIONS = 64
 
@@ -36,5 +36,5 @@ def knowledge_of_that_shape(data: PreparedData) -> Knowledge:
     random = np.random.default_rng(0).standard_normal((data.items.height, DIMENSIONS), dtype=np.float32)
     items = ItemVectors.of(random)
     del random
-    tables = composed_tables(data, items, KnowledgeConfig(), COMPOSED)
-    return Knowledge(item=StateTable(items.table, np.asarray(data.item) + np.int32(1)), users=dict(tables.items()))
+    users = composed_tables(data, items, KnowledgeConfig(), COMPOSED)
+    return Knowledge(item=StateTable(items.table, np.asarray(data.item) + np.int32(1)), users=users)

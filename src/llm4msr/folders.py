@@ -93,6 +93,11 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON in a single step."""
+    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, files: Sequence[str] | None = None) -> None:
     """Write the manifest: kind, version, content, the checksum of each file (by default, of all), and its own."""
     if files is None:
@@ -101,7 +106,7 @@ def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, file
     sums = dict(zip(files, checksums([folder / name for name in files]), strict=True))
     manifest = {"kind": kind, "version": version, **content, "files": sums}
     manifest["seal"] = _digest(manifest)
-    write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm4msr.data.fields import PADDING, EncodedField, Places, RowValues, encode_field
+from llm4msr.data.fields import PADDING, EncodedField, encode_field
 from llm4msr.data.split import Split
+from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError
 from llm4msr.schema import FieldSpec
 
@@ -146,8 +147,8 @@ def test_values_listed_once_are_encoded_as_values_at_each_row(
     field = {"name": "f", "side": "item", "min_count": 2, "kind": "categorical" if kind == "whole" else kind}
     spec = FieldSpec.model_validate(field)
     listed = pl.Series(values, dtype=pl.Int64 if kind in ("numeric", "whole") else pl.String)
-    places = Places(np.array(rows, np.int32), len(listed), split)
-    once = encode_field(spec, RowValues(listed.gather(places.seen), places), split, "log.csv")
+    occurrences = Occurrences(np.array(rows, np.int32), len(listed), split)
+    once = encode_field(spec, RowValues(listed.gather(occurrences.seen), occurrences), split, "log.csv")
     each = encode_field(spec, RowValues(listed.gather(rows)), split, "log.csv")
     np.testing.assert_array_equal(once.column, each.column)
     assert once.record == each.record

@@ -11,9 +11,10 @@ import pytest
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
-from llm4msr.knowledge.composed import COMPOSED, Composed, composed_tables
+from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.item_vectors import ItemVectors
+from llm4msr.knowledge.states import COMPOSED, Composed
 from llm4msr.schema import Schema
 
 CONFIG = KnowledgeConfig(half_life_events=1e12)

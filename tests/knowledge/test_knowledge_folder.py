@@ -13,7 +13,8 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import Source, load_knowledge
+from llm4msr.knowledge.sources import load_knowledge
+from llm4msr.knowledge.states import Source
 from tests.knowledge.kiosk import ROWS, kiosk
 from tests.knowledge.stub_engine import WIDTH, StubEngine
 

@@ -15,8 +15,8 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import ReasonConfig, reason
-from llm4msr.knowledge.sources import Knowledge, Source, load_knowledge
-from llm4msr.knowledge.states import StateTable
+from llm4msr.knowledge.sources import Knowledge, load_knowledge
+from llm4msr.knowledge.states import Source, StateTable
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.schema import Schema
 from tests.conftest import shop_frames

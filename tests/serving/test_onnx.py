@@ -15,20 +15,15 @@ pytest.importorskip("onnxruntime")
 FAST = [("star", "llm4msr"), ("shared_bottom", "llm4msr-paper")]
 ENHANCERS = ["none", "dynamic-network-full", "epnet", "knowledge-added", "llm4msr-paper", "llm4msr-full"]
 SLOW = [*((b, "llm4msr") for b in BACKBONES if b != "star"), *(("star", e) for e in ENHANCERS)]
+PAIRS = [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
 
 
-@pytest.mark.parametrize(("backbone", "enhancer"), FAST)
+@pytest.mark.parametrize(("backbone", "enhancer"), PAIRS)
 def test_a_model_is_written_and_agrees(tmp_path: Path, backbone: str, enhancer: str) -> None:
     model = make_model(backbone, enhancer).freeze()
     onnx.write_onnx(model, WIDTHS, LAYOUT, SCENARIOS, tmp_path / "onnx")
     assert (tmp_path / "onnx" / onnx.FILE).stat().st_size > 1000
     assert set(json.loads((tmp_path / "onnx" / "inputs.json").read_text())) >= {"scenario", "categorical"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "enhancer"), SLOW)
-def test_every_backbone_and_enhancer_can_be_written(tmp_path: Path, backbone: str, enhancer: str) -> None:
-    test_a_model_is_written_and_agrees(tmp_path, backbone, enhancer)
 
 
 def test_a_graph_that_does_not_agree_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

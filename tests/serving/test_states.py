@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm4msr.knowledge.states import compose
-from llm4msr.serving.states import Events, Source, StateRule, Sums, sums_of_user, sums_of_users
+from llm4msr.knowledge.states import Composed, compose
+from llm4msr.serving.states import Events, StateRule, Sums, sums_of_user, sums_of_users
 
 VECTORS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 DAY = 86_400_000_000
@@ -25,7 +25,7 @@ def _events(rows: list[tuple[int, int, int, int]], user: int = 0) -> Events:
     return Events(whose, table[:, 0] * DAY // 4, *columns)
 
 
-def _offline(events: Events, scenario: int, source: Source, rule: StateRule) -> np.ndarray:
+def _offline(events: Events, scenario: int, source: Composed, rule: StateRule) -> np.ndarray:
     chosen = events.scenario == scenario if source == "own" else events.scenario != scenario
     part = events[chosen]
     weight = np.asarray(rule.behaviour_weights)[part.behaviour]
@@ -41,8 +41,8 @@ def _offline(events: Events, scenario: int, source: Source, rule: StateRule) -> 
     return out
 
 
-def _check(sums: Sums, events: Events, rule: StateRule) -> None:
-    sources: tuple[Source, ...] = ("own", "others")
+def _assert_equal_to_composed(sums: Sums, events: Events, rule: StateRule) -> None:
+    sources: tuple[Composed, ...] = ("own", "others")
     for scenario in range(3):
         for source in sources:
             found = np.empty(6, np.float32)
@@ -60,7 +60,7 @@ ROWS = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_sums_of_a_whole_history(half_life_events: float | None, rows: list[tuple[int, int, int, int]]) -> None:
     rule, events = _rule(half_life_events), _events(rows)
-    _check(sums_of_user(events, VECTORS, rule), events, rule)
+    _assert_equal_to_composed(sums_of_user(events, VECTORS, rule), events, rule)
 
 
 @pytest.mark.parametrize("half_life_events", [None, 2.0])
@@ -79,7 +79,7 @@ def test_events_that_come_in_any_order(
             sums.add(scenario, moment, VECTORS[item], rule.behaviour_weights[behaviour], rule)
         else:
             sums = sums_of_user(_events(shuffled[: place + 1]), VECTORS, rule)
-    _check(Sums.from_bytes(sums.to_bytes(), rule), _events(rows), rule)
+    _assert_equal_to_composed(Sums.from_bytes(sums.to_bytes(), rule), _events(rows), rule)
 
 
 def test_sums_of_many_users_in_blocks() -> None:

@@ -20,7 +20,8 @@ from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import Source, load_knowledge
+from llm4msr.knowledge.sources import load_knowledge
+from llm4msr.knowledge.states import Source
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource

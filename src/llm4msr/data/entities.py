@@ -59,7 +59,7 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
         raw = table.collect(read, *(pl.col(c) for c in own)).with_row_index("__row")
         keep = raw[side].is_not_null() & raw[side].is_first_distinct()
         rejected = _set_aside(table, raw.filter(~keep), side)
-        features = (raw if keep.all() else raw.filter(keep)).drop("__row")
+        features = raw.filter(keep).drop("__row")
         ids = pl.concat([ids, features[side]])
     frame = ids.unique().to_frame().sort(pl.col(side).cast(pl.String))
     if features is not None:

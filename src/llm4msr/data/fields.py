@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.split import PARTS, Part, Split
+from llm4msr.data.split import PARTS, Split
+from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
 from llm4msr.errors import InputError
 from llm4msr.schema import FieldSpec
@@ -32,48 +33,6 @@ class EncodedField:
     column: NDArray[Any]
     vocabulary: Vocabulary | None
     record: dict[str, Any]
-
-
-class Places:
-    """Which of some values each row has: of those that are `seen` in any row, row n has the one numbered `of_rows[n]`.
-
-    What is the same for many rows, such as a user's age, is so read and looked up once. `times` is how often each of
-    the seen values occurs in a part.
-    """
-
-    def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
-        occurs = np.zeros(values, dtype=bool)
-        occurs[of_rows] = True
-        self.seen = np.flatnonzero(occurs)
-        self.of_rows = (np.cumsum(occurs, dtype=np.int32) - 1).take(of_rows)
-        rows = {part: self.of_rows[slice(*split.range(part))] for part in PARTS}
-        self.times = {part: np.bincount(codes, minlength=len(self.seen)) for part, codes in rows.items()}
-
-
-@dataclass(frozen=True)
-class RowValues:
-    """The raw values of a field: one for each row, in order of time, or those seen that `places` gives to the rows."""
-
-    values: pl.Series
-    places: Places | None = None
-
-    def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
-        """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""
-        return found if self.places is None else found.take(self.places.of_rows, axis=0)
-
-    def training_times(self, split: Split) -> NDArray[np.int64]:
-        """How often each value occurs in the training part, `(len(values),)`."""
-        if self.places is None:
-            return (np.arange(len(self.values)) < split.valid).astype(np.int64)
-        return self.places.times["train"]
-
-    def share(self, chosen: NDArray[np.bool_], part: Part, split: Split) -> float | None:
-        """The share of a part's rows whose value is `chosen` `(len(values),)`; None where it has no row."""
-        first, last = split.range(part)
-        if first == last:
-            return None
-        found = chosen[first:last].sum() if self.places is None else self.places.times[part] @ chosen
-        return round(float(found / (last - first)), 6)
 
 
 def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
@@ -124,12 +83,12 @@ def _encode(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encode
 
 def _once(raw: RowValues, split: Split) -> RowValues:
     """Whole numbers that stand at each row, such as an hour, listed once: their texts are longer to look up."""
-    if raw.places is not None or not raw.values.dtype.is_integer():
+    if raw.occurrences is not None or not raw.values.dtype.is_integer():
         return raw
     different = raw.values.unique()
-    places = pl.DataFrame({"value": different, "place": np.arange(len(different), dtype=np.int32)})
-    joined = raw.values.to_frame("value").join(places, on="value", how="left", nulls_equal=True, maintain_order="left")
-    return RowValues(different, Places(joined["place"].to_numpy(), len(different), split))
+    listed = pl.DataFrame({"value": different, "place": np.arange(len(different), dtype=np.int32)})
+    joined = raw.values.to_frame("value").join(listed, on="value", how="left", nulls_equal=True, maintain_order="left")
+    return RowValues(different, Occurrences(joined["place"].to_numpy(), len(different), split))
 
 
 def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> InputError:

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
-from llm4msr.data.fields import EncodedField, Places, RowValues, encode_field
+from llm4msr.data.fields import EncodedField, encode_field
 from llm4msr.data.negatives import Negatives, sample_negatives
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.validate import accept_interactions, accept_positives, check_rejected
+from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema
@@ -97,7 +98,7 @@ def _write(
     for name in ("user", "item", "scenario", "time", "label"):
         np.save(folder / "columns" / f"{name}.npy", rows[name].to_numpy())
     records: dict[str, Any] = {}
-    sides = {e.side: (e, Places(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
+    sides = {e.side: (e, Occurrences(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
     for spec in schema.fields:
         report(f"encoding the field {spec.name}")
         table, values = _values(spec, tables, rows["row"], sides)
@@ -178,17 +179,17 @@ def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
 
 
 def _values(
-    spec: FieldSpec, tables: Tables, order: pl.Series, sides: Mapping[EntitySide, tuple[Entities, Places]]
+    spec: FieldSpec, tables: Tables, order: pl.Series, sides: Mapping[EntitySide, tuple[Entities, Occurrences]]
 ) -> tuple[Table, RowValues]:
     """The field's raw values over the rows, from the table of its side or from the interactions."""
     if spec.side != "context":
-        entity, places = sides[spec.side]
+        entity, occurrences = sides[spec.side]
         column = spec.side if spec.source == entity.key_column else spec.source
         if column in entity.frame.columns:
             table = tables.users if spec.side == "user" else tables.items
             if table is None or spec.source not in table.columns():
                 table = tables.interactions
-            return table, RowValues(entity.frame[column].gather(places.seen), places)
+            return table, RowValues(entity.frame[column].gather(occurrences.seen), occurrences)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -15,6 +14,7 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
 from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.states import Composed
 from llm4msr.report.sheets import Cell, Sheet
 
 MARKER = "zqmarker"
@@ -149,7 +149,7 @@ def _prompts(data: PreparedData, plant: _Plant, snapshots: Snapshots) -> Check:
     return Check("prompts know what was before their time alone", wrong == 0 and same and later > 0, seen)
 
 
-def _states(plant: _Plant, config: KnowledgeConfig, source: Literal["own", "others"]) -> Check:
+def _states(plant: _Plant, config: KnowledgeConfig, source: Composed) -> Check:
     """With 1 for the marked item and 0 for all others, a state is above 0 after the marker, and 0 before."""
     data = plant.data
     marked = np.zeros((data.items.height, 1), dtype=np.float32)
@@ -170,7 +170,7 @@ def _states(plant: _Plant, config: KnowledgeConfig, source: Literal["own", "othe
     return Check(f"composed states ({source}) know what was before their rows alone", wrong == 0, seen)
 
 
-def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Literal["own", "others"], count: int) -> Check:
+def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Composed, count: int) -> Check:
     """A sample of states equals the weighted mean over the raw events strictly before the row."""
     vectors = np.random.default_rng(1).standard_normal((data.items.height, 3)).astype(np.float32)
     items = ItemVectors.of(vectors)

@@ -17,7 +17,7 @@ import numpy as np
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.slices import Mask, test_slices
-from llm4msr.folders import write_text_atomically
+from llm4msr.folders import write_json
 from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import resolved_config
 from llm4msr.training.metrics import score
@@ -94,7 +94,7 @@ def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) 
     except Exception as error:  # noqa: BLE001 - one cell's failure must not end the others
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / ROW, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / ROW, row)
     return Run(row, folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,8 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig, behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.states import States, StateTable, as_of, compose, first_events
+from llm4msr.knowledge.states import Composed, Source, States, StateTable, as_of, compose, first_events
 from llm4msr.knowledge.vectors import Reduction
-
-Composed = Literal["own", "others"]
-COMPOSED: tuple[Composed, ...] = ("own", "others")
 
 
 def composed_tables(
@@ -26,7 +22,7 @@ def composed_tables(
     config: KnowledgeConfig,
     sources: Sequence[Composed],
     reductions: dict[str, Reduction] | None = None,
-) -> dict[Composed, StateTable]:
+) -> dict[Source, StateTable]:
     """For each scenario the states of its events (`own`), or of those of all the `others`, joined to its rows.
 
     States that two tables share, as the own and the others' ones of two scenarios, are made and kept once.

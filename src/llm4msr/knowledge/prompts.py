@@ -15,6 +15,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.tables import EntitySide
 from llm4msr.errors import InputError
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.text import clean
@@ -178,7 +179,7 @@ class PromptWriter:
             raise InputError(f"{self._origin[name]}: the template cannot be filled: {error}") from error
 
 
-def _text(data: PreparedData, side: Literal["user", "item"], column: str) -> pl.Series:
+def _text(data: PreparedData, side: EntitySide, column: str) -> pl.Series:
     """A text column, lists joined by commas. The id's own column is in the prepared data under the side's name."""
     frame, key = (data.users, data.schema.columns.user) if side == "user" else (data.items, data.schema.columns.item)
     text = frame[side if column == key else column]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.composed import COMPOSED, composed_tables
+from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import (
     count_vectors,
@@ -23,10 +23,8 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.item_vectors import ItemVectors, item_vectors
 from llm4msr.knowledge.questions import Level
 from llm4msr.knowledge.readings import fingerprint_with
-from llm4msr.knowledge.states import States, StateTable
+from llm4msr.knowledge.states import COMPOSED, Source, States, StateTable
 from llm4msr.knowledge.vectors import Reduction
-
-Source = Literal["scenario", "prompted", "own", "others", "item"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def load_knowledge(
         items = items_of(folder, data, config)
         reductions |= items.reductions
         wanted = [source for source in COMPOSED if source in needs]
-        users |= dict(composed_tables(data, items, config, wanted, reductions).items())
+        users |= composed_tables(data, items, config, wanted, reductions)
         if "item" in needs:
             item = StateTable(items.table, np.where(items.known[data.item], data.item + 1, 0).astype(np.int32))
     return Knowledge(scenario, item, users, reductions, folder.leaks if "prompted" in needs else "")

@@ -7,11 +7,16 @@ event's time, so ties count as later and no row ever sees a state made from itse
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+Source = Literal["scenario", "prompted", "own", "others", "item"]
+"""What knowledge is of: a scenario, a user by her prompts, by her events in this scenario or the others, an item."""
+Composed = Literal["own", "others"]
+COMPOSED: tuple[Composed, ...] = ("own", "others")
 UNKNOWN = 0
 """The index of the state of whoever has none yet; its vector is learned by the model."""
 

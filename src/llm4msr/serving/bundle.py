@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,7 @@ from llm4msr.serving.mapped import mapped_array, mapped_tensors
 from llm4msr.serving.states import Events, StateRule, Sums
 
 KIND = "llm4msr bundle"
-VERSION = 1
+VERSION = 2
 
 
 class Sources(BaseModel):
@@ -174,6 +175,11 @@ class Bundle:
     def behaviours(self) -> dict[str, int]:
         """Behaviours by name."""
         return {b.name: i for i, b in enumerate(self.schema.behaviours)}
+
+
+def iso(microseconds: int) -> str:
+    """A moment as people write it."""
+    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()
 
 
 def read_schema(path: Path) -> Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.fields import encode_fitted
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.tables import EntitySide
 from llm4msr.schema import FieldSpec
 from llm4msr.serving.fields import KINDS, TYPES, is_id, places, vocabulary_table
 from llm4msr.serving.lookup import LookupWriter
@@ -20,7 +21,7 @@ POPULAR = 500
 """So many of the items that were shown most in a scenario are kept as its candidates."""
 
 
-def write_fields(trained: Trained, folder: Path, side: Literal["user", "item"]) -> None:
+def write_fields(trained: Trained, folder: Path, side: EntitySide) -> None:
     """The encoded fields of a side, a row a code, and one more for whoever is unknown."""
     data = trained.data
     entities = data.users if side == "user" else data.items
@@ -34,9 +35,7 @@ def write_fields(trained: Trained, folder: Path, side: Literal["user", "item"]) 
         np.save(folder / f"{side}s" / f"{kind}.npy", np.concatenate([empty, *found[kind]], 1).astype(TYPES[kind]))
 
 
-def _entity_column(
-    trained: Trained, spec: FieldSpec, side: Literal["user", "item"], entities: pl.DataFrame
-) -> NDArray[Any]:
+def _entity_column(trained: Trained, spec: FieldSpec, side: EntitySide, entities: pl.DataFrame) -> NDArray[Any]:
     data = trained.data
     record = data.manifest["fields"][spec.name]
     vocabulary = None if spec.kind == "numeric" else data.vocabulary(spec.name)

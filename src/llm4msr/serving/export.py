@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from llm4msr.folders import seal, write_text_atomically, written_aside
+from llm4msr.data.tables import EntitySide
+from llm4msr.folders import seal, write_json, write_text_atomically, written_aside
 from llm4msr.models.readers import mean_state
-from llm4msr.serving.bundle import KIND, VERSION, Sources
+from llm4msr.serving.bundle import KIND, VERSION, Sources, iso
 from llm4msr.serving.card import model_card
 from llm4msr.serving.entities import titles_of, write_fields, write_histories, write_vocabularies
 from llm4msr.serving.knowledge import write_knowledge
 from llm4msr.serving.lookup import LookupWriter
 from llm4msr.serving.states import StateRule
 from llm4msr.serving.texts import scenario_cards, user_texts
-from llm4msr.serving.trained import Trained, iso, open_for_export
+from llm4msr.serving.trained import Trained, open_for_export
 from llm4msr.training.checkpoint import read_tensors, write_tensors
 from llm4msr.training.metrics import Score
 
 _SAMPLE = 20_000
-_SIDES: tuple[Literal["user", "item"], ...] = ("user", "item")
+_SIDES: tuple[EntitySide, ...] = ("user", "item")
 
 
 def export_bundle(
@@ -65,7 +65,7 @@ def export_bundle(
         write_histories(trained, folder)
         report("texts")
         cards = scenario_cards(trained)
-        _write_json(folder / "scenarios.json", [asdict(card) for card in cards])
+        write_json(folder / "scenarios.json", [asdict(card) for card in cards])
         lookup.texts("knowledge", user_texts(trained))
         lookup.close()
         report("weights")
@@ -129,7 +129,3 @@ def _manifest(trained: Trained, sources: Sources, rule: StateRule) -> dict[str, 
 
 def _metrics(score: Score) -> dict[str, Any]:
     return {"rows": score.rows, "auc": score.auc, "log_loss": score.log_loss}
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

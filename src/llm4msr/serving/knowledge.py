@@ -10,7 +10,7 @@ import numpy as np
 from llm4msr.knowledge.config import behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
 from llm4msr.knowledge.sources import items_of, prompted_states
-from llm4msr.knowledge.states import as_of
+from llm4msr.knowledge.states import UNKNOWN
 from llm4msr.serving.bundle import Sources
 from llm4msr.serving.states import StateRule, sums_of_users
 from llm4msr.serving.trained import Trained
@@ -53,12 +53,11 @@ def write_knowledge(trained: Trained, folder: Path) -> tuple[Sources, StateRule]
         users.insert(0, "prompted")
         states, _ = prompted_states(trained.folder, data, config)
         everyone = np.arange(data.users.height, dtype=np.int32)
-        latest = as_of(states.user, states.time, everyone, np.full(len(everyone), trained.moment))
+        latest = states.seen_by(everyone, np.full(len(everyone), trained.moment))
         prompted = states.vectors.shape[1]
-        blank = np.zeros((1, prompted), np.float32)
-        vectors = np.concatenate([blank, states.vectors])[np.append(latest, [0])]
-        flags = np.append(latest, [0])[:, None] == 0
-        np.save(folder / "users" / "prompted.npy", np.concatenate([vectors, flags], 1).astype(np.float32))
+        index = np.append(latest.index, UNKNOWN)[:, None]
+        vectors = np.concatenate([latest.vectors[index[:, 0]], index == UNKNOWN], 1)
+        np.save(folder / "users" / "prompted.npy", vectors.astype(np.float32))
     scenario = trained.source.widths.scenario
     sources = Sources(
         users=tuple(users),

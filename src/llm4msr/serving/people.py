@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 
 import numpy as np
 from pydantic import BaseModel
 
 from llm4msr.errors import nearest
 from llm4msr.knowledge.summaries import parse_interests
-from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.bundle import Bundle, iso
 from llm4msr.serving.live import Live
 from llm4msr.serving.requests import RequestError
 from llm4msr.serving.states import Events
@@ -67,7 +66,7 @@ def history_of(bundle: Bundle, live: Live, user: str, most: int) -> UserHistory:
     for old, declared in zip(_by_scenario(bundle, bundle.history(code), most), bundle.schema.scenarios, strict=True):
         new = [
             Positive(
-                time=_iso(event.time),
+                time=iso(event.time),
                 item=event.item,
                 title=_title(bundle, bundle.lookup.number("item", event.item)) or event.item,
                 behaviour=event.behaviour,
@@ -125,7 +124,7 @@ def _by_scenario(bundle: Bundle, events: Events, most: int) -> list[ScenarioHist
         there = np.flatnonzero(events.scenario == d)
         lines = [
             Positive(
-                time=_iso(int(events.time[place])),
+                time=iso(int(events.time[place])),
                 item=bundle.lookup.text("item id", int(events.item[place])) or "",
                 title=_title(bundle, int(events.item[place])) or "",
                 behaviour=bundle.schema.behaviours[int(events.behaviour[place])].name,
@@ -139,7 +138,3 @@ def _by_scenario(bundle: Bundle, events: Events, most: int) -> list[ScenarioHist
 
 def _title(bundle: Bundle, item: int) -> str | None:
     return bundle.lookup.text("title", item)
-
-
-def _iso(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Source = Literal["own", "others"]
+from llm4msr.knowledge.states import Composed
 
 _DAY = 86_400_000_000.0
 
@@ -33,7 +33,7 @@ class StateRule:
     number of events is part of the state, the mean and the deviation that standardise it for each source.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[Composed, ...]
     scenarios: int
     width: int
     half_life_days: float
@@ -122,7 +122,7 @@ class Sums:
             self.time[s] = max(time, int(self.time[s])) if self.count[s] else time
             self.count[s] += 1
 
-    def state(self, scenario: int, source: Source, rule: StateRule, out: NDArray[np.float32]) -> None:
+    def state(self, scenario: int, source: Composed, rule: StateRule, out: NDArray[np.float32]) -> None:
         """Write the state's vector and its flag, 1 where it is unknown, into `out` `(state_width + 1,)`."""
         total, weight, count = self._of(scenario, source, rule)
         if not count:
@@ -134,7 +134,7 @@ class Sums:
             out[rule.width] = np.clip((np.float32(np.log1p(count)) - mean) / deviation, -4.0, 4.0)
         out[-1] = 0.0
 
-    def _of(self, scenario: int, source: Source, rule: StateRule) -> tuple[NDArray[np.float64], float, int]:
+    def _of(self, scenario: int, source: Composed, rule: StateRule) -> tuple[NDArray[np.float64], float, int]:
         if source == "own" or rule.half_life_events is not None:
             s = scenario if source == "own" else rule.scenarios + scenario
             return self.total[s], float(self.weight[s]), int(self.count[s])

@@ -15,8 +15,8 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.report.explain import text_of_snapshot
-from llm4msr.serving.bundle import ScenarioCard
-from llm4msr.serving.trained import Trained, iso
+from llm4msr.serving.bundle import ScenarioCard, iso
+from llm4msr.serving.trained import Trained
 
 
 def scenario_cards(trained: Trained) -> list[ScenarioCard]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -59,8 +59,3 @@ def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
     if as_of_time is not None:
         moment = round(as_of_time.timestamp() * 1e6)
     return Trained(config, read_result(run), data, source, model, folder, moment)
-
-
-def iso(microseconds: int) -> str:
-    """A moment as people write it."""
-    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()

@@ -124,7 +124,7 @@ class BatchSource:
         if not tables:
             return None
         seen = [table.index[rows] for table in tables]
-        first, inverse = _different(tables, seen)
+        _, first, inverse = np.unique(_combined(tables, seen), return_index=True, return_inverse=True)
         if len(first) > len(rows) * _OWN_STATES:
             return UserStates(self._tensor(_flagged(tables, seen)), None)
         vectors = _flagged(tables, [index[first] for index in seen])
@@ -133,26 +133,22 @@ class BatchSource:
     @cached_property
     def _states_seen(self) -> NDArray[np.int64]:
         """A number for the user states that each training row sees."""
-        seen, different = np.zeros(self._data.split.valid, dtype=np.int64), 1
-        for table in self._knowledge.users.values():
-            if different * len(table.vectors) >= 2**63:
-                seen = np.unique(seen, return_inverse=True)[1]
-                different = len(seen)
-            seen = seen * len(table.vectors) + table.index[: len(seen)]
-            different *= len(table.vectors)
-        return seen
+        tables = list(self._knowledge.users.values())
+        return _combined(tables, [table.index[: self._data.split.valid] for table in tables])
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
 
 
-def _different(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of the combinations of states that rows see, the first row of each, and for each row the combination it has."""
-    first, inverse = np.zeros(1, np.int64), np.zeros(len(seen[0]), np.int64)
-    for table, index in zip(tables, seen, strict=True):  # one table after another: no product of sizes overflows
-        combined = inverse * len(table.vectors) + index
-        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
-    return first, inverse
+def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArray[np.int64]:
+    """A number for the combination of states that each row sees."""
+    found, different = np.zeros(len(seen[0]), dtype=np.int64), 1
+    for table, index in zip(tables, seen, strict=True):
+        if different * len(table.vectors) >= 2**63:  # the numbers that occur are at most as many as rows
+            found, different = np.unique(found, return_inverse=True)[1], len(found)
+        found = found * len(table.vectors) + index
+        different *= len(table.vectors)
+    return found
 
 
 def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:

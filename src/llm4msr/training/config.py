@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.knowledge.sources import Source
+from llm4msr.knowledge.states import Source
 from llm4msr.models.model import ModelConfig
 from llm4msr.schema import explain_validation
 from llm4msr.training.fit import TrainConfig

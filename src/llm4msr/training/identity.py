@@ -11,7 +11,7 @@ from typing import Any
 from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import write_text_atomically
+from llm4msr.folders import write_json
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import fingerprint
 from llm4msr.training.config import RunConfig, parse_config
@@ -70,11 +70,6 @@ def _what_matters(run: dict[str, Any]) -> dict[str, Any]:
     config = run.get("config")
     rest = {k: v for k, v in config.items() if k not in _FOLDERS} if isinstance(config, dict) else config
     return {**run, "config": rest}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one of a run's files in a single step."""
-    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

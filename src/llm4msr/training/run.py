@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import write_json
 from llm4msr.knowledge.sources import Knowledge
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.allocation import keep_freed_memory
@@ -24,7 +25,7 @@ from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, read_tensors, write_tensors
 from llm4msr.training.config import RunConfig
 from llm4msr.training.fit import TrainProgress, evaluate, fit, predict, score_part
-from llm4msr.training.identity import claim, is_claimed, read_json, resolved, run_config, write_json
+from llm4msr.training.identity import claim, is_claimed, read_json, resolved, run_config
 from llm4msr.training.metrics import Scores
 from llm4msr.training.opening import build, open_knowledge, open_run, read_knowledge
 from llm4msr.training.parallel import Group, joined

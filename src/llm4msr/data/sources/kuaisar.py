@@ -22,7 +22,7 @@ from llm4msr.schema import Schema
 
 _ID, _FLAG, _MS, _TEXT = pa.int64(), pa.int8(), pa.float64(), pa.string()
 _LEVELS = ("first", "second", "third", "fourth")
-_COLUMNS: dict[str, dict[str, pa.DataType]] = {
+_COLUMNS: dict[str, dict[str, pa.DataType]] = {  # the largest file is begun first
     "item_features.csv": {"item_id": _ID, "author_id": _TEXT, "item_type": _TEXT, "upload_type": _TEXT}
     | {f"{level}_level_category_id": _TEXT for level in _LEVELS}
     | {f"{level}_level_category_name_en": _TEXT for level in _LEVELS},
@@ -44,21 +44,23 @@ class KuaiSARConfig(BaseModel):
 
 def kuaisar(config: KuaiSARConfig) -> Tables:
     """The tables of both scenarios; raises `InputError` where a file or a column is missing."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # the largest file first
-        items, feed, search, users = pool.map(lambda name: _read(config.folder / name, _COLUMNS[name]), _COLUMNS)
+    for name in _COLUMNS:  # before the first of them is read
+        if not (config.folder / name).is_file():
+            raise InputError(f"{config.folder / name}: no such file; KuaiSAR's archive has it beside rec_inter.csv")
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        waiting = {
+            name: pool.submit(read_delimited, [config.folder / name], ",", types=types)
+            for name, types in _COLUMNS.items()
+        }
+        tables = {name: future.result() for name, future in waiting.items()}
+    items = tables["item_features.csv"]
     return Tables(
         schema=Schema.from_dict(_SCHEMA, "KuaiSAR"),
-        interactions=_interactions(feed, search),
-        users=users,
+        interactions=_interactions(tables["rec_inter.csv"], tables["src_inter.csv"]),
+        users=tables["user_features.csv"],
         items=items.replace(_items(items.frame)),
         recipe={"source": "kuaisar"},
     )
-
-
-def _read(path: Path, types: dict[str, pa.DataType]) -> Table:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; KuaiSAR's archive has it beside rec_inter.csv")
-    return read_delimited([path], ",", types=types)
 
 
 def _interactions(feed: Table, search: Table) -> Table:

@@ -1,0 +1,54 @@
+"""The raw values of a field over the rows, each read once however many rows have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llm4msr.data.split import PARTS, Part, Split
+
+
+class Occurrences:
+    """Which of some values each row has: of those that are `seen` in any row, row n has the one numbered `of_rows[n]`.
+
+    What is the same for many rows, such as a user's age, is so read and looked up once. `times` is how often each of
+    the seen values occurs in a part.
+    """
+
+    def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
+        occurs = np.zeros(values, dtype=bool)
+        occurs[of_rows] = True
+        self.seen = np.flatnonzero(occurs)
+        self.of_rows = (np.cumsum(occurs, dtype=np.int32) - 1).take(of_rows)
+        rows = {part: self.of_rows[slice(*split.range(part))] for part in PARTS}
+        self.times = {part: np.bincount(codes, minlength=len(self.seen)) for part, codes in rows.items()}
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """The raw values of a field: one for each row, in order of time, or those seen, and their `occurrences`."""
+
+    values: pl.Series
+    occurrences: Occurrences | None = None
+
+    def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
+        """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""
+        return found if self.occurrences is None else found.take(self.occurrences.of_rows, axis=0)
+
+    def training_times(self, split: Split) -> NDArray[np.int64]:
+        """How often each value occurs in the training part, `(len(values),)`."""
+        if self.occurrences is None:
+            return (np.arange(len(self.values)) < split.valid).astype(np.int64)
+        return self.occurrences.times["train"]
+
+    def share(self, chosen: NDArray[np.bool_], part: Part, split: Split) -> float | None:
+        """The share of a part's rows whose value is `chosen` `(len(values),)`; None where it has no row."""
+        first, last = split.range(part)
+        if first == last:
+            return None
+        found = chosen[first:last].sum() if self.occurrences is None else self.occurrences.times[part] @ chosen
+        return round(float(found / (last - first)), 6)
