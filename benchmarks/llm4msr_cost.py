@@ -25,9 +25,9 @@ from torch.nn import functional
 
 from benchmarks.contender import BATCH, HIDDEN
 from benchmarks.task import knowledge_of_that_shape, prepared
+from llm4msr.allocation import keep_freed_memory
 from llm4msr.models.batch import Batch, UserStates
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
-from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.fit import TrainConfig
 from llm4msr.training.optim import Optimizers

@@ -24,10 +24,10 @@ from benchmarks.contender import BATCH, HIDDEN, Contender, NotHereError
 from benchmarks.floor import floor_of
 from benchmarks.peers import fuxictr, scenario_wise_rec, torch_rechub
 from benchmarks.task import prepared
+from llm4msr.allocation import keep_freed_memory
 from llm4msr.data.prepared import PreparedData
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
-from llm4msr.training.allocation import keep_freed_memory
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.optim import Optimizers
 

@@ -52,6 +52,7 @@ def prepare(
     overwrite: Annotated[bool, typer.Option(help="Replace a prepared folder.")] = False,
 ) -> None:
     """Check raw logs, split them by time and encode them."""
+    from llm4msr.allocation import keep_freed_memory
     from llm4msr.data.negatives import Negatives
     from llm4msr.data.prepare import prepare as run_prepare
     from llm4msr.data.sources import find_source, read_source
@@ -59,6 +60,7 @@ def prepare(
     from llm4msr.schema import Schema
     from llm4msr.training.settings import parse_assignment
 
+    keep_freed_memory()
     ratios = _ratios(split)
     sampling = None
     if negatives is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from llm4msr.data.positions import Positions
 from llm4msr.data.tables import EntitySide, Table, Tables, as_id, rejects
 from llm4msr.errors import InputError
 
@@ -27,8 +28,7 @@ class Entities:
 
     def encode(self, ids: pl.Series) -> pl.Series:
         """The code of each id, int32; every id must be present."""
-        codes = pl.DataFrame({"id": self.ids, self.side: np.arange(self.frame.height, dtype=np.int32)})
-        return ids.to_frame("id").join(codes, on="id", how="left", maintain_order="left")[self.side]
+        return pl.Series(self.side, Positions(self.ids).of(ids))
 
 
 def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) -> Entities:
@@ -51,24 +51,26 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
     own = [] if table is None else [c for c in wanted if c in table.columns()]
     ids = pl.concat([frame[side] for frame in seen])
     rejected = rejects({"row": []})
-    features = None
     if table is not None:
         table.require(key, f"the schema's {side} column")
         dtype = table.frame.collect_schema()[key]
         read = as_id(key, dtype, whole=ids.dtype == pl.Int64).alias(side)
-        raw = table.collect(read, *(pl.col(c) for c in own)).with_row_index("__row")
-        keep = raw[side].is_not_null() & raw[side].is_first_distinct()
-        rejected = _set_aside(table, raw.filter(~keep), side)
-        features = raw.filter(keep).drop("__row")
-        ids = pl.concat([ids, features[side]])
-    frame = ids.unique().to_frame().sort(pl.col(side).cast(pl.String))
-    if features is not None:
-        frame = frame.join(features, on=side, how="left", maintain_order="left")
+        raw = table.collect(read, *(pl.col(c) for c in own))
+        first = Positions(raw[side])
+        keep = raw[side].is_not_null() & pl.Series(first.of(raw[side]) == np.arange(raw.height))
+        rejected = _set_aside(table, raw.with_row_index("__row").filter(~keep), side)
+        without = ids.filter(first.of(ids) == -1)
+        ids = pl.concat([raw[side].filter(keep), without])
+    frame = ids.unique().to_frame().with_columns(pl.col(side).cast(pl.String).alias("__text")).sort("__text")
+    if own:
+        features = raw.select(own)
+        features = pl.concat([features, features.clear(1)])  # the last row, place -1, knows nothing
+        frame = frame.with_columns(features[first.of(frame[side])])
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         earliest = _earliest(tables.interactions, side, lent, seen[0])
         frame = frame.join(earliest, on=side, how="left", maintain_order="left")
-    return Entities(side, key, frame[side], frame.with_columns(pl.col(side).cast(pl.String)), rejected)
+    return Entities(side, key, frame[side], frame.with_columns(pl.col("__text").alias(side)).drop("__text"), rejected)
 
 
 def _earliest(table: Table, side: EntitySide, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:

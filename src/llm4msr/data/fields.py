@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.positions import Positions
 from llm4msr.data.split import PARTS, Split
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
@@ -86,9 +87,7 @@ def _once(raw: RowValues, split: Split) -> RowValues:
     if raw.occurrences is not None or not raw.values.dtype.is_integer():
         return raw
     different = raw.values.unique()
-    listed = pl.DataFrame({"value": different, "place": np.arange(len(different), dtype=np.int32)})
-    joined = raw.values.to_frame("value").join(listed, on="value", how="left", nulls_equal=True, maintain_order="left")
-    return RowValues(different, Occurrences(joined["place"].to_numpy(), len(different), split))
+    return RowValues(different, Occurrences(Positions(different).of(raw.values), len(different), split))
 
 
 def _unfit(spec: FieldSpec, values: pl.Series, where: str, expected: str) -> InputError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import polars as pl
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
 from llm4msr.data.negatives import Negatives, sample_negatives
+from llm4msr.data.ordering import in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
@@ -24,6 +27,7 @@ from llm4msr.schema import FieldSpec, Schema
 Report = Callable[[str], None]
 _ORDER = ("time", "user", "item", "scenario", "row")
 _EVENT = ("user", "item", "scenario", "time", "behaviour")
+_EVENT_ORDER = ("user", "time", "scenario", "item", "behaviour")
 
 
 def prepare(
@@ -49,7 +53,7 @@ def prepare(
     """
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
         _write(tables, folder, ratios, history_share, negatives or tables.negatives, max_rejected, report)
-    return PreparedData.open(out)
+    return PreparedData.open(out, check=False)  # what it holds was summed a moment ago
 
 
 def _write(
@@ -82,10 +86,12 @@ def _write(
     seen = [rows] if history is None else [rows, history.rows]
     users, items = gather_entities(tables, "user", seen), gather_entities(tables, "item", seen)
     rejected = pl.concat([rejected, users.rejected, items.rejected])
-    rows = _coded(rows, users, items)
-    positives = rows.filter(pl.col("behaviour") >= 0) if history is None else _coded(history.rows, users, items)
-    positives = positives.select(_EVENT).sort("user", "time", "scenario", "item", "behaviour")
-    rows = _after_history(rows.sort(_ORDER), history_share)
+    rows = in_order(_coded(rows, users, items), _ORDER)
+    if history is None:  # its rows of a user are in order of time
+        positives = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), _EVENT_ORDER, known=2)
+    else:
+        positives = _coded(history.rows, users, items).select(_EVENT).sort(_EVENT_ORDER)
+    rows = _after_history(rows, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
@@ -97,19 +103,28 @@ def _write(
     (folder / "vocabulary").mkdir()
     for name in ("user", "item", "scenario", "time", "label"):
         np.save(folder / "columns" / f"{name}.npy", rows[name].to_numpy())
-    records: dict[str, Any] = {}
     sides = {e.side: (e, Occurrences(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
-    for spec in schema.fields:
-        report(f"encoding the field {spec.name}")
+
+    def encoded(spec: FieldSpec) -> dict[str, Any]:
         table, values = _values(spec, tables, rows["row"], sides)
         field = encode_field(spec, values, split, table.name)
         _save(field, folder)
-        records[spec.name] = field.record
-        _warn_of_drift(field, report)
-    users.frame.write_parquet(folder / "users.parquet")
-    items.frame.write_parquet(folder / "items.parquet")
-    positives.write_parquet(folder / "positives.parquet")
-    rejected.write_parquet(folder / "rejected.parquet")
+        return field.record
+
+    frames = {"users": users.frame, "items": items.frame, "positives": positives, "rejected": rejected}
+    records: dict[str, Any] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        written = [
+            pool.submit(frame.write_parquet, folder / f"{name}.parquet", compression_level=1)
+            for name, frame in frames.items()
+        ]
+        found = pool.map(encoded, schema.fields)
+        for spec in schema.fields:
+            report(f"encoding the field {spec.name}")
+            records[spec.name] = next(found)
+            _warn_of_drift(spec, records[spec.name], report)
+        for frame in written:
+            frame.result()
     report("sealing the folder")
     seal(
         folder,
@@ -174,6 +189,8 @@ def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
     if not 0 <= share < 1:
         raise InputError(f"the share of history {share:g}: expected a number from 0 to less than 1")
+    if share == 0:
+        return rows
     cut = rows["time"][int(rows.height * share)]
     return rows.filter(pl.col("time") >= cut)
 
@@ -200,11 +217,11 @@ def _save(field: EncodedField, folder: Path) -> None:
         field.vocabulary.save(folder / "vocabulary" / f"{field.spec.name}.parquet")
 
 
-def _warn_of_drift(field: EncodedField, report: Report) -> None:
-    shares = field.record.get("unknown_share")
+def _warn_of_drift(spec: FieldSpec, record: dict[str, Any], report: Report) -> None:
+    shares = record.get("unknown_share")
     if shares and shares["test"] is not None and shares["test"] > 0.5:
         report(
-            f"warning: {shares['test']:.0%} of the test values of the field {field.spec.name} were not seen in "
+            f"warning: {shares['test']:.0%} of the test values of the field {spec.name} were not seen in "
             "training; a field that only counts upwards in time is of no use"
         )
 

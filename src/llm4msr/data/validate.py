@@ -8,7 +8,7 @@ import polars as pl
 
 from llm4msr.data.tables import MALFORMED, EntitySide, Table, as_id, as_text, rejects
 from llm4msr.errors import InputError
-from llm4msr.schema import Rule, Schema
+from llm4msr.schema import Columns, Rule, Schema
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
@@ -21,7 +21,7 @@ REASONS = ("user id missing", "item id missing", "scenario unknown", "time missi
 class Accepted:
     """The rows of one table in normal form, and those set aside.
 
-    `rows`: row (number in the source), user and item (text, or int64 where they are whole numbers), scenario (index in
+    `rows`: row (number in the frame), user and item (text, or int64 where they are whole numbers), scenario (index in
     the schema), time (microseconds since 1970), label (0 or 1) and behaviour (index in the schema, -1 for none).
     `rejected`: table, row, reason, and the four raw values as text.
     """
@@ -72,56 +72,43 @@ def _accept(
     types = table.frame.collect_schema()
     codes = {s.value: i for i, s in enumerate(schema.scenarios)}
     raw_scenario = as_text(pl.col(columns.scenario), types[columns.scenario])
-    raw_time, time_type = pl.col(columns.time), types[columns.time]
-    numbered = Table(table.name, table.frame.with_row_index("__row"))
-    frame = numbered.collect(
+    numbered = Table(table.name, table.frame.with_row_index("__row"), table.malformed)
+    rows = numbered.collect(
         pl.col("__row").alias("row"),
         as_id(columns.user, types[columns.user], whole="user" in whole).alias("user"),
         as_id(columns.item, types[columns.item], whole="item" in whole).alias("item"),
-        raw_scenario.alias("raw_scenario"),
         raw_scenario.replace_strict(codes, default=None, return_dtype=pl.Int16).alias("scenario"),
-        (raw_time.fill_nan(None) if time_type.is_float() else raw_time).alias("raw_time"),
         _as_microseconds(table, schema, types).alias("time"),
-        label.alias("label"),
+        label.cast(pl.Int8).alias("label"),
         behaviour.alias("behaviour"),
     )
-    reason = (
-        pl.when(pl.col("user").is_null())
-        .then(pl.lit(REASONS[0]))
-        .when(pl.col("item").is_null())
-        .then(pl.lit(REASONS[1]))
-        .when(pl.col("scenario").is_null())
-        .then(pl.lit(REASONS[2]))
-        .when(pl.col("raw_time").is_null())
-        .then(pl.lit(REASONS[3]))
-        .when(pl.col("time").is_null())
-        .then(pl.lit(REASONS[4]))
-        .when(pl.col("label").is_null())
-        .then(pl.lit(REASONS[5]))
+    fit = rows.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
+    if fit.all():
+        return Accepted(rows, table.set_aside(part))
+    rejected = _rejected(numbered, part, rows.filter(~fit), columns, types)
+    return Accepted(rows.filter(fit), pl.concat([table.set_aside(part), rejected]))
+
+
+def _rejected(numbered: Table, part: str, unfit: pl.DataFrame, columns: Columns, types: pl.Schema) -> pl.DataFrame:
+    """Rows in normal form that lack something, with what the table has in its place."""
+    raw = numbered.replace(numbered.frame.filter(pl.col("__row").is_in(unfit["row"].implode()))).collect(
+        as_text(pl.col(columns.scenario), types[columns.scenario]).alias("raw_scenario"),
+        as_text(pl.col(columns.time), types[columns.time]).alias("raw_time"),
     )
-    frame = frame.with_columns(reason.alias("reason"))
-    unfit = frame.filter(pl.col("reason").is_not_null())
-    rejected = rejects(
+    unfit = pl.concat([unfit, raw], how="horizontal")
+    checked = zip(("user", "item", "scenario", "raw_time", "time", "label"), REASONS, strict=True)
+    reason = pl.coalesce(pl.when(pl.col(name).is_null()).then(pl.lit(reason)) for name, reason in checked)
+    return rejects(
         {
             "table": [part] * unfit.height,
-            "row": table.numbers(unfit["row"]),
-            "reason": unfit["reason"],
+            "row": numbered.numbers(unfit["row"]),
+            "reason": unfit.select(reason.alias("reason")).to_series(),
             "user": unfit["user"],
             "item": unfit["item"],
             "scenario": unfit["raw_scenario"],
-            "time": unfit.select(as_text(pl.col("raw_time"), time_type)).to_series(),
+            "time": unfit["raw_time"],
         }
     )
-    rows = frame.filter(pl.col("reason").is_null()).select(
-        pl.col("row").cast(pl.Int64),
-        "user",
-        "item",
-        "scenario",
-        "time",
-        pl.col("label").cast(pl.Int8),
-        pl.col("behaviour").cast(pl.Int16),
-    )
-    return Accepted(rows, pl.concat([table.set_aside(part), rejected]))
 
 
 def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:

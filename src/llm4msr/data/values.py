@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.positions import gathered
 from llm4msr.data.split import PARTS, Part, Split
 
 
@@ -20,12 +21,11 @@ class Occurrences:
     """
 
     def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
-        occurs = np.zeros(values, dtype=bool)
-        occurs[of_rows] = True
+        times = {part: np.bincount(of_rows[slice(*split.range(part))], minlength=values) for part in PARTS}
+        occurs = np.logical_or.reduce([counts > 0 for counts in times.values()])
         self.seen = np.flatnonzero(occurs)
-        self.of_rows = (np.cumsum(occurs, dtype=np.int32) - 1).take(of_rows)
-        rows = {part: self.of_rows[slice(*split.range(part))] for part in PARTS}
-        self.times = {part: np.bincount(codes, minlength=len(self.seen)) for part, codes in rows.items()}
+        self.times = {part: counts[self.seen] for part, counts in times.items()}
+        self.of_rows = of_rows if occurs.all() else gathered(np.cumsum(occurs, dtype=np.int32) - 1, of_rows)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RowValues:
 
     def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
         """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""
-        return found if self.occurrences is None else found.take(self.occurrences.of_rows, axis=0)
+        return found if self.occurrences is None else gathered(found, self.occurrences.of_rows)
 
     def training_times(self, split: Split) -> NDArray[np.int64]:
         """How often each value occurs in the training part, `(len(values),)`."""

@@ -13,13 +13,13 @@ import torch
 import uvicorn
 from pydantic import BaseModel
 
+from llm4msr.allocation import keep_freed_memory
 from llm4msr.errors import InputError
 from llm4msr.serving import metrics
 from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.guard import Guard, Limits
-from llm4msr.training.allocation import keep_freed_memory
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"

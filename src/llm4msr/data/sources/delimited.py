@@ -15,7 +15,7 @@ from llm4msr.data.tables import Table
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch
 
-_BLOCK = 1 << 26
+_BLOCK = 1 << 23
 """Bytes parsed at once; no line may be longer."""
 
 
@@ -51,7 +51,7 @@ def read_delimited(
         wanted = list(names) if types is None else list(types)
         layout = pa.schema([(c, pa.string() if types is None else types[c]) for c in wanted])
         if writer is None:
-            writer, written = ipc.new_file(target, layout, options=ipc.IpcWriteOptions(compression="zstd")), layout
+            writer, written = ipc.new_file(target, layout), layout
         elif written != layout:
             raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
         skipped: list[int] = []

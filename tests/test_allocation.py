@@ -3,7 +3,7 @@ from __future__ import annotations
 import platform
 import sys
 
-from llm4msr.training.allocation import keep_freed_memory
+from llm4msr.allocation import keep_freed_memory
 
 
 def test_it_says_whether_freed_memory_is_kept() -> None:
