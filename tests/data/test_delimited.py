@@ -102,6 +102,23 @@ def test_a_line_with_too_many_or_too_few_values_is_set_aside(tmp_path: Path, lin
     assert table.malformed.tolist() == [0, 2, 3]
 
 
+def test_a_line_that_is_not_utf8_is_set_aside_with_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "_BLOCK", 32)
+    lines = [b"%d,x" % k for k in range(40)]
+    for k in (3, 21, 22):
+        lines[k] = b"%d,\xc3" % k
+    for k in (0, 5, 30):
+        lines[k] = b"short"
+    lines[12] = b"\xff,x"
+    content = b"a,b\n" + b"\n".join(lines)
+    table = read(tmp_path, content, content, types={"a": pa.int64(), "b": pa.string()})
+    malformed = [0, 3, 5, 12, 21, 22, 30]
+    assert table.malformed.tolist() == malformed + [40 + k for k in malformed]
+    kept = [k for k in range(40) if k not in malformed]
+    assert rows(table) == [(k, "x") for k in kept + kept]
+    assert table.numbers(pl.Series(range(len(rows(table))))).to_list() == kept + [40 + k for k in kept]
+
+
 def test_a_file_cut_off_in_its_last_line_loses_that_line_only(tmp_path: Path) -> None:
     table = read(tmp_path, "a,b,c\n1,2,3\n4,5")
     assert rows(table) == [("1", "2", "3")]
@@ -168,7 +185,7 @@ def test_a_line_longer_than_a_block_is_an_error_that_names_the_file(
     [
         (b"", "cannot be read: .*Empty CSV file.*; is it a text file with a header?"),
         (b"\xff\xfea,b\n1,2\n", "cannot be read: .*; is it a text file with a header?"),
-        (b"a,b\n1,\xff\n", "In CSV column .*invalid UTF8 data; correct the file"),
+        (b"a,b\n1,x\n2,\xff,3\n", "CSV parse error: Row #3: Expected 2 columns, got 3: .*; correct the file"),
     ],
 )
 def test_a_file_that_is_no_text_table_is_named(tmp_path: Path, content: bytes, expected: str) -> None:

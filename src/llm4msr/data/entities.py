@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.positions import Positions
 from llm4msr.data.tables import EntitySide, Table, Tables, as_id, rejects
 from llm4msr.errors import InputError
@@ -75,11 +76,7 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
 
 def _earliest(table: Table, side: EntitySide, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:
     values = table.collect(*(pl.col(c) for c in columns))
-    first = (
-        rows.sort("time", "user", "item", "scenario", "row")
-        .group_by(side, maintain_order=True)
-        .agg(pl.col("row").first())
-    )
+    first = in_order(rows, ROW_ORDER).group_by(side, maintain_order=True).agg(pl.col("row").first())
     return pl.concat([first.select(side), values[first["row"]]], how="horizontal")
 
 

@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm4msr.data.ordering import ROW_ORDER
 from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
 
@@ -42,6 +43,18 @@ def sample_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.
     """
     parts = [_sample(rows, d, *split.range(p), config) for d in sorted(rows["scenario"].unique()) for p in PARTS]
     return pl.concat(parts).sort("place", "item")
+
+
+def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.DataFrame:
+    """The rows and their sampled negatives, in order; a negative has the context of its positive."""
+    positives = rows.filter(pl.col("label") == 1)
+    drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config)
+    sampled = positives[drawn["place"]].with_columns(
+        drawn["item"].cast(pl.Int32),
+        pl.lit(0, dtype=pl.Int8).alias("label"),
+        pl.lit(-1, dtype=pl.Int16).alias("behaviour"),
+    )
+    return pl.concat([rows, sampled]).sort(ROW_ORDER)
 
 
 def _sample(rows: pl.DataFrame, scenario: int, first: int, last: int, config: Negatives) -> pl.DataFrame:

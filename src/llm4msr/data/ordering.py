@@ -1,4 +1,4 @@
-"""Putting rows in order that mostly are: a log comes in order of time, and few of its rows share a moment."""
+"""The orders of rows and of a history, and putting rows in order that mostly are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+ROW_ORDER = ("time", "user", "item", "scenario", "row")
+EVENT_ORDER = ("user", "time", "scenario", "item", "behaviour")
+
 
 def in_order(rows: pl.DataFrame, order: Sequence[str], known: int = 1) -> pl.DataFrame:
     """`rows.sort(order)`, by the first column alone and then by all where rows are equal in the first `known` columns.
 
-    Rows that share the first column must already be in order of the others that are `known`.
+    That is fast on a log, which comes in order of time and of which few rows share a moment. Rows that share the first
+    column must already be in order of the others that are `known`.
     """
     turn = rows.select(pl.arg_sort_by(order[0], maintain_order=True)).to_series()
     leading = rows.select(order[:known])[turn]

@@ -13,8 +13,8 @@ import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
-from llm4msr.data.negatives import Negatives, sample_negatives
-from llm4msr.data.ordering import in_order
+from llm4msr.data.negatives import Negatives, with_negatives
+from llm4msr.data.ordering import EVENT_ORDER, ROW_ORDER, in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
@@ -25,9 +25,7 @@ from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema
 
 Report = Callable[[str], None]
-_ORDER = ("time", "user", "item", "scenario", "row")
 _EVENT = ("user", "item", "scenario", "time", "behaviour")
-_EVENT_ORDER = ("user", "time", "scenario", "item", "behaviour")
 
 
 def prepare(
@@ -86,17 +84,17 @@ def _write(
     seen = [rows] if history is None else [rows, history.rows]
     users, items = gather_entities(tables, "user", seen), gather_entities(tables, "item", seen)
     rejected = pl.concat([rejected, users.rejected, items.rejected])
-    rows = in_order(_coded(rows, users, items), _ORDER)
+    rows = in_order(_coded(rows, users, items), ROW_ORDER)
     if history is None:  # its rows of a user are in order of time
-        positives = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), _EVENT_ORDER, known=2)
+        positives = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), EVENT_ORDER, known=2)
     else:
-        positives = _coded(history.rows, users, items).select(_EVENT).sort(_EVENT_ORDER)
+        positives = _coded(history.rows, users, items).select(_EVENT).sort(EVENT_ORDER)
     rows = _after_history(rows, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
         _check_items_are_known_alone(schema, items, tables)
-        rows = _with_negatives(rows, split, negatives)
+        rows = with_negatives(rows, split, negatives)
         split = split.over(rows["time"].to_numpy())
 
     (folder / "columns").mkdir()
@@ -161,18 +159,6 @@ def _check_field_columns(tables: Tables) -> None:
 def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
     """The rows with codes in the place of ids."""
     return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
-
-
-def _with_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.DataFrame:
-    """The rows and their sampled negatives, in order of time; a negative has the context of its positive."""
-    positives = rows.filter(pl.col("label") == 1)
-    drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config)
-    sampled = positives[drawn["place"]].with_columns(
-        drawn["item"].cast(pl.Int32),
-        pl.lit(0, dtype=pl.Int8).alias("label"),
-        pl.lit(-1, dtype=pl.Int16).alias("behaviour"),
-    )
-    return pl.concat([rows, sampled]).sort(_ORDER)
 
 
 def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables) -> None:

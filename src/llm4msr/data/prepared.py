@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.ordering import EVENT_ORDER
 from llm4msr.data.split import Split
 from llm4msr.data.vocabulary import Vocabulary
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
@@ -54,7 +55,7 @@ class PreparedData:
     def with_history(self, positives: pl.DataFrame, items: pl.DataFrame) -> PreparedData:
         """The same rows with another history and other texts of items; nothing is written."""
         other = PreparedData(self.path, self.manifest, self.schema, self.split)
-        ordered = positives.sort("user", "time", "scenario", "item", "behaviour")
+        ordered = positives.sort(EVENT_ORDER)
         vars(other).update(positives=ordered, items=items)  # where the cached properties keep what they read
         return other
 

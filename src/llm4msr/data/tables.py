@@ -33,6 +33,15 @@ def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
     return pl.when(text != "").then(text)
 
 
+def among(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of `rows`, which count only what could be read, among all: those of `malformed` ones are ascending.
+
+    >>> among(np.array([0, 1, 2]), malformed=np.array([1, 2]))
+    array([0, 3, 4])
+    """
+    return rows + np.searchsorted(malformed - np.arange(len(malformed)), rows, side="right")
+
+
 EntitySide = Literal["user", "item"]
 MALFORMED = "malformed line"
 _REJECTED = ("table", "row", "reason", "user", "item", "scenario", "time")
@@ -66,9 +75,7 @@ class Table:
 
     def numbers(self, rows: pl.Series) -> pl.Series:
         """The numbers in the source of rows of the frame: malformed ones count there."""
-        before = self.malformed - np.arange(len(self.malformed))
-        number = rows.to_numpy().astype(np.int64)
-        return pl.Series(rows.name, number + np.searchsorted(before, number, side="right"))
+        return pl.Series(rows.name, among(rows.to_numpy().astype(np.int64), self.malformed))
 
     def set_aside(self, part: str) -> pl.DataFrame:
         """The malformed rows as `rejected.parquet` lists them; `part` is the table's role."""

@@ -1,4 +1,4 @@
-"""CSV and TSV files, read once into typed columns; a line with too many or too few values is set aside."""
+"""CSV and TSV files, read once into typed columns; a line of another number of values or not in UTF-8 is set aside."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import csv, ipc
 
-from llm4msr.data.tables import Table
+from llm4msr.data.tables import Table, among
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch
 
@@ -37,7 +38,7 @@ def read_delimited(
     """
     scratch = Scratch()
     target = scratch.path / "table.arrow"
-    malformed: list[int] = []
+    malformed: list[NDArray[np.int64]] = []
     writer: ipc.RecordBatchFileWriter | None = None
     written: pa.Schema | None = None
     rows = 0
@@ -55,21 +56,25 @@ def read_delimited(
         elif written != layout:
             raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
         skipped: list[int] = []
+        illegible = [np.empty(0, dtype=np.int64)]
         reader = _open(path, separator, [names[c] for c in wanted], skipped)
         read = 0
         while (batch := _next(reader, path)) is not None:
+            legible = _legible(batch)
+            illegible.append(read + np.flatnonzero(~legible))
+            read += batch.num_rows
+            batch = batch if legible.all() else batch.filter(pa.array(legible))
             columns = [_as(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
             writer.write_table(pa.table(columns, schema=layout))
-            read += batch.num_rows
-        # A line's number counts the header as 1; among all files it becomes a row number that starts at 0.
-        malformed += [rows + number - 2 for number in skipped]
+        cut = np.array(skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
+        malformed.append(rows + np.sort(np.concatenate([cut, among(np.concatenate(illegible), cut)])))
         rows += read + len(skipped)
     assert writer is not None
     writer.close()
     return Table(
         name or ", ".join(map(str, paths)),
         pl.scan_ipc(target, glob=False),
-        malformed=np.array(malformed, dtype=np.int64),
+        malformed=np.concatenate(malformed),
         keeps=scratch,
     )
 
@@ -105,6 +110,7 @@ def _open(path: Path, separator: str, columns: list[str], skipped: list[int]) ->
             convert_options=csv.ConvertOptions(
                 include_columns=columns,
                 column_types=dict.fromkeys(columns, pa.string()),
+                check_utf8=False,  # here, a row that is not would be the end of the file
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=True,
@@ -121,6 +127,26 @@ def _next(reader: csv.CSVStreamingReader, path: Path) -> pa.RecordBatch | None:
         return None
     except pa.ArrowInvalid as error:
         raise _unreadable(path, error) from error
+
+
+def _legible(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Which of the batch's rows are UTF-8 in all columns."""
+    found = np.ones(batch.num_rows, dtype=bool)
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            values = column.cast(pa.binary()).to_pylist()
+            found &= [value is None or _is_utf8(value) for value in values]
+    return found
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unreadable(path: Path, error: pa.ArrowInvalid) -> InputError:
