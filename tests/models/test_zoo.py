@@ -35,6 +35,21 @@ def test_a_row_scores_the_same_alone_as_in_any_batch(backbone: str, enhancer: st
 
 
 @every_pair
+def test_a_frozen_model_scores_the_same(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer)
+    with torch.no_grad():
+        for parameter in model.parameters():  # away from a start at which all scenarios are the same
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) / 10)
+    batches = [make_rows([5, 1, 4]), make_rows([0, 3, 0])]
+    model.eval()
+    with torch.no_grad():
+        before = [model(batch)[0] for batch in batches]
+        model.freeze()
+        after = [model(batch)[0] for batch in batches]
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
+
+
+@every_pair
 def test_permuting_rows_permutes_their_scores(backbone: str, enhancer: str) -> None:
     model = make_model(backbone, enhancer).eval()
     batch = make_rows([4, 2, 3])

@@ -66,6 +66,7 @@ class MultiScenarioModel(nn.Module):
     def freeze(self) -> MultiScenarioModel:
         """Training is over: nothing is random any more, and what depends on the scenarios alone becomes constant."""
         self.enhancer.freeze()
+        self.backbone.freeze()
         return self.eval().requires_grad_(False)
 
 

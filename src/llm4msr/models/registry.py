@@ -40,6 +40,9 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
 
+    def freeze(self) -> None:
+        """Training is over: make constants of what depends on the scenarios alone. By default there is nothing."""
+
 
 class Enhancer(nn.Module, ABC):
     """What is put around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.

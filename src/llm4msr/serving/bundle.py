@@ -42,7 +42,7 @@ from llm4msr.serving.mapped import mapped_array, mapped_tensors
 from llm4msr.serving.states import Events, StateRule, Sums
 
 KIND = "llm4msr bundle"
-VERSION = 2
+VERSION = 3
 
 
 class Sources(BaseModel):

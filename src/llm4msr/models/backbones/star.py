@@ -111,6 +111,7 @@ class StarLayer(nn.Module):
     """A fully connected layer of the star topology (equation 5): `W_d* = W_shared (x) W_d`, `b_d* = b_shared + b_d`.
 
     The product is taken element by element. `W_d` starts at one and `b_d` at zero: all scenarios start as the centre.
+    A frozen layer holds what each scenario's comes to.
     """
 
     def __init__(self, inside: int, outside: int, scenarios: int) -> None:
@@ -127,7 +128,16 @@ class StarLayer(nn.Module):
 
     def of_scenario(self, d: int) -> tuple[Tensor, Tensor]:
         """The same of one scenario."""
+        if not hasattr(self, "weight"):
+            return self.scenario_weight[d], self.scenario_bias[d]
         return self.weight * self.scenario_weight[d], self.bias + self.scenario_bias[d]
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Take what all scenarios share up into each scenario's own."""
+        self.scenario_weight.mul_(self.weight)
+        self.scenario_bias.add_(self.bias)
+        del self.weight, self.bias
 
 
 @BACKBONES.register("star", STARConfig)
@@ -145,6 +155,11 @@ class STAR(Backbone):
         self.layers = nn.ModuleList(StarLayer(inside, outside, scenarios) for inside, outside in pairwise(widths))
         self.scenario = nn.Embedding(scenarios, config.scenario_dim)
         self.auxiliary = MLP((config.scenario_dim + width, *config.auxiliary_hidden, 1))
+
+    def freeze(self) -> None:
+        """Make each scenario's layers once and for all."""
+        for layer in self.layers:
+            cast(StarLayer, layer).freeze()
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
