@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -29,7 +30,11 @@ class Entities:
 
     def encode(self, ids: pl.Series) -> pl.Series:
         """The code of each id, int32; every id must be present."""
-        return pl.Series(self.side, Positions(self.ids).of(ids))
+        return pl.Series(self.side, self._positions.of(ids))
+
+    @cached_property
+    def _positions(self) -> Positions:
+        return Positions(self.ids)
 
 
 def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) -> Entities:
@@ -60,8 +65,7 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
         first = Positions(raw[side])
         keep = raw[side].is_not_null() & pl.Series(first.of(raw[side]) == np.arange(raw.height))
         rejected = _set_aside(table, raw.with_row_index("__row").filter(~keep), side)
-        without = ids.filter(first.of(ids) == -1)
-        ids = pl.concat([raw[side].filter(keep), without])
+        ids = pl.concat([raw[side].filter(keep), ids.filter(first.of(ids) == -1)])
     frame = ids.unique().to_frame().with_columns(pl.col(side).cast(pl.String).alias("__text")).sort("__text")
     if own:
         features = raw.select(own)

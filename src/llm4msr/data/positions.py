@@ -8,7 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.tables import fits_int64
+
 _SPREAD = 8
+"""Places that an array may have for each of the values that it is made of."""
 _AT_ONCE = 2**18
 """Places looked up at once: what is made of them on the way stays in the cache."""
 
@@ -20,9 +23,6 @@ def gathered(values: NDArray[Any], places: NDArray[np.integer[Any]]) -> NDArray[
         part = places[start : start + _AT_ONCE]
         values.take(part, axis=0, out=found[start : start + len(part)], mode="clip")
     return found
-
-
-_TOO_WIDE = (pl.UInt64, pl.Int128, pl.UInt128)
 
 
 class Positions:
@@ -71,7 +71,7 @@ class Positions:
 
 def _close_together(values: pl.Series) -> tuple[int, int] | None:
     """The lowest and the highest of whole numbers that an array can be made for."""
-    if not values.dtype.is_integer() or values.dtype in _TOO_WIDE or values.null_count() == len(values):
+    if not fits_int64(values.dtype) or values.null_count() == len(values):
         return None
     known = values.drop_nulls().to_numpy()
     low, high = int(known.min()), int(known.max())

@@ -25,6 +25,8 @@ from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema
 
 Report = Callable[[str], None]
+_COMPRESSION = 1
+"""Of the tables; higher levels take longer and make them no smaller to speak of."""
 _EVENT = ("user", "item", "scenario", "time", "behaviour")
 
 
@@ -113,7 +115,7 @@ def _write(
     records: dict[str, Any] = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         written = [
-            pool.submit(frame.write_parquet, folder / f"{name}.parquet", compression_level=1)
+            pool.submit(frame.write_parquet, folder / f"{name}.parquet", compression_level=_COMPRESSION)
             for name, frame in frames.items()
         ]
         found = pool.map(encoded, schema.fields)
@@ -121,8 +123,8 @@ def _write(
             report(f"encoding the field {spec.name}")
             records[spec.name] = next(found)
             _warn_of_drift(spec, records[spec.name], report)
-        for frame in written:
-            frame.result()
+        for done in written:
+            done.result()
     report("sealing the folder")
     seal(
         folder,

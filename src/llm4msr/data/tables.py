@@ -17,6 +17,11 @@ _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """What polars raises on a damaged file; it panics where a Parquet page contradicts its footer."""
 
 
+def fits_int64(dtype: pl.DataType) -> bool:
+    """Whether a column is of whole numbers that are all 64-bit ones with a sign."""
+    return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
+
+
 def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A raw value as text: 12.0 is written "12", so that a column read as floats keeps its values; NaN is missing."""
     if not dtype.is_float():
@@ -33,10 +38,10 @@ def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
     return pl.when(text != "").then(text)
 
 
-def among(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers of `rows`, which count only what could be read, among all: those of `malformed` ones are ascending.
+def number_in_source(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers in the source of `rows`, which count only what was read; those of `malformed` ones are ascending.
 
-    >>> among(np.array([0, 1, 2]), malformed=np.array([1, 2]))
+    >>> number_in_source(np.array([0, 1, 2]), malformed=np.array([1, 2]))
     array([0, 3, 4])
     """
     return rows + np.searchsorted(malformed - np.arange(len(malformed)), rows, side="right")
@@ -75,7 +80,7 @@ class Table:
 
     def numbers(self, rows: pl.Series) -> pl.Series:
         """The numbers in the source of rows of the frame: malformed ones count there."""
-        return pl.Series(rows.name, among(rows.to_numpy().astype(np.int64), self.malformed))
+        return pl.Series(rows.name, number_in_source(rows.to_numpy().astype(np.int64), self.malformed))
 
     def set_aside(self, part: str) -> pl.DataFrame:
         """The malformed rows as `rejected.parquet` lists them; `part` is the table's role."""
@@ -139,6 +144,6 @@ class Tables:
         for side, (key, own) in beside.items():
             tables = logs if own is None else [*logs, own]
             types = [t.frame.collect_schema()[key] if key in t.columns() else None for t in tables]
-            if all(t is not None and t.is_integer() and t not in (pl.UInt64, pl.Int128, pl.UInt128) for t in types):
+            if all(t is not None and fits_int64(t) for t in types):
                 found.add(side)
         return frozenset(found)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv, ipc
 
-from llm4msr.data.tables import Table, among
+from llm4msr.data.tables import Table, number_in_source
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch
 
@@ -63,11 +63,12 @@ def read_delimited(
             legible = _legible(batch)
             illegible.append(read + np.flatnonzero(~legible))
             read += batch.num_rows
-            batch = batch if legible.all() else batch.filter(pa.array(legible))
+            if not legible.all():
+                batch = batch.filter(pa.array(legible))
             columns = [_as(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
             writer.write_table(pa.table(columns, schema=layout))
         cut = np.array(skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
-        malformed.append(rows + np.sort(np.concatenate([cut, among(np.concatenate(illegible), cut)])))
+        malformed.append(rows + np.sort(np.concatenate([cut, number_in_source(np.concatenate(illegible), cut)])))
         rows += read + len(skipped)
     assert writer is not None
     writer.close()

@@ -22,9 +22,10 @@ from llm4msr.schema import Schema
 
 _ID, _FLAG, _MS, _TEXT = pa.int64(), pa.int8(), pa.float64(), pa.string()
 _LEVELS = ("first", "second", "third", "fourth")
+_LEVELS_OF_FIELDS = _LEVELS[:2]
 _COLUMNS: dict[str, dict[str, pa.DataType]] = {  # the largest file is begun first
     "item_features.csv": {"item_id": _ID, "author_id": _TEXT, "item_type": _TEXT, "upload_type": _TEXT}
-    | {f"{level}_level_category_id": _TEXT for level in _LEVELS[:2]}
+    | {f"{level}_level_category_id": _TEXT for level in _LEVELS_OF_FIELDS}
     | {f"{level}_level_category_name_en": _TEXT for level in _LEVELS},
     "rec_inter.csv": {"user_id": _ID, "item_id": _ID, "timestamp": _MS}
     | dict.fromkeys(("click", "forward", "like"), _FLAG),
@@ -100,7 +101,7 @@ def _interactions(feed: Table, search: Table) -> Table:
 
 def _items(items: pl.LazyFrame) -> pl.LazyFrame:
     """Unknown categories are missing; the names of the known levels make the category path."""
-    ids = pl.col([f"{level}_level_category_id" for level in _LEVELS[:2]])
+    ids = pl.col([f"{level}_level_category_id" for level in _LEVELS_OF_FIELDS])
     names = [pl.col(f"{level}_level_category_name_en").replace("empty", None) for level in _LEVELS]
     return items.with_columns(
         ids.replace(["0", "-124", "empty"], None),
