@@ -37,7 +37,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     known.num_fields, known.default_emb_dim, known.input_length = len(names), DIM, len(names)
     known.set_column_index()
     train = slice(0, data.split.valid)
-    columns = {name: np.array(data.field(name)[train]) for name in names}
+    columns = {name: np.array(data.field(name)[train], np.int32) for name in names}
     columns["label"] = np.array(data.label[train]).astype(np.int32)
     np.savez(folder / "train.npz", **columns)  # type: ignore[arg-type]
 

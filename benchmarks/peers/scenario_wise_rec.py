@@ -37,7 +37,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         raise NotHereError(str(error)) from error
     train = slice(0, data.split.valid)
     names = [f.name for f in data.fields_of("categorical")]
-    rows: dict[str, Any] = {name: np.array(data.field(name)[train]) for name in names}
+    rows: dict[str, Any] = {name: np.array(data.field(name)[train], np.int32) for name in names}
     rows["domain_indicator"] = np.array(data.scenario[train]).astype(np.int64)
     label = np.array(data.label[train])
     domains = data.scenario_count

@@ -28,7 +28,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         raise NotHereError(f"{error}; pip install torch-rechub") from error
     train = slice(0, data.split.valid)
     names = [f.name for f in data.fields_of("categorical")]
-    rows = {name: np.array(data.field(name)[train]) for name in names}
+    rows = {name: np.array(data.field(name)[train], np.int32) for name in names}
     tasks = data.scenario_count
     labels = np.repeat(np.array(data.label[train])[:, None], tasks, 1)
     fields = [features.SparseFeature(n, vocab_size=data.vocabulary_size(n), embed_dim=DIM) for n in names]

@@ -24,7 +24,7 @@ def test_an_opened_folder_is_what_was_prepared(tmp_path: Path) -> None:
 def test_columns_are_mapped_and_compact(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data")
     columns = (data.user, data.item, data.scenario, data.time, data.label, data.field("hour"))
-    assert [str(column.dtype) for column in columns] == ["int32", "int32", "int16", "int64", "int8", "int32"]
+    assert [str(column.dtype) for column in columns] == ["int32", "int32", "int16", "int64", "int8", "int8"]
     assert all(isinstance(column, np.memmap) and not column.flags.writeable for column in columns)
 
 

@@ -10,7 +10,8 @@ import polars as pl
 
 from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.positions import Positions
-from llm4msr.data.tables import EntitySide, Table, Tables, as_id, rejects
+from llm4msr.data.raw import as_id, in_text_order
+from llm4msr.data.tables import EntitySide, Table, Tables, rejects
 from llm4msr.errors import InputError
 
 
@@ -66,11 +67,10 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
         keep = raw[side].is_not_null() & pl.Series(first.of(raw[side]) == np.arange(raw.height))
         rejected = _set_aside(table, raw.with_row_index("__row").filter(~keep), side)
         ids = pl.concat([raw[side].filter(keep), ids.filter(first.of(ids) == -1)])
-    frame = ids.unique().to_frame().with_columns(pl.col(side).cast(pl.String).alias("__text")).sort("__text")
+    frame = in_text_order(ids.unique()).to_frame().with_columns(pl.col(side).cast(pl.String).alias("__text"))
     if own:
-        features = raw.select(own)
-        features = pl.concat([features, features.clear(1)])  # the last row, place -1, knows nothing
-        frame = frame.with_columns(features[first.of(frame[side])])
+        places = pl.Series(first.of(frame[side]))
+        frame = frame.with_columns(raw.select(own)[places.set(places == -1, None)])
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         earliest = _earliest(tables.interactions, side, lent, seen[0])

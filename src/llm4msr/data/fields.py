@@ -26,8 +26,9 @@ SEPARATOR = "|"
 class EncodedField:
     """A field over all rows, with what was fitted to make it.
 
-    `column` is int32 `(N,)` for a categorical field, int32 `(N, L)` padded with -1 for a multi-valued one, float32
-    `(N,)` with NaN for a missing number. `record` goes into the manifest.
+    `column` has ids, `(N,)` for a categorical field and `(N, L)` padded with -1 for a multi-valued one, of the smallest
+    type that holds them (int8, int16 or int32); or numbers, float32 `(N,)` with NaN for a missing one. `record` goes
+    into the manifest.
     """
 
     spec: FieldSpec
@@ -79,7 +80,13 @@ def _encode(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encode
     vocabulary = Vocabulary.fit(raw.values, spec.min_count, raw.training_times(split))
     ids = vocabulary.encode(raw.values)
     unknown = (ids == UNKNOWN) & raw.values.is_not_null().to_numpy()
-    return EncodedField(spec, raw.over_rows(ids), vocabulary, _record(spec, vocabulary, raw, unknown, split))
+    column = raw.over_rows(_small(ids, vocabulary))
+    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, raw, unknown, split))
+
+
+def _small(ids: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.signedinteger[Any]]:
+    """The same ids, or paddings, in the smallest type that holds all of the vocabulary's."""
+    return ids.astype(np.min_scalar_type(-vocabulary.size))
 
 
 def _once(raw: RowValues, split: Split) -> RowValues:
@@ -103,7 +110,8 @@ def _multi(spec: FieldSpec, raw: RowValues, split: Split) -> EncodedField:
     vocabulary = Vocabulary.fit(elements["value"], spec.min_count, times)
     ids = _padded(spec, elements, vocabulary, len(raw.values))
     unknown = (ids == UNKNOWN).any(axis=1)
-    return EncodedField(spec, raw.over_rows(ids), vocabulary, _record(spec, vocabulary, raw, unknown, split))
+    column = raw.over_rows(_small(ids, vocabulary))
+    return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, raw, unknown, split))
 
 
 def _elements(spec: FieldSpec, values: pl.Series) -> pl.DataFrame:

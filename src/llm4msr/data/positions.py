@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.tables import fits_int64
+from llm4msr.data.raw import fits_int64
 
 _SPREAD = 8
 """Places that an array may have for each of the values that it is made of."""

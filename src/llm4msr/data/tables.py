@@ -10,32 +10,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.negatives import Negatives
+from llm4msr.data.raw import fits_int64
 from llm4msr.errors import InputError, nearest
 from llm4msr.schema import Schema
 
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """What polars raises on a damaged file; it panics where a Parquet page contradicts its footer."""
-
-
-def fits_int64(dtype: pl.DataType) -> bool:
-    """Whether a column is of whole numbers that are all 64-bit ones with a sign."""
-    return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
-
-
-def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A raw value as text: 12.0 is written "12", so that a column read as floats keeps its values; NaN is missing."""
-    if not dtype.is_float():
-        return value.cast(pl.String)
-    whole = value.cast(pl.Int64, strict=False)
-    return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
-
-
-def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
-    """The id of a user or an item as text, or as the `whole` number that it is; an empty one is missing."""
-    if whole:
-        return pl.col(column).cast(pl.Int64)
-    text = as_text(pl.col(column), dtype)
-    return pl.when(text != "").then(text)
 
 
 def number_in_source(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,9 +81,12 @@ class Table:
             raise InputError(f"{self.name}: has no column {column!r} ({role}); {nearest(column, columns)}")
 
     def collect(self, *expressions: pl.Expr) -> pl.DataFrame:
-        """Evaluate a selection, streaming; raises `InputError` where the file is damaged."""
+        """Evaluate a selection, streaming; raises `InputError` where the file is damaged.
+
+        The frame is of one chunk: rows of hundreds, as streaming gives them, take several times as long to look up.
+        """
         try:
-            return self.frame.select(*expressions).collect(engine="streaming")
+            return self.frame.select(*expressions).collect(engine="streaming").rechunk()
         except _UNREADABLE as error:
             raise self.unreadable(error) from error
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llm4msr.data.tables import MALFORMED, EntitySide, Table, as_id, as_text, rejects
+from llm4msr.data.raw import as_id, as_text
+from llm4msr.data.tables import MALFORMED, EntitySide, Table, rejects
 from llm4msr.errors import InputError
 from llm4msr.schema import Columns, Rule, Schema
 

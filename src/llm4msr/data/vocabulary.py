@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.tables import as_text
+from llm4msr.data.raw import as_text
 
 UNKNOWN = 0
 MISSING = ""

@@ -76,4 +76,4 @@ def _start_from_items(model: MultiScenarioModel, data: PreparedData, knowledge: 
             state = knowledge.item.index[train][first]
             usable = (ids > 0) & (state > 0)
             vectors = torch.from_numpy(knowledge.item.vectors[state[usable]])
-            model.embedding.start_from(place, torch.from_numpy(ids[usable]), vectors)
+            model.embedding.start_from(place, torch.from_numpy(ids[usable].astype(np.int64)), vectors)
