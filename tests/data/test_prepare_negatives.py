@@ -102,6 +102,20 @@ def test_what_a_user_chose_in_a_scenario_is_not_sampled(data: PreparedData) -> N
     assert sampled.join(chosen, on=key, how="semi").height == 0
 
 
+@pytest.mark.parametrize("wider", [False, True], ids=["rows before the first", "a table of its own"])
+def test_what_a_user_chose_in_the_history_alone_is_not_sampled(tmp_path: Path, wider: bool) -> None:
+    random = np.random.default_rng(0)
+    log = choices(item=[f"i{k}" for k in random.integers(0, ITEMS, ROWS)])
+    older = log.with_columns(pl.Series("item", [f"i{k}" for k in random.integers(0, ITEMS, ROWS)])) if wider else None
+    tables = from_frames(schema(FIELDS), log, items=COLOURS, positives=older)
+    data = prepare(tables, tmp_path / "data", negatives=Negatives(ratio=2), history_share=0.4)
+    rows, key = table(data), ["user", "item", "scenario"]
+    sampled = rows.filter(pl.col("label") == 0)
+    assert sampled.height > 40
+    assert data.positives.height == ROWS
+    assert sampled.join(data.positives, on=key, how="semi").height == 0
+
+
 def test_the_parts_are_cut_at_the_same_times(plain: PreparedData, data: PreparedData) -> None:
     assert (plain.split.valid_time, plain.split.test_time) == (80 * SECOND, 90 * SECOND)
     assert (data.split.valid_time, data.split.test_time) == (80 * SECOND, 90 * SECOND)

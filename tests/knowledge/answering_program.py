@@ -20,18 +20,22 @@ def answer(asked: dict[str, object]) -> dict[str, object]:
 
 def main(mode: str, log: str = "") -> None:
     json.loads(sys.stdin.readline())
+    if mode == "once" and Path(log).exists():
+        sys.exit(4)
     if mode == "silent":
         time.sleep(60)
     version = 2 if mode == "newer" else 1
     name = f"echo {os.getpid()}" if mode == "changing" else "echo"
     say({"protocol": version, "identity": {"model": name}, "special_tokens": ["<x>"]})
+    if mode == "deaf":
+        time.sleep(60)
     held: list[dict[str, object]] = []
     for line in sys.stdin:
         asked = json.loads(line)
         if log:
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(f"{asked['prompt']}\n")
-        if mode in ("dies", "changing") and asked["prompt"] == "deadly":
+        if mode in ("dies", "changing", "once") and asked["prompt"] == "deadly":
             sys.exit(3)
         if mode == "hangs" and asked["prompt"] == "deadly":
             time.sleep(60)

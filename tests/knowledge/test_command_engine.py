@@ -74,6 +74,18 @@ def test_a_prompt_that_the_program_refuses_is_set_aside_with_its_reason(mode: st
     assert outcomes[1] == Refusal(why)
 
 
+def test_a_program_that_cannot_be_started_again_ends_the_run(tmp_path: Path) -> None:
+    program = engine("once", str(tmp_path / "asked"))
+    with pytest.raises(InputError, match="could not be started again: it ended with exit code 4"):
+        list(program.run(PROMPTS, GENERATION))
+
+
+def test_a_program_that_stops_reading_is_given_up_in_time() -> None:
+    long = "tea " * 100_000  # more than a pipe holds
+    outcomes = run(engine("deaf", seconds=0.5, restarts=0), [long])
+    assert outcomes == [Refusal(f"the engine {sys.executable!r} failed 1 times: it gave no answer within 0.5 s")]
+
+
 def test_a_program_that_changes_its_model_when_started_again_is_refused() -> None:
     program = engine("changing")
     with pytest.raises(InputError, match="started again, it says that it is another model"):

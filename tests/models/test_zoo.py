@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def test_a_frozen_model_scores_the_same(backbone: str, enhancer: str) -> None:
         model.freeze()
         after = [model(batch)[0] for batch in batches]
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
+
+
+@every_pair
+def test_the_gradient_of_a_frozen_model_is_that_of_its_scores(backbone: str, enhancer: str) -> None:
+    model = make_model(backbone, enhancer).freeze().double()
+    batch = make_rows([3, 1, 2])
+    assert batch.users is not None
+    assert batch.item is not None
+    inputs = [model.embedding(batch), batch.users.vectors.double(), batch.item.double()]
+    random = torch.Generator().manual_seed(0)
+    way = [torch.randn(x.shape, generator=random, dtype=x.dtype) for x in inputs]
+
+    def total(step: torch.Tensor) -> torch.Tensor:
+        e, users, item = (x + step * d for x, d in zip(inputs, way, strict=True))
+        moved = replace(batch, users=replace(batch.users, vectors=users), item=item)
+        logits: torch.Tensor = model.enhancer(e, moved, model.backbone)[0]
+        return logits.sum()
+
+    at = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(total(at), at)
+    with torch.no_grad():
+        step = torch.tensor(1e-7, dtype=torch.float64)
+        difference = (total(step) - total(-step)) / (2 * step)
+    torch.testing.assert_close(slope, difference, rtol=1e-4, atol=1e-6)
 
 
 @every_pair

@@ -6,7 +6,7 @@ time matters: drawn from the whole log's popularity, old bestsellers become nega
 that knows nothing but age looks clever or foolish by drift alone.
 
 Nothing crosses the split: a positive of the training part draws from the training part, and so on. An item that the
-user chose herself in the scenario, at whatever time, is never her negative.
+user chose herself in the scenario, at whatever time, be it in the history alone, is never her negative.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
 
 _ROUNDS = 100
+_CHOICE = ("user", "item", "scenario")
 
 
 class Negatives(BaseModel):
@@ -34,21 +35,31 @@ class Negatives(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-def sample_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.DataFrame:
+def sample_negatives(
+    rows: pl.DataFrame, split: Split, config: Negatives, chosen: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Negatives for `rows`: user, item, scenario and time, in order of time, as `split` cuts them.
 
-    `user`, `item` and `scenario` are integer codes. Returns the columns of `rows` with `place`, the positive's
-    position, and `item`, the negative drawn for it; at most `ratio` for a place, and none twice. There are fewer where
-    the window has too few items that the user did not choose.
+    `user`, `item` and `scenario` are integer codes; `chosen` has them of what users chose beside the rows. Returns
+    `place`, the positive's position, and `item`, the negative drawn for it; at most `ratio` for a place, and none
+    twice. There are fewer where the window has too few items that the user did not choose.
     """
-    parts = [_sample(rows, d, *split.range(p), config) for d in sorted(rows["scenario"].unique()) for p in PARTS]
+    known = rows.select(_CHOICE)
+    known = known if chosen is None else pl.concat([known, chosen.select(_CHOICE)])
+    parts = []
+    for scenario in sorted(rows["scenario"].unique()):
+        here = known.filter(pl.col("scenario") == scenario)
+        parts += [_sample(rows, scenario, *split.range(part), config, here) for part in PARTS]
     return pl.concat(parts).sort("place", "item")
 
 
-def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.DataFrame:
-    """The rows and their sampled negatives, in order; a negative has the context of its positive."""
+def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives, chosen: pl.DataFrame) -> pl.DataFrame:
+    """The rows and their sampled negatives, in order; a negative has the context of its positive.
+
+    `chosen` has user, item and scenario of what users chose at any time, the history included.
+    """
     positives = rows.filter(pl.col("label") == 1)
-    drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config)
+    drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config, chosen)
     sampled = positives[drawn["place"]].with_columns(
         drawn["item"].cast(pl.Int32),
         pl.lit(0, dtype=pl.Int8).alias("label"),
@@ -57,14 +68,16 @@ def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives) -> pl.Da
     return pl.concat([rows, sampled]).sort(ROW_ORDER)
 
 
-def _sample(rows: pl.DataFrame, scenario: int, first: int, last: int, config: Negatives) -> pl.DataFrame:
-    """The negatives of one scenario's positives in one part."""
+def _sample(
+    rows: pl.DataFrame, scenario: int, first: int, last: int, config: Negatives, known: pl.DataFrame
+) -> pl.DataFrame:
+    """The negatives of one scenario's positives in one part; `known` are the choices of users in the scenario."""
     inside = rows.with_row_index("place")[first:last].filter(pl.col("scenario") == scenario)
     place = inside["place"].to_numpy().astype(np.int64)
     user, item = inside["user"].to_numpy().astype(np.int64), inside["item"].to_numpy().astype(np.int64)
-    everywhere = rows.filter(pl.col("scenario") == scenario)
-    items = int(everywhere["item"].max()) + 1 if everywhere.height else 1  # type: ignore[arg-type]
-    chosen = np.unique(everywhere["user"].to_numpy().astype(np.int64) * items + everywhere["item"].to_numpy())
+    known_user, known_item = (known[side].to_numpy().astype(np.int64) for side in ("user", "item"))
+    items = int(known_item.max()) + 1
+    chosen = np.unique(known_user * items + known_item)
     count, half = len(inside), config.window // 2
     centre = np.arange(count)
     low = np.clip(np.minimum(centre - half, count - 2 * half), 0, None)

@@ -91,12 +91,14 @@ def _write(
         positives = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), EVENT_ORDER, known=2)
     else:
         positives = _coded(history.rows, users, items).select(_EVENT).sort(EVENT_ORDER)
+    clicked = rows if negatives is None else rows.filter(pl.col("label") == 1)
     rows = _after_history(rows, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
         _check_items_are_known_alone(schema, items, tables)
-        rows = with_negatives(rows, split, negatives)
+        chosen = pl.concat([frame.select("user", "item", "scenario") for frame in (clicked, positives)])
+        rows = with_negatives(rows, split, negatives, chosen)
         split = split.over(rows["time"].to_numpy())
 
     (folder / "columns").mkdir()

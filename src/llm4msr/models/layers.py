@@ -35,7 +35,8 @@ class MLP(nn.Sequential):
 class EmbeddingGate(nn.Module):
     """EPNet's gate (Chang et al., KDD 2023): scales an embedding `(B, E)` for its scenario.
 
-    `e' = scale sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: it reads the embedding but does not train it.
+    `e' = scale sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: it reads the embedding but does not train it. After
+    training nothing is stopped, so that an explanation by gradients sees the gate.
     """
 
     def __init__(self, width: int, scenarios: int, scenario_dim: int, hidden: int, scale: float) -> None:
@@ -46,7 +47,7 @@ class EmbeddingGate(nn.Module):
 
     def forward(self, e: Tensor, d: Tensor) -> Tensor:
         """The scaled embedding `(B, E)`; `d` `(B,)` are the rows' scenarios."""
-        context = torch.cat([self.scenario(d), e.detach()], 1)
+        context = torch.cat([self.scenario(d), e.detach() if self.training else e], 1)
         return self._scale * torch.sigmoid(self.gate(context)) * e
 
 

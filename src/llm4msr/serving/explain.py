@@ -2,7 +2,8 @@
 
 Contributions are integrated gradients (Sundararajan et al., ICML 2017; Captum) of the logit, from the population's
 mean row in the row's own scenario to the row itself. So the mean row's logit, all contributions and the remainder that
-the integral's finite number of steps leaves add up to the row's logit.
+the integral's finite number of steps leaves add up to the row's logit. Where the logit jumps on the way, as AdaSparse's
+does when a unit is pruned, the jump has no gradient and is in the remainder, too.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ It ends when its input does. What it writes to standard error is shown to the us
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -69,18 +70,15 @@ class _StoppedError(Exception):
 
 @dataclass
 class _Process:
-    """The running program and the lines that it has written; None after the last."""
+    """The running program, the lines for it, and those that it has written; None after the last."""
 
     popen: subprocess.Popen[str]
+    asked: queue.Queue[str | None] = field(default_factory=queue.Queue)
     lines: queue.Queue[str | None] = field(default_factory=queue.Queue)
 
     def send(self, message: dict[str, Any]) -> None:
-        assert self.popen.stdin is not None
-        try:
-            self.popen.stdin.write(json.dumps(message, ensure_ascii=False) + "\n")
-            self.popen.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise _StoppedError(f"it no longer reads ({error})") from error
+        """Leave a line to be written, however long the program takes to read it."""
+        self.asked.put(json.dumps(message, ensure_ascii=False) + "\n")
 
     def receive(self, seconds: float) -> str:
         try:
@@ -92,6 +90,7 @@ class _Process:
         return line
 
     def end(self) -> None:
+        self.asked.put(None)
         self.popen.kill()
         self.popen.wait()
 
@@ -106,7 +105,7 @@ class CommandEngine:
             refused, and the others go on.
         window: prompts that it is given before the first of them is answered.
 
-    Raises `InputError` where it cannot be started, or speaks another version of the protocol.
+    Raises `InputError` where it cannot be started, or started again, or speaks another version of the protocol.
     """
 
     def __init__(self, command: Sequence[str], *, seconds: float = 600.0, restarts: int = 2, window: int = 64) -> None:
@@ -145,6 +144,7 @@ class CommandEngine:
         waiting = list(range(len(prompts)))[::-1]
         flight: list[int] = []
         failed = [0] * len(prompts)
+        silent = 0
         while waiting or flight:
             try:
                 process = self._running()
@@ -155,9 +155,15 @@ class CommandEngine:
                 if reply.id not in flight:
                     raise _StoppedError(f"it answered {reply.id}, which was not asked")
                 flight.remove(reply.id)
+                silent = 0
                 yield [(reply.id, reply.outcome())]
             except _StoppedError as error:
                 self.close()
+                if not flight:  # it was asked nothing yet
+                    silent += 1
+                    if silent > self._restarts:
+                        raise InputError(f"{self._name}: could not be started again: {error}") from error
+                    continue
                 given_up: list[tuple[int, Outcome]] = []
                 # Only the first in flight is held to blame: a program answers about in order.
                 failed[flight[0]] += 1
@@ -185,7 +191,8 @@ class CommandEngine:
         except OSError as error:
             raise InputError(f"{self._name}: cannot be started: {error.strerror or error}") from error
         self._process = process = _Process(popen)
-        threading.Thread(target=_collect, args=(process,), daemon=True, name="llm4msr-command").start()
+        for work in (_feed, _collect):
+            threading.Thread(target=work, args=(process,), daemon=True, name=f"llm4msr-command{work.__name__}").start()
         process.send({"protocol": PROTOCOL})
         hello: _Hello = _parsed(_Hello, process.receive(self._seconds))
         if hello.protocol != PROTOCOL:
@@ -194,14 +201,21 @@ class CommandEngine:
         return hello
 
 
+def _feed(process: _Process) -> None:
+    """Write every line that waits; a program that reads no more is noticed by its silence or its end."""
+    assert process.popen.stdin is not None
+    with contextlib.suppress(OSError, ValueError):
+        while (line := process.asked.get()) is not None:
+            process.popen.stdin.write(line)
+            process.popen.stdin.flush()
+
+
 def _collect(process: _Process) -> None:
     """Put every line that the program writes into the queue."""
     assert process.popen.stdout is not None
-    try:
+    with contextlib.suppress(OSError, ValueError):
         while line := process.popen.stdout.readline(_LONGEST_LINE):
             process.lines.put(line)
-    except (OSError, ValueError):
-        pass
     process.lines.put(None)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class PEPNetConfig(PPNetConfig):
 
 
 class _GatedTower(nn.Module):
-    """`h_l = relu(W_l (g_(l-1) * h_(l-1)) + b_l)` with `g_l = scale sigmoid(MLP_l(prior))`, and `g_0 = 1`."""
+    """`h_l = relu(W_l (g_(l-1) * h_(l-1)) + b_l)` with `g_l = scale sigmoid(MLP_l(stop(x)))`, `h_0 = x`, `g_0 = 1`."""
 
     def __init__(self, width: int, config: PPNetConfig) -> None:
         super().__init__()
@@ -36,7 +38,8 @@ class _GatedTower(nn.Module):
         self.layers = nn.ModuleList(MLP((i, o)) for i, o in zip(inside, (*config.hidden, 1), strict=True))
         self.gates = nn.ModuleList(MLP((width, config.gate_hidden, hidden)) for hidden in config.hidden)
 
-    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        prior = x.detach() if self.training else x
         h: Tensor = self.layers[0](x)
         for layer, gate in zip(list(self.layers)[1:], self.gates, strict=True):
             h = layer(self._scale * torch.sigmoid(gate(prior)) * functional.relu(h))
@@ -48,7 +51,7 @@ class PPNet(Backbone):
     """A gated tower for each scenario, as the paper has one for each task.
 
     The published gates read the embeddings of user, item and author beside the detached input. Here the input holds
-    all of these, so the gates read the detached input.
+    all of these, so the gates read the input, detached while training; after it an explanation by gradients sees them.
     """
 
     def __init__(self, config: PPNetConfig, width: int, scenarios: int) -> None:
@@ -57,7 +60,7 @@ class PPNet(Backbone):
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
-        return by_scenario(x, offsets, lambda d, rows: self.towers[d](rows, rows.detach())).view(-1)
+        return by_scenario(x, offsets, lambda d, rows: cast(Tensor, self.towers[d](rows))).view(-1)
 
 
 @BACKBONES.register("pepnet", PEPNetConfig)
