@@ -70,7 +70,7 @@ def _check_replaceable(target: Path, kind: str | None) -> None:
     if not target.exists():
         return
     if kind is None:
-        raise InputError(f"{target}: exists already; choose another folder or allow it to be overwritten")
+        raise InputError(f"{target}: exists already; choose another folder, or replace it with --overwrite")
     try:
         found = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError):

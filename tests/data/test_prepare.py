@@ -246,3 +246,22 @@ def test_the_first_share_of_the_rows_can_be_history_alone(tmp_path: Path) -> Non
 def test_a_share_of_history_leaves_something_to_train_on(tmp_path: Path, share: float) -> None:
     with pytest.raises(InputError, match="expected a number from 0 to less than 1"):
         prepared(tmp_path / "data", history_share=share)
+
+
+def test_a_field_of_the_rows_stays_that_when_it_is_a_text_too(tmp_path: Path) -> None:
+    rows = log(level=["low", "low", "high"] * 3 + ["high"])
+    fields = [{"name": "level", "side": "user", "min_count": 1}]
+    plain = prepared(tmp_path / "plain", rows, schema(fields))
+    texts = prepared(tmp_path / "texts", rows, schema(fields, user_text={"details": ["level"]}))
+    assert plain.field("level").tolist() == texts.field("level").tolist()
+    assert len(set(texts.field("level").tolist())) == 2
+    assert texts.users["level"].to_list() == ["low", "low", "high"]
+
+
+@pytest.mark.parametrize(("known", "message"), [(["u0", "u1"], "1 of 3 users"), (["x"], "warning: 3 of 3 users")])
+def test_users_without_a_row_of_their_own_are_told_of(tmp_path: Path, known: list[str], message: str) -> None:
+    said: list[str] = []
+    users = pl.DataFrame({"user": known, "age": [30] * len(known)})
+    tables = from_frames(schema([{"name": "age", "side": "user", "min_count": 1}]), log(), users=users)
+    prepare(tables, tmp_path / "data", report=said.append)
+    assert f"{message} have no row in the frame users" in said

@@ -222,5 +222,5 @@ def test_too_many_rejected_rows_stop_with_reasons_and_first_rows() -> None:
         "7 of 10 rows cannot be used, more than the share 0.05 that is allowed: "
         "2 x user id missing (first: interactions row 0, user None, item i0, scenario a, time 1); "
         "5 x scenario unknown (first: interactions row 5, user u, item i1, scenario x, time 6). "
-        "Correct them, or raise the allowed share"
+        "Correct them, or raise the allowed share (--max-rejected)"
     )

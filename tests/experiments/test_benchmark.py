@@ -52,6 +52,16 @@ def test_a_matrix_has_a_row_a_run_and_runs_nothing_twice(
         assert r"\bottomrule" in sheet.latex()
 
 
+def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
+    twice = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}, "again": {"name": "none"}}, "seeds": 3})
+    results = run_matrix(twice, tmp_path)
+    failed = (pl.col("enhancer") == "again") & (pl.col("number") == 0)
+    results = results.with_columns(pl.when(failed).then(pl.lit("failed")).otherwise("status").alias("status"))
+    differences = next(s for s in sheets(results, twice, tmp_path) if s.title.startswith("Difference"))
+    assert [cell.text for cell in differences.lines[0][2:4]] == ["+0.0000", "+0.0000 to +0.0000"]
+
+
 def test_a_matrix_that_was_stopped_gives_the_same_table(matrix: MatrixConfig, tmp_path: Path) -> None:
     def stop(message: str) -> None:
         if message.startswith("3 of 8"):

@@ -50,3 +50,7 @@ def test_the_p_value_is_that_of_scipys_paired_test() -> None:
     assert paired_p_value(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert paired_p_value(np.array([0.1])) is None
     assert paired_p_value(np.array([0.0, 0.0])) is None
+
+
+def test_without_a_seed_there_is_no_difference() -> None:
+    assert auc_difference(LABEL, np.zeros(8, np.int16), [], []) is None

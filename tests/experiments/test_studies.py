@@ -116,6 +116,12 @@ def test_a_sweep_of_t_reasons_for_each_value(
     assert set(run_matrix(swept, tmp_path / "runs")["status"]) == {"done"}
 
 
+def test_a_sweep_of_t_without_an_engine_is_a_plan(matrix: MatrixConfig, tmp_path: Path) -> None:
+    swept = sweep_history(matrix, None, [1, 2], tmp_path, None)
+    assert plan(swept, tmp_path).runs == 3
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

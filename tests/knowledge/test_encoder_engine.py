@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +45,22 @@ def test_a_vector_is_the_mean_state_of_the_prompt_alone(folder: Path, batch_toke
 def test_it_writes_nothing(folder: Path) -> None:
     with pytest.raises(InputError, match="a text-embedding model writes nothing"):
         next(EncoderEngine(folder).run(PROMPTS, Generation(pooling="last_generated")))
+
+
+def test_a_prompt_is_cut_to_what_the_tokenizer_says_that_the_model_reads(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "encoder")
+    settings = tmp_path / "encoder" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 30}))
+    (answer,) = (found for batch in EncoderEngine(tmp_path / "encoder").run(["x" * 100], READ) for _, found in batch)
+    assert isinstance(answer, Answer)
+    assert answer.prompt_tokens == 30
+
+
+def test_every_weight_is_part_of_the_identity(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "encoder")
+    assert EncoderEngine(tmp_path / "encoder").identity == EncoderEngine(folder).identity
+    weights = tmp_path / "encoder" / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[len(raw) * 3 // 4] ^= 1
+    weights.write_bytes(raw)
+    assert EncoderEngine(tmp_path / "encoder").identity != EncoderEngine(folder).identity

@@ -228,3 +228,14 @@ def _prompts(log: Path) -> list[str]:
 def _key(prompt: str) -> bytes:
     generation = FAST.item if prompt.startswith("Item") else FAST.user if prompt.startswith("A user") else FAST.scenario
     return answer_key(StubEngine().identity, generation, prompt)
+
+
+def test_a_folder_of_something_else_is_left_alone(data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for folder in (data.path, tmp_path):
+        before = sorted(folder.iterdir())
+        with pytest.raises(InputError, match="holds something else than knowledge"):
+            reason(data, StubEngine(), folder, CONFIG)
+        assert sorted(folder.iterdir()) == before
+    with pytest.raises(InputError, match="is a file"):
+        reason(data, StubEngine(), tmp_path / "notes.txt", CONFIG)

@@ -56,13 +56,14 @@ def test_the_gradient_of_a_frozen_model_is_that_of_its_scores(backbone: str, enh
     batch = make_rows([3, 1, 2])
     assert batch.users is not None
     assert batch.item is not None
-    inputs = [model.embedding(batch), batch.users.vectors.double(), batch.item.double()]
+    states = batch.users
+    inputs = [model.embedding(batch), states.vectors.double(), batch.item.double()]
     random = torch.Generator().manual_seed(0)
     way = [torch.randn(x.shape, generator=random, dtype=x.dtype) for x in inputs]
 
     def total(step: torch.Tensor) -> torch.Tensor:
         e, users, item = (x + step * d for x, d in zip(inputs, way, strict=True))
-        moved = replace(batch, users=replace(batch.users, vectors=users), item=item)
+        moved = replace(batch, users=replace(states, vectors=users), item=item)
         logits: torch.Tensor = model.enhancer(e, moved, model.backbone)[0]
         return logits.sum()
 

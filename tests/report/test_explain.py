@@ -120,6 +120,9 @@ def test_another_model_is_not_asked(data: PreparedData, folder: KnowledgeFolder)
 
 def test_a_missing_answer_says_what_to_do(data: PreparedData, folder: KnowledgeFolder) -> None:
     (folder.path / "store.sqlite").unlink()
+    with pytest.raises(InputError, match=r"store\.sqlite: no such store; run `llm4msr reason` first"):
+        explain_user(data, folder, "ann", StubEngine)
+    Store(folder.path / "store.sqlite").close()
     with pytest.raises(InputError, match="the answer for user 'ann' is missing; run `llm4msr reason` again"):
         explain_user(data, folder, "ann", no_engine)
 

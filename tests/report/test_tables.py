@@ -40,3 +40,14 @@ def test_four_models_fit_a_terminal_of_80_columns() -> None:
     text = console.export_text()
     assert text.count("0.7500 ±0.071") == 4 * 3
     assert "…" not in text
+
+
+def test_names_are_shown_as_they_are() -> None:
+    grid = grids([Row("a [/b] | c", [_scores(0.7)])], ["[promo] deals", "x|y"])[0]
+    assert "| [promo] deals |" in markdown(grid)
+    assert "| x\\|y |" in markdown(grid)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_table(grid))
+    text = console.export_text()
+    assert "[promo] deals" in text
+    assert "a [/b] | c" in text

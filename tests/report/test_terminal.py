@@ -71,5 +71,7 @@ def test_an_explanation_shows_texts_as_they_are_and_says_when_they_were_cut_off(
 def test_a_user_without_a_snapshot_has_no_prompt() -> None:
     console = _console()
     counts = {"feed": 0}
-    print_explanation(console, Explanation("u1", None, [], None, None, "", on_request=False, how="", counts=counts))
-    assert "so there is no prompt" in console.export_text()
+    print_explanation(
+        console, Explanation("u1", None, [], None, None, "", on_request=False, how="nobody asked", counts=counts)
+    )
+    assert "nobody asked, so there is no prompt" in console.export_text()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import polars as pl
 import pytest
@@ -69,7 +70,10 @@ def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
         blank = running.client.post("/v1/score", json=ask).json()["scores"]
         columns = {"colour": "red", "price": 3.5, "tags": "new|sale", "title": "red thing"}
         answer = running.client.post("/v1/items", json={"items": [{"item": "brand new", "columns": columns}]}).json()
-        assert answer["queued_items"] == ["brand new"]
+        assert answer == {"queued_items": ["brand new"], "known_items": [], "unread_columns": []}
+        more = [{"item": "i1"}, {"item": "i1", "columns": {"titel": "x"}}]
+        answer = running.client.post("/v1/items", json={"items": more}).json()
+        assert answer == {"queued_items": [], "known_items": ["i1"], "unread_columns": ["titel"]}
         known = running.client.post("/v1/score", json=ask).json()
         assert known["scores"] != blank
         assert known["unknown_items"] == ["brand new"]
@@ -101,17 +105,19 @@ def test_harvested_events_and_items_are_prepared_with_the_logs(
 ) -> None:
     live = Live(bundle, tmp_path / "state")
     columns = {"colour": "red", "price": 3.5, "tags": "new", "title": "red thing"}
-    live.write([_record(user="a stranger"), ItemRecord("brand new", columns), _record(item="brand new")])
+    named_otherwise = ItemRecord("brand new", {**columns, "item": "another"})
+    live.write([_record(user="a stranger"), named_otherwise, _record(item="brand new")])
     live.close()
     events, items = harvest(tmp_path / "state", bundle.schema)
     frames = shop_frames()
-    history = frames["interactions"].filter(pl.col("click") == 1).select("user", "item", "place", "time")
-    history = history.with_columns(pl.from_epoch("time", time_unit="s").cast(pl.Datetime("us")))
-    positives = pl.concat([history.with_columns(behaviour=pl.lit("clicked")), events])
+    clicks = frames["interactions"].filter(pl.col("click") == 1)
+    logged = clicks.select("user", "item", "place", pl.from_epoch("time", time_unit="s").cast(pl.Datetime("us")))
+    events = pl.concat([events, logged.head(1).with_columns(behaviour=pl.lit("clicked"))])  # one that the log has, too
     catalogue = pl.concat([frames["items"], items.select(frames["items"].columns)])
-    tables = from_frames(shop_schema, frames["interactions"], items=catalogue, positives=positives)
+    tables = from_frames(shop_schema, frames["interactions"], items=catalogue, events=events)
     data = prepare(tables, tmp_path / "data")
-    assert data.positives.height == history.height + 2
+    assert data.positives.height == clicks.height + 2
+    assert data.rows == frames["interactions"].height
     assert "a stranger" in data.users["user"]
     assert data.items.filter(pl.col("item") == "brand new")["title"].to_list() == ["red thing"]
     assert data.positives["time"].max() == 2_100_000_000_000
@@ -200,4 +206,18 @@ def test_an_item_record_is_replaced_by_one_that_says_more(bundle: Bundle, tmp_pa
     ]
     assert live.write([ItemRecord("i1", {"colour": "red"})]) == [False]
     assert live.new_items(["n", "m"]) == {"n": {"colour": "red"}}
+    live.close()
+
+
+def test_a_full_file_of_states_is_an_error_of_the_disk(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(bundle, tmp_path)
+
+    def full(*_: object) -> None:
+        raise lmdb.MapFullError("MDB_MAP_FULL")
+
+    monkeypatch.setattr(live, "_apply", full)
+    with pytest.raises(OSError, match="MDB_MAP_FULL"):
+        live.write([_record()])
     live.close()

@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(emoji=False)
 
 DataArgument = Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")]
 KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder of knowledge.")]
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    Console(stderr=True, emoji=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(code)
 
 

@@ -56,7 +56,7 @@ def reason(
     ] = "mean_prompt",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
     levels: Annotated[
-        str | None, typer.Option(help="Levels to reason about, with commas. [default: scenario,user,item]")
+        str | None, typer.Option(help="What to reason about, with commas: scenario, user, item. [default: all three]")
     ] = None,
     reading: Annotated[
         str | None, typer.Option(help="Keep the items' vectors beside the others, under this name: docs/knowledge.md.")

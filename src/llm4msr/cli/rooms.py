@@ -32,6 +32,9 @@ def prepare(
     users: Annotated[Path | None, typer.Option(help="One row a user: Parquet or CSV.")] = None,
     items: Annotated[Path | None, typer.Option(help="One row an item: Parquet or CSV.")] = None,
     positives: Annotated[Path | None, typer.Option(help="A history wider than the positive impressions.")] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="More positives to add to the history, as `llm4msr events` writes them.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="A known data set, in place of your own files.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the source, as in --set folder=PATH (repeat it).")
@@ -74,7 +77,9 @@ def prepare(
     elif schema is None or interactions is None:
         raise InputError("give --schema and --interactions for your own data, or a --source")
     else:
-        tables = from_frames(Schema.from_toml(schema), interactions, users=users, items=items, positives=positives)
+        tables = from_frames(
+            Schema.from_toml(schema), interactions, users=users, items=items, positives=positives, events=events
+        )
     data = run_prepare(
         tables,
         out,

@@ -76,9 +76,9 @@ def serve(
 @app.command()
 def events(
     bundle: BundleArgument,
-    out: Annotated[Path, typer.Option(help="The Parquet file of events to write, for `prepare --positives`.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file of events to write, for `prepare --events`.")],
     items: Annotated[
-        Path | None, typer.Option(help="A Parquet file of new items to write, for `prepare --items`.")
+        Path | None, typer.Option(help="A Parquet file of new items to write; put them into your table of items.")
     ] = None,
     state: StateOption = None,
 ) -> None:

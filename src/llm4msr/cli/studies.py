@@ -119,7 +119,7 @@ def sweep(
         matrix = variants.sweep_layers(matrix, enhancer, numbers)
     else:
         with Bars(console) as bars:
-            llm = make_engine(model, dtype, engine, command)
+            llm = None if dry_run else make_engine(model, dtype, engine, command)
             matrix = variants.sweep_history(matrix, enhancer, numbers, out, llm, bars.reasoning)
     _run(matrix, out, jobs, dry_run=dry_run)
 

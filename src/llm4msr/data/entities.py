@@ -21,6 +21,7 @@ class Entities:
 
     `frame` has the id as text in the column `user` or `item`, then the columns that fields and texts read. A code is
     a position in it. `ids` are the same ids as the rows have them; `key_column` is their name in the raw tables.
+    `without_row` counts those that the rows have and the side's own table, where there is one, has not.
     """
 
     side: EntitySide
@@ -28,6 +29,7 @@ class Entities:
     ids: pl.Series
     frame: pl.DataFrame
     rejected: pl.DataFrame
+    without_row: int = 0
 
     def encode(self, ids: pl.Series) -> pl.Series:
         """The code of each id, int32; every id must be present."""
@@ -68,14 +70,18 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
         rejected = _set_aside(table, raw.with_row_index("__row").filter(~keep), side)
         ids = pl.concat([raw[side].filter(keep), ids.filter(first.of(ids) == -1)])
     frame = in_text_order(ids.unique()).to_frame().with_columns(pl.col(side).cast(pl.String).alias("__text"))
-    if own:
+    without_row = 0
+    if table is not None:
         places = pl.Series(first.of(frame[side]))
-        frame = frame.with_columns(raw.select(own)[places.set(places == -1, None)])
+        without_row = int((places == -1).sum())
+        if own:
+            frame = frame.with_columns(raw.select(own)[places.set(places == -1, None)])
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         earliest = _earliest(tables.interactions, side, lent, seen[0])
         frame = frame.join(earliest, on=side, how="left", maintain_order="left")
-    return Entities(side, key, frame[side], frame.with_columns(pl.col("__text").alias(side)).drop("__text"), rejected)
+    named = frame.with_columns(pl.col("__text").alias(side)).drop("__text")
+    return Entities(side, key, frame[side], named, rejected, without_row)
 
 
 def _earliest(table: Table, side: EntitySide, columns: list[str], rows: pl.DataFrame) -> pl.DataFrame:

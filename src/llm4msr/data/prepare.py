@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.logs import Logs, read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
-from llm4msr.data.ordering import EVENT_ORDER, ROW_ORDER, in_order
+from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
-from llm4msr.data.validate import accept_interactions, accept_positives, check_rejected
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
@@ -27,7 +27,6 @@ from llm4msr.schema import FieldSpec, Schema
 Report = Callable[[str], None]
 _COMPRESSION = 1
 """Of the tables; higher levels take longer and make them no smaller to speak of."""
-_EVENT = ("user", "item", "scenario", "time", "behaviour")
 
 
 def prepare(
@@ -67,30 +66,14 @@ def _write(
 ) -> None:
     schema = tables.schema
     _check_field_columns(tables)
-    report("reading and checking the interactions")
-    whole = tables.whole_ids()
-    accepted = accept_interactions(tables.interactions, schema, whole)
-    history = None
-    if tables.positives is not None:
-        report("reading and checking the history of positives")
-        history = accept_positives(tables.positives, schema, whole)
-    rows = accepted.rows
-    aside = [tables.rejected, accepted.rejected, None if history is None else history.rejected]
-    rejected = pl.concat([frame for frame in aside if frame is not None])
-    total = rows.height + rejected.height + (0 if history is None else history.rows.height)
-    check_rejected(rejected, total, max_rejected)
-    if rows.is_empty():
-        raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")
-
+    logs = read_logs(tables, max_rejected, report)
     report("collecting users and items")
-    seen = [rows] if history is None else [rows, history.rows]
-    users, items = gather_entities(tables, "user", seen), gather_entities(tables, "item", seen)
-    rejected = pl.concat([rejected, users.rejected, items.rejected])
-    rows = in_order(_coded(rows, users, items), ROW_ORDER)
-    if history is None:  # its rows of a user are in order of time
-        positives = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), EVENT_ORDER, known=2)
-    else:
-        positives = _coded(history.rows, users, items).select(_EVENT).sort(EVENT_ORDER)
+    users, items = gather_entities(tables, "user", logs.seen), gather_entities(tables, "item", logs.seen)
+    _tell_of_missing_rows(tables, logs, (users, items), report)
+    aside = [*([] if tables.rejected is None else [tables.rejected]), *logs.rejected, users.rejected, items.rejected]
+    rejected = pl.concat(aside)
+    rows = in_order(_coded(logs.impressions.rows, users, items), ROW_ORDER)
+    positives = logs.positives(rows, lambda others: _coded(others, users, items))
     clicked = rows if negatives is None else rows.filter(pl.col("label") == 1)
     rows = _after_history(rows, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
@@ -111,7 +94,7 @@ def _write(
         table, values = _values(spec, tables, rows["row"], sides)
         field = encode_field(spec, values, split, table.name)
         _save(field, folder)
-        return field.record
+        return {**field.record, "of_rows": values.occurrences is None}
 
     frames = {"users": users.frame, "items": items.frame, "positives": positives, "rejected": rejected}
     records: dict[str, Any] = {}
@@ -175,6 +158,16 @@ def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables
             )
 
 
+def _tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
+    """Say how many users or items of the logs their own table does not have."""
+    for entities in sides:
+        table = tables.users if entities.side == "user" else tables.items
+        if table is not None and entities.without_row:
+            of = pl.concat([rows[entities.side] for rows in logs.seen]).n_unique()
+            warning = "warning: " if 2 * entities.without_row > of else ""
+            report(f"{warning}{entities.without_row} of {of} {entities.side}s have no row in {table.name}")
+
+
 def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
     if not 0 <= share < 1:
@@ -191,12 +184,12 @@ def _values(
     """The field's raw values over the rows, from the table of its side or from the interactions."""
     if spec.side != "context":
         entity, occurrences = sides[spec.side]
-        column = spec.side if spec.source == entity.key_column else spec.source
-        if column in entity.frame.columns:
-            table = tables.users if spec.side == "user" else tables.items
-            if table is None or spec.source not in table.columns():
-                table = tables.interactions
-            return table, RowValues(entity.frame[column].gather(occurrences.seen), occurrences)
+        table = tables.users if spec.side == "user" else tables.items
+        own = table is not None and spec.source in table.columns()
+        if own or spec.source == entity.key_column:  # a text that only the rows have is another matter: it may change
+            column = spec.side if spec.source == entity.key_column else spec.source
+            seen = RowValues(entity.frame[column].gather(occurrences.seen), occurrences)
+            return (table if own and table is not None else tables.interactions), seen
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))
 

@@ -101,7 +101,8 @@ class Tables:
     """What `prepare` reads: impressions, and what is known beside them.
 
     `users` and `items` hold one row an id under the schema's own user and item column; `positives` is the history
-    (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions. `recipe`
+    (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions; `events`
+    are more of them, such as a server was told of, which are added to it. `recipe`
     says how the tables were made, and is kept in the manifest. `negatives` is how to sample what the log lacks, and
     `rejected` what the source itself set aside (see `rejects`).
     """
@@ -111,6 +112,7 @@ class Tables:
     users: Table | None = None
     items: Table | None = None
     positives: Table | None = None
+    events: Table | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     negatives: Negatives | None = None
     rejected: pl.DataFrame | None = None
@@ -118,7 +120,7 @@ class Tables:
     def whole_ids(self) -> frozenset[EntitySide]:
         """The sides whose ids are whole numbers in every table: such ids are looked up faster than as text."""
         columns = self.schema.columns
-        logs = [self.interactions, *([] if self.positives is None else [self.positives])]
+        logs = [table for table in (self.interactions, self.positives, self.events) if table is not None]
         beside: dict[EntitySide, tuple[str, Table | None]] = {
             "user": (columns.user, self.users),
             "item": (columns.item, self.items),

@@ -44,8 +44,13 @@ def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySid
     return _accept(table, schema, "interactions", label, behaviour, whole)
 
 
-def accept_positives(table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset()) -> Accepted:
-    """Check a history table: every row is a positive, of the behaviour it names or else of the schema's first."""
+def accept_positives(
+    table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset(), part: str = "positives"
+) -> Accepted:
+    """Check a history table: every row is a positive, of the behaviour it names or else of the schema's first.
+
+    `part` is the table's role in `rejected`.
+    """
     behaviour = pl.lit(0, dtype=pl.Int16)
     if "behaviour" in table.columns():
         names = {kind.name: index for index, kind in enumerate(schema.behaviours)}
@@ -56,7 +61,7 @@ def accept_positives(table: Table, schema: Schema, whole: frozenset[EntitySide] 
                 f"{table.name}: the behaviour {unknown.item()!r} is not in the schema (it has {', '.join(names)})"
             )
         behaviour = code
-    return _accept(table, schema, "positives", pl.lit(1.0), behaviour, whole)
+    return _accept(table, schema, part, pl.lit(1.0), behaviour, whole)
 
 
 def _accept(
@@ -124,7 +129,7 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
         parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)})")
     raise InputError(
         f"{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "
-        f"{'; '.join(parts)}. Correct them, or raise the allowed share"
+        f"{'; '.join(parts)}. Correct them, or raise the allowed share (--max-rejected)"
     )
 
 

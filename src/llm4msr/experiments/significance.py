@@ -50,13 +50,13 @@ def auc_difference(
     theirs: Sequence[NDArray[np.float32]],
     confidence: float = 0.95,
 ) -> Difference | None:
-    """The difference of two models' mean AUC over the scenarios, each given by its scores `(n,)` for each seed.
+    """The difference of two models' mean AUC over the scenarios, each given by its scores `(n,)` for the same seeds.
 
     The variance over rows is DeLong's, of the components averaged over the seeds; scenarios share no row, so their
-    variances add. Scenarios of one class are left out; None where no other is there.
+    variances add. Scenarios of one class are left out; None where no other is there, or no seed.
     """
-    by_seed, variance, defined = np.zeros(min(len(ours), len(theirs))), 0.0, 0
-    for d in np.unique(scenario):
+    by_seed, variance, defined = np.zeros(len(ours)), 0.0, 0
+    for d in np.unique(scenario) if len(ours) else ():
         rows = np.flatnonzero(scenario == d)
         if len(np.unique(label[rows])) < 2:
             continue
@@ -65,7 +65,7 @@ def auc_difference(
         for side in (0, 1):
             means = [np.mean([seed[side] for seed in model], axis=0) for model in parts]
             variance += float(np.var(means[0] - means[1], ddof=1)) / len(means[0]) if len(means[0]) > 1 else 0.0
-        by_seed += [a[0].mean() - b[0].mean() for a, b in zip(*parts, strict=False)]
+        by_seed += [a[0].mean() - b[0].mean() for a, b in zip(*parts, strict=True)]
     if not defined:
         return None
     mean = float(np.mean(by_seed)) / defined

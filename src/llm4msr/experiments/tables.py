@@ -94,16 +94,22 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
     for backbone, models in _groups(part).items():
         if BASE not in models:
             continue
-        base = _logits(models[BASE], root)
         for column, rows in models.items():
             if column != BASE:
-                difference = auc_difference(label, scenario, _logits(rows, root), base)
+                ours, theirs = (_logits(side, root) for side in _of_same_seeds(rows, models[BASE]))
+                difference = auc_difference(label, scenario, ours, theirs)
                 lines.append([Cell(backbone), Cell(column), *_difference_cells(difference)])
     if not lines:
         return None
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
     note = "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree."
     return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
+
+
+def _of_same_seeds(one: pl.DataFrame, other: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The runs of both whose seed did not fail in either, in the same order."""
+    kept = pl.col("number").is_in(set(one["number"]) & set(other["number"]))
+    return one.filter(kept).sort("number"), other.filter(kept).sort("number")
 
 
 def _difference_cells(found: Difference | None) -> list[Cell]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
@@ -16,14 +17,14 @@ from llm4msr.knowledge.reason import Progress, reason
 from llm4msr.models.model import ENHANCERS
 
 OURS = ("llm4msr", "llm4msr_paper")
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "user-bottom": {"user": "bottom", "scenario": "none"},
     "user-parallel": {"user": "parallel", "scenario": "none"},
-    "domain-bottom": {"user": "none", "scenario": "bottom"},
-    "domain-parallel": {"user": "none", "scenario": "parallel"},
+    "domain-bottom": {"user": "none", "scenario": "bottom", "match": False},
+    "domain-parallel": {"user": "none", "scenario": "parallel", "match": False},
     "full": {"user": "bottom", "scenario": "parallel"},
 }
-"""Figure 3: which level of knowledge is used, and where its meta layers stand."""
+"""Figure 3: which level of knowledge is used, and where its meta layers stand. Match features read users' knowledge."""
 
 
 def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice]:
@@ -61,14 +62,15 @@ def sweep_history(
     label: str | None,
     values: Sequence[int],
     root: Path,
-    engine: Engine,
+    engine: Engine | None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> MatrixConfig:
     """Figure 4(a): the threshold T of positives a scenario in a user's prompt. Reasons once for each value.
 
     The matrix must have one data set, with knowledge whose other settings are kept and whose answers are used again.
-    The knowledge of each value lies in a folder of its own below `root`. Raises `InputError` where the enhancer reads
-    no prompted knowledge.
+    The knowledge of each value lies in a folder of its own below `root`. Without an `engine` nothing is reasoned, and
+    the matrix's knowledge stands for each value's: enough to see what would be run. Raises `InputError` where the
+    enhancer reads no prompted knowledge.
     """
     _, ours = varied(config, label)
     if "prompted" not in ENHANCERS.config(ours.name, ours.settings).needs:
@@ -83,9 +85,11 @@ def sweep_history(
     base = KnowledgeFolder.open(folder, data).config
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
-        place = root / f"knowledge-T{value}"
-        _with_answers_of(folder, place)
-        reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
+        place = folder
+        if engine is not None:
+            place = root / f"knowledge-T{value}"
+            _with_answers_of(folder, place)
+            reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
         enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})
 

@@ -14,7 +14,7 @@ from llm4msr.knowledge.history import snapshot_times
 from llm4msr.knowledge.questions import Level, blocks
 from llm4msr.knowledge.reason import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
-from llm4msr.knowledge.stores import MAIN, Stores
+from llm4msr.knowledge.stores import Stores
 
 _SAMPLE = 32
 """Prompts of a level that the calibration runs; their answers are thrown away."""
@@ -51,7 +51,7 @@ def plan(
     Raises `InputError` for a store or a template that cannot be used.
     """
     writer = make_writer(data, engine, config, templates)
-    stores = Stores(folder, read_only=True) if any(folder.glob(MAIN.replace(".", "*."))) else None
+    stores = Stores(folder, read_only=True) if Stores.exist(folder) else None
     found = []
     try:
         for level in config.levels:

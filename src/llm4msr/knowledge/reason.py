@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
 from llm4msr.folders import seal, write_text_atomically
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
 from llm4msr.knowledge.history import Snapshots, snapshot_times
@@ -113,8 +114,10 @@ def reason(
     Stop it at any time and start it again: only what is missing is asked. A prompt that gets no answer is set aside in
     `rejected.parquet` with its reason; its subject counts as unknown. With a `shard` only that part of what is missing
     is asked, into a store file of its own, and the folder is not completed: once all parts are there, a call without a
-    shard does that. Raises `InputError` for a store or a template that cannot be used.
+    shard does that. Raises `InputError` for a store or a template that cannot be used, and for a folder that holds
+    anything else than knowledge.
     """
+    _check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer = make_writer(data, engine, config, templates)
     moments = snapshot_times(data, config.snapshots)
@@ -138,6 +141,14 @@ def reason(
     if shard is None:
         _complete(data, engine, folder, config, writer, rejected)
     return summaries
+
+
+def _check_usable(folder: Path) -> None:
+    """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder for the knowledge")
+    if folder.is_dir() and not Stores.exist(folder) and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds something else than knowledge; name another folder for it")
 
 
 def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:

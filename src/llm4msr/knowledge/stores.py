@@ -39,6 +39,11 @@ class Stores:
             raise
         self.folder = folder
 
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Whether the folder has any store file, be it of a worker or of a run that was stopped."""
+        return any(folder.glob(_PATTERN))
+
     def close(self) -> None:
         """Close all files."""
         for store in self._stores:

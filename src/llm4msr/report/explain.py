@@ -42,7 +42,8 @@ class Positive:
 class Explanation:
     """Everything about one user's knowledge at its latest snapshot.
 
-    `prompt` and `text` are None where no positive is before any snapshot. `on_request` says that the text was written
+    `prompt` and `text` are None where no positive is before any snapshot, or users were not asked about. `how` says how
+    the vector was taken, or why there is none. `on_request` says that the text was written
     for this explanation only. `counts` are the positives by scenario over all time, of which composed states are made.
     """
 
@@ -75,9 +76,11 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     snapshots = folder.index.filter((pl.col("level") == "user") & (pl.col("subject") == found)).sort("time")
     how = _HOW[config.user.pooling]
     if snapshots.is_empty():
+        asked = "user" in config.levels
+        how = "no positive is before any snapshot" if asked else "the language model was not asked about users"
         return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
     latest = snapshots.row(-1, named=True)
-    with Stores(folder.path) as store:
+    with Stores(folder.path, read_only=True) as store:
         answer = store.read(latest["key"])
         if answer is None:
             raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
@@ -99,7 +102,8 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
                 (written,) = [answer for batch in llm.run([prompt], FOR_PEOPLE) for _, answer in batch]
                 if isinstance(written, Refusal):
                     raise InputError(f"no text can be written for user {user!r}: {written.reason}")
-                store.write([(key, written)])
+                with Stores(folder.path) as writable:
+                    writable.write([(key, written)])
                 kept = written
             answer = kept
     return Explanation(

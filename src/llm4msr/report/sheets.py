@@ -53,7 +53,7 @@ class Sheet:
         rows = [
             list(self.header),
             ["---" if place < self.labels else "---:" for place in range(len(self.header))],
-            *([f"**{_pipe(c.text)}**" if c.strong else _pipe(c.text) for c in line] for line in self.lines),
+            *([f"**{piped(c.text)}**" if c.strong else piped(c.text) for c in line] for line in self.lines),
         ]
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         return "\n\n".join(part for part in (f"### {self.title}", table, self.note) if part) + "\n"
@@ -82,7 +82,8 @@ class Sheet:
         )
 
 
-def _pipe(text: str) -> str:
+def piped(text: str) -> str:
+    """A text as a cell of a Markdown table."""
     return text.replace("|", r"\|").replace("\n", " ")
 
 

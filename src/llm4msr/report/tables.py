@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from llm4msr.report.sheets import piped
 from llm4msr.training.metrics import Scores
 
 UNDEFINED = "undefined"
@@ -65,9 +67,9 @@ def rich_table(grid: Grid) -> Table:
     table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for name in grid.models:
-        table.add_column(name, justify="right", max_width=15)
+        table.add_column(escape(name), justify="right", max_width=15)
     for label, counts, cells in grid.lines:
-        table.add_row(f"{label}\n[dim]{counts}[/]" if counts else label, *cells)
+        table.add_row(f"{escape(label)}\n[dim]{counts}[/]" if counts else escape(label), *cells)
     return table
 
 
@@ -78,4 +80,4 @@ def markdown(grid: Grid) -> str:
         ["---", "---", *["---:"] * len(grid.models)],
         *([label, counts, *cells] for label, counts, cells in grid.lines),
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(piped, line)) + " |" for line in lines) + "\n"

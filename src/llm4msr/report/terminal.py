@@ -119,10 +119,7 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     console.rule(f"user {escape(explanation.user)}")
     say(console, f"positives: {counts}")
     if explanation.prompt is None:
-        say(
-            console,
-            "no positive is before any snapshot, so there is no prompt; the model uses its learned default vector",
-        )
+        say(console, f"{explanation.how}, so there is no prompt")
         return
     say(console, f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
     for p in explanation.history:

@@ -17,6 +17,7 @@ from llm4msr import __version__
 from llm4msr.errors import nearest
 from llm4msr.serving.current import LOG, Current, Serving
 from llm4msr.serving.explain import ExplainAnswer
+from llm4msr.serving.fields import item_columns
 from llm4msr.serving.guard import Guard, Limits
 from llm4msr.serving.log import EventRecord, ItemRecord, Record
 from llm4msr.serving.metrics import Metrics
@@ -192,14 +193,20 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
 
     @app.post("/v1/items", response_model=ItemsAnswer, tags=["events"])
     async def items(body: ItemsRequest) -> Response:
-        """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`."""
+        """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`.
+
+        Items that the catalogue has stay as they are until the next bundle.
+        """
         serving = current.now
         blank = serving.bundle.fields.rows(-1, serving.bundle.lookup.numbers("item", [""]), 0)
         for item in body.items:
             serving.bundle.fields.give_known(blank, item.columns, 0)
-        queued = _queued(serving, [item.item for item in body.items])
+        names = list(dict.fromkeys(item.item for item in body.items))
+        queued = _queued(serving, names)
         await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in set(queued)])
-        return as_json({"queued_items": queued})
+        known = [name for name in names if name not in set(queued)]
+        unread = sorted({c for item in body.items for c in item.columns} - item_columns(serving.bundle.schema))
+        return as_json({"queued_items": queued, "known_items": known, "unread_columns": unread})
 
 
 def _score_answer(serving: Serving, scored: Scored) -> dict[str, Any]:

@@ -84,7 +84,9 @@ class Current:
             except InputError as error:
                 LOG.error("the bundle before is served on: %s", error)
             except OSError as error:
-                LOG.error("the bundle before is served on: %s", error.strerror or "it cannot be read")
+                LOG.error("the bundle before is served on: %s", error.strerror or error)
+            except Exception:  # to look again is better than to look no more
+                LOG.exception("the bundle before is served on")
 
     def _look(self) -> None:
         if self._identity() != self._seen:

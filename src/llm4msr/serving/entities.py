@@ -40,7 +40,7 @@ def _entity_column(trained: Trained, spec: FieldSpec, side: EntitySide, entities
     record = data.manifest["fields"][spec.name]
     vocabulary = None if spec.kind == "numeric" else data.vocabulary(spec.name)
     name = side if is_id(spec, data.schema) else spec.source
-    if name in entities.columns:
+    if name in entities.columns and not record.get("of_rows"):  # a text column of the rows is the earliest row's
         missing = pl.Series([None], dtype=entities[name].dtype)
         column = encode_fitted(spec, record, vocabulary, pl.concat([entities[name], missing]), f"{side}s.parquet")
         if is_id(spec, data.schema):

@@ -8,9 +8,11 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.fields import PADDING, SEPARATOR
+from llm4msr.data.raw import as_text
 from llm4msr.data.vocabulary import MISSING, UNKNOWN
 from llm4msr.errors import nearest
 from llm4msr.schema import FieldSpec, Schema, Side
@@ -55,6 +57,11 @@ def columns_of(schema: Schema, side: Side, kind: str) -> NDArray[np.intp]:
 def vocabulary_table(name: str) -> str:
     """The name of a field's vocabulary among the look-up tables."""
     return f"field {name}"
+
+
+def item_columns(schema: Schema) -> set[str]:
+    """The raw columns of an item that fields and texts read."""
+    return {f.source for f in schema.fields if f.side == "item"} | set(schema.item_text.columns)
 
 
 def is_id(spec: FieldSpec, schema: Schema) -> bool:
@@ -133,8 +140,8 @@ class FieldReader:
         if spec.kind == "categorical":
             if isinstance(value, list):
                 raise RequestError(422, "wrong_value", f"the field {name!r} takes one value, not a list")
-            return self._ids(name, [_text(value)])[0]
-        texts = [_text(part).strip() for part in _parts(value, spec)]
+            return self._ids(name, [raw_text(value)])[0]
+        texts = [raw_text(part).strip() for part in _parts(value, spec)]
         ids = np.full(spec.max_values, PADDING, dtype=np.int64)
         chosen = [text for text in texts if text != MISSING][: spec.max_values]
         ids[: len(chosen)] = self._ids(name, chosen)
@@ -166,15 +173,16 @@ def _parts(value: Any, spec: FieldSpec) -> list[Any]:
         return []
     if isinstance(value, list):
         return value
-    return _text(value).split(spec.separator if spec.separator is not None else SEPARATOR)
+    return raw_text(value).split(spec.separator if spec.separator is not None else SEPARATOR)
 
 
-def _text(value: Any) -> str:
+def raw_text(value: Any) -> str:
     """A JSON value as `prepare` writes it: a whole number without a point, nothing as the missing value."""
     if value is None:
         return MISSING
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        text: str | None = pl.select(as_text(pl.lit(value), pl.Float64())).item()
+        return MISSING if text is None else text
     return str(value)

@@ -67,8 +67,17 @@ class Guard:
             return
         began = time.perf_counter()
         answer = _Answer(send)
-        path = scope["path"]
-        headers = dict(scope["headers"])
+        try:
+            await self._answer(scope, receive, answer)
+        except BaseException:
+            answer.status = answer.status or 500  # as the server outside answers
+            raise
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "none"
+            self._metrics.answered(route, answer.status, time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
         if path in _OPEN or path == "/" or path.startswith("/page/"):
             await self.inner(scope, receive, answer)
         elif not self._allowed(headers):
@@ -84,8 +93,6 @@ class Guard:
                 await self._within_limits(scope, receive, answer)
             finally:
                 self._running -= 1
-        route = getattr(scope.get("route"), "path", None) or "none"
-        self._metrics.answered(route, answer.status, time.perf_counter() - began)
 
     def _allowed(self, headers: Mapping[bytes, bytes]) -> bool:
         if self._token is None:

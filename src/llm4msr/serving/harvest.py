@@ -35,5 +35,5 @@ def harvest(state: Path, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
             "behaviour": [e.behaviour for e in events],
         }
     ), pl.DataFrame(
-        [{columns.item: name, **record.columns} for name, record in items.items()], infer_schema_length=None
+        [{**record.columns, columns.item: name} for name, record in items.items()], infer_schema_length=None
     )

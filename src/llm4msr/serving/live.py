@@ -13,7 +13,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -61,19 +62,23 @@ class Live:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Take up what other processes wrote for other bundles, or what a crash left, if there is anything."""
-        with self._env.begin() as transaction:
-            if self._log.size() <= self._applied(transaction):
-                return
-        with self._lock:
-            behind = True
-            while behind:
-                with self._env.begin(write=True) as transaction:
-                    behind = self._take_up(transaction, _CHUNK)
+        """Take up what other processes wrote for other bundles, or what a crash left, if there is anything.
+
+        Raises `OSError` where it cannot.
+        """
+        with _as_os_errors():
+            with self._env.begin() as transaction:
+                if self._log.size() <= self._applied(transaction):
+                    return
+            with self._lock:
+                behind = True
+                while behind:
+                    with self._env.begin(write=True) as transaction:
+                        behind = self._take_up(transaction, _CHUNK)
 
     def write(self, records: Sequence[Record]) -> list[bool]:
         """Make records durable and count them; says of each whether it was new. Raises `OSError` where it cannot."""
-        with self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
+        with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
             while self._take_up(transaction, _CHUNK):
                 pass
             new = [self._is_new(transaction, record) for record in records]
@@ -217,6 +222,15 @@ class Live:
             found.append(msgspec.json.decode(cursor.value(), type=EventRecord))
             more = cursor.next()
         return found
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """What LMDB cannot do, as when its file is full, is an error of the disk."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise OSError(f"the states beside the log: {error}") from error
 
 
 def _unused(path: Path) -> bool:

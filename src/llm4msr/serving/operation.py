@@ -86,10 +86,11 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        del request
         found = error.errors()
         if any(e["type"] == "json_invalid" for e in found):
             return as_error(400, "invalid_json", "the body is no JSON")
+        if any(e["loc"] == ("body",) for e in found) and not _says_json(request):
+            return as_error(415, "not_json", "say what the body is: content-type: application/json")
         shown = [f"{'.'.join(str(p)[:80] for p in e['loc'][1:]) or 'the body'}: {e['msg'][:200]}" for e in found[:5]]
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         return as_error(422, "invalid_request", "; ".join(shown) + more)
@@ -100,6 +101,10 @@ def handle_errors(app: FastAPI) -> None:
         known = {400: ("invalid_json", "the body is no JSON"), 404: ("not_found", "there is nothing at this address")}
         code, message = known.get(error.status_code, ("http_error", str(error.detail)))
         return as_error(error.status_code, code, message, dict(error.headers or {}))
+
+
+def _says_json(request: Request) -> bool:
+    return "json" in request.headers.get("content-type", "")
 
 
 def as_json(content: Any) -> Response:

@@ -185,9 +185,11 @@ class EventsAnswer(BaseModel):
 
 
 class ItemsAnswer(BaseModel):
-    """Which of the items wait for `reason`."""
+    """Which items wait for `reason`, which the catalogue has, so that they stay as they are, and unread columns."""
 
     queued_items: list[str]
+    known_items: list[str]
+    unread_columns: list[str]
 
 
 class UsersAnswer(BaseModel):

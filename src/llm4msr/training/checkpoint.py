@@ -70,7 +70,10 @@ def load_checkpoint(
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, in one step."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
+    aside.touch()
+    mode = aside.stat().st_mode  # what the user's umask gives; safetensors makes files that only she can read
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
+    aside.chmod(mode)
     os.replace(aside, path)
 
 

@@ -36,7 +36,7 @@ class Scores:
 
     @property
     def selection(self) -> float:
-        """What early stopping maximises: the mean AUC or, where none is defined, minus the log loss."""
+        """What early stopping maximises: the mean AUC or, where none is defined, minus the log loss, so below 0."""
         if self.mean_auc is not None:
             return self.mean_auc
         return float("-inf") if self.overall.log_loss is None else -self.overall.log_loss

@@ -98,7 +98,7 @@ def _write_result(
     write_tensors(folder / "knowledge.safetensors", reductions)
     result = {
         "test": scores.as_dict([s.value for s in data.schema.scenarios]),
-        "validation_auc": position.best if position.best > float("-inf") else None,
+        "validation_auc": position.best if position.best >= 0 else None,  # minus a log loss where none is defined
         "best_epoch": round(position.best_epoch, 3),
         "seconds": round(position.seconds, 2),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -59,6 +59,7 @@ def from_frames(
     users: FrameLike | None = None,
     items: FrameLike | None = None,
     positives: FrameLike | None = None,
+    events: FrameLike | None = None,
 ) -> Tables:
     """Tables of the user's own frames or files; see `Tables` for what each holds.
 
@@ -75,5 +76,6 @@ def from_frames(
         users=None if users is None else read_table(users, "users"),
         items=None if items is None else read_table(items, "items"),
         positives=None if positives is None else read_table(positives, "positives"),
+        events=None if events is None else read_table(events, "events"),
         recipe={"source": "frames"},
     )

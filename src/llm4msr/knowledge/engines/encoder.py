@@ -58,7 +58,8 @@ class EncoderEngine:
             raise InputError(
                 "a text-embedding model writes nothing; reason about the level 'item' alone (--levels item)"
             )
-        longest = int(getattr(self._model.config, "max_position_embeddings", 512))
+        positions = int(getattr(self._model.config, "max_position_embeddings", 512))
+        longest = min(positions, self._tokenizer.model_max_length)  # RoBERTa has two positions more than it reads
         ids = [self._tokenizer(prompt, truncation=True, max_length=longest)["input_ids"] for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         for batch in batches(order, ids, self._batch_tokens, generation):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4msr.errors import InputError
+from llm4msr.folders import checksums
 
 _SMALL_FILES = (
     "config.json",
@@ -28,18 +29,14 @@ def require_model(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Identifies a model by its small files, and by the size and both ends of each weights file (they can be huge)."""
+    """Identifies a model by all that its answers depend on: its small files and its weights, which are read whole."""
     digest = hashlib.sha256()
     for name in _SMALL_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + (folder / name).read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
+    weights = sorted(folder.glob("*.safetensors"))
+    for path, found in zip(weights, checksums(weights), strict=True):
+        digest.update(f"{path.name}:{found}".encode())
     return digest.hexdigest()[:32]
 
 
