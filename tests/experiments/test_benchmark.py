@@ -47,9 +47,22 @@ def test_a_matrix_has_a_row_a_run_and_runs_nothing_twice(
     assert run_matrix(matrix, tmp_path).equals(first)
     titles = [sheet.title for sheet in sheets(first, matrix, tmp_path)]
     assert titles[:2] == ["Test AUC: shop", "Difference from the backbone alone: shop"]
+    compared = [line[1].text for line in sheets(first, matrix, tmp_path)[1].lines]
+    assert compared[:4] == ["epnet", "ours", "ours, random control", "ours over its random control"]
     for sheet in sheets(first, matrix, tmp_path):
         assert "ours, random control" in sheet.markdown()
         assert r"\bottomrule" in sheet.latex()
+
+
+def test_a_smaller_matrix_does_not_take_the_tables_of_a_larger_one(matrix: MatrixConfig, tmp_path: Path) -> None:
+    small = {"search": {"trials": 0}, "seeds": 1, "backbones": {"shared_bottom": {"hidden": [8, 4]}}}
+    raw = matrix.model_dump() | small
+    two = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}, "epnet": {}}})
+    run_matrix(two, tmp_path)
+    one = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}}})
+    with pytest.raises(InputError, match="1 cells that this matrix does not have, such as shop/shared_bottom/epnet"):
+        run_matrix(one, tmp_path)
+    assert run_matrix(two, tmp_path).height == 2
 
 
 def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConfig, tmp_path: Path) -> None:

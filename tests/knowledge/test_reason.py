@@ -150,7 +150,7 @@ def test_an_interrupted_run_leaves_no_knowledge_and_loses_only_the_batch_in_flig
     engine = StubEngine()
     with pytest.raises(KeyboardInterrupt):
         reason(data, engine, tmp_path, CONFIG, progress=stop)
-    with pytest.raises(InputError, match=r"has no manifest\.json"):
+    with pytest.raises(InputError, match="is not finished"):
         KnowledgeFolder.open(tmp_path, data)
     rest = StubEngine()
     reason(data, rest, tmp_path, CONFIG)
@@ -164,7 +164,7 @@ def test_a_killed_run_asks_nothing_twice_that_was_stored(shop: PreparedData, tmp
     in_flight: set[str] = set()
     for asked in (10, 50):
         _reason_and_kill(shop, folder, log, asked)
-        with pytest.raises(InputError, match=r"has no manifest\.json"):
+        with pytest.raises(InputError, match="is not finished"):
             KnowledgeFolder.open(folder, shop)
         with Store(folder / "store.sqlite", read_only=True) as store:
             lost = [prompt for prompt in _prompts(log) if store.missing([_key(prompt)])]

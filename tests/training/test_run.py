@@ -20,6 +20,7 @@ from llm4msr.schema import Schema
 from llm4msr.training.config import parse_config
 from llm4msr.training.opening import open_run
 from llm4msr.training.run import evaluate_run, train_run
+from llm4msr.training.settings import read_settings
 from tests.conftest import FAST, shop_frames
 
 
@@ -69,11 +70,17 @@ def test_a_finished_run_is_not_trained_again(shop: PreparedData, tmp_path: Path)
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_a_run_is_repeated_by_its_own_config(shop: PreparedData, tmp_path: Path) -> None:
+    first = train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+    again = train_run(read_settings(tmp_path / "run" / "config.json"), tmp_path / "again")
+    assert again.scores == first.scores
+
+
 def test_a_folder_of_another_config_is_refused(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop)
     train_run(parse_config(raw, "test"), tmp_path / "run")
     raw["train"]["seed"] = 9
-    with pytest.raises(InputError, match="holds a run with other settings or data"):
+    with pytest.raises(InputError, match=r"holds a run with other settings or data \(train\.seed\)"):
         train_run(parse_config(raw, "test"), tmp_path / "run")
 
 

@@ -49,3 +49,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("data = ")
     with pytest.raises(InputError, match=r"run\.toml: the settings cannot be read"):
         read_settings(tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"config": 3}'])
+def test_a_file_that_is_no_runs_config_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: "):
+        read_settings(tmp_path / "config.json")

@@ -198,7 +198,11 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:
         minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - planned.done / planned.runs) / 60
         say(f"at most about {minutes:.0f} min of training for the others; early stopping shortens it")
         return
-    results = run_matrix(matrix, out, jobs=jobs, say=say)
+    try:
+        results = run_matrix(matrix, out, jobs=jobs, say=say)
+    except KeyboardInterrupt:
+        say("stopped; give the same command again to go on from here")
+        raise
     _show(sheets(results, matrix, out), out)
     failed = results.filter(results["status"] == "failed").height
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")

@@ -86,23 +86,25 @@ def _write(
 
     (folder / "columns").mkdir()
     (folder / "vocabulary").mkdir()
-    for name in ("user", "item", "scenario", "time", "label"):
-        np.save(folder / "columns" / f"{name}.npy", rows[name].to_numpy())
-    sides = {e.side: (e, Occurrences(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
-
-    def encoded(spec: FieldSpec) -> dict[str, Any]:
-        table, values = _values(spec, tables, rows["row"], sides)
-        field = encode_field(spec, values, split, table.name)
-        _save(field, folder)
-        return {**field.record, "of_rows": values.occurrences is None}
-
-    frames = {"users": users.frame, "items": items.frame, "positives": positives, "rejected": rejected}
+    frames = {"items": items.frame, "users": users.frame, "positives": positives, "rejected": rejected}
     records: dict[str, Any] = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         written = [
             pool.submit(frame.write_parquet, folder / f"{name}.parquet", compression_level=_COMPRESSION)
             for name, frame in frames.items()
         ]
+        written += [
+            pool.submit(np.save, folder / "columns" / f"{name}.npy", rows[name].to_numpy())
+            for name in ("user", "item", "scenario", "time", "label")
+        ]
+        sides = {e.side: (e, Occurrences(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
+
+        def encoded(spec: FieldSpec) -> dict[str, Any]:
+            table, values = _values(spec, tables, rows["row"], sides)
+            field = encode_field(spec, values, split, table.name)
+            _save(field, folder)
+            return {**field.record, "of_rows": values.occurrences is None}
+
         found = pool.map(encoded, schema.fields)
         for spec in schema.fields:
             report(f"encoding the field {spec.name}")

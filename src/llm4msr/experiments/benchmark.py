@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from llm4msr.errors import InputError
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.runs import Run, execute, finished, run_folder
@@ -41,9 +42,11 @@ def run_matrix(config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = la
     """Run every cell that is not finished, `jobs` at once, and give the results table: one row a run.
 
     The table is written to `results.parquet` whenever a cell ends. A run that fails is in it with its reason, and the
-    others go on; it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible.
+    others go on; it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible,
+    and where `root` has results of cells that this matrix does not have, which its tables would leave out.
     """
     cells = cells_of(config)
+    _check_kept(cells, root)
     root.mkdir(parents=True, exist_ok=True)
     found: dict[int, list[Run]] = {}
     for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs), start=1):
@@ -54,8 +57,21 @@ def run_matrix(config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = la
     return pl.read_parquet(root / RESULTS)
 
 
+def _check_kept(cells: Sequence[Cell], root: Path) -> None:
+    if not (root / RESULTS).is_file():
+        return
+    keys = ["data", "backbone", "enhancer", "control"]
+    before = pl.read_parquet(root / RESULTS, columns=keys).unique(maintain_order=True)
+    now = {(cell.data, cell.backbone, cell.enhancer, cell.control) for cell in cells}
+    if lost := [row for row in before.rows() if row not in now]:
+        raise InputError(
+            f"{root}: has results of {len(lost)} cells that this matrix does not have, such as {'/'.join(lost[0])}; "
+            "choose another folder, or keep those cells in the matrix (finished runs are not run again)"
+        )
+
+
 def run_cell(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
-    """The trials of a cell, then its seeds with the best trial's settings. Ends at the first run that fails."""
+    """The trials of a cell, then its seeds with the best trial's settings; no seeds where every trial fails."""
     start: Settings = {
         "learning_rate": cell.base.train.learning_rate,
         "embedding_decay": cell.base.train.embedding_decay,

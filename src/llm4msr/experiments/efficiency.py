@@ -8,7 +8,6 @@ from itertools import islice
 from statistics import median
 
 import torch
-from torch.nn import functional
 
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
@@ -17,6 +16,7 @@ from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
 from llm4msr.report.sheets import Sheet
+from llm4msr.training.objective import losses, objective
 from llm4msr.training.opening import open_run
 
 
@@ -47,9 +47,10 @@ class _Contender:
         self.training, self.inference = [], []
 
     def _train(self, batch: Batch) -> None:
-        logits, _ = self._model(batch)
+        train = self.cell.base.train
         self._optimizers.zero_grad()
-        functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        loss, penalty = losses(self._model, batch, train.precision)
+        objective(loss, penalty, train.generated_decay).backward()
         self._optimizers.step()
 
     def _timed(self, work: Callable[[Batch], object]) -> float:
@@ -87,13 +88,13 @@ def efficiency(config: MatrixConfig, *, batches: int = 10, rounds: int = 5) -> l
         header = ["backbone", "enhancer", "training s", "ratio", "inference s", "ratio"]
         note = (
             f"Seconds a batch of {config.train.batch_size} rows that is in memory: the median of {rounds} rounds of "
-            f"{batches} batches, {torch.get_num_threads()} threads. Ratios are medians of the rounds' own ratios."
+            f"{batches} batches, {torch.get_num_threads()} threads. The ratios are of these."
         )
         found.append(Sheet(f"Efficiency: {name}", header, lines, 2, note))
     return found
 
 
 def _figures(ours: list[float], theirs: list[float] | None) -> tuple[str, str]:
-    """The median seconds and the median ratio."""
-    ratio = "" if theirs is None else f"{median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}"
+    """The median seconds, and their ratio."""
+    ratio = "" if theirs is None else f"{median(ours) / median(theirs):.2f}"
     return f"{median(ours):.4f}", ratio

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from itertools import islice
 
-from torch.nn import functional
-
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.config import MatrixConfig
+from llm4msr.training.objective import losses, objective
 from llm4msr.training.opening import open_run
 
 _STEPS = 5
@@ -21,8 +20,8 @@ def seconds_a_run(cell: Cell) -> float:
     optimizers = train.optimizers(model)
     began, done = time.perf_counter(), 0
     for batch in islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), _STEPS + 1):
-        logits, _ = model(batch)
-        functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        loss, penalty = losses(model, batch, train.precision)
+        objective(loss, penalty, train.generated_decay).backward()
         optimizers.step()
         optimizers.zero_grad()
         if done == 0:

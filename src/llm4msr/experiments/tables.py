@@ -87,22 +87,26 @@ def _slices(name: str, part: pl.DataFrame) -> Sheet:
 
 
 def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:
-    """Each enhancer against the backbone alone; None where the matrix has no such column."""
+    """Each enhancer against the backbone alone, and its own controls; None where there is nothing to compare."""
     first, last = data.split.range("test")
     label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
     lines = []
     for backbone, models in _groups(part).items():
-        if BASE not in models:
-            continue
-        for column, rows in models.items():
-            if column != BASE:
-                ours, theirs = (_logits(side, root) for side in _of_same_seeds(rows, models[BASE]))
-                difference = auc_difference(label, scenario, ours, theirs)
-                lines.append([Cell(backbone), Cell(column), *_difference_cells(difference)])
+        pairs = [(column, column, BASE) for column in models if column != BASE and BASE in models]
+        for column in models:
+            controls = [other for other in models if other.startswith(f"{column}, ")]
+            pairs += [(f"{column} over its {c.removeprefix(f'{column}, ')}", column, c) for c in controls]
+        for title, column, beside in pairs:
+            ours, theirs = (_logits(side, root) for side in _of_same_seeds(models[column], models[beside]))
+            difference = auc_difference(label, scenario, ours, theirs)
+            lines.append([Cell(backbone), Cell(title), *_difference_cells(difference)])
     if not lines:
         return None
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
-    note = "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree."
+    note = (
+        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree. "
+        "Nothing is corrected for the number of comparisons."
+    )
     return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch.nn import functional
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
@@ -22,6 +21,7 @@ from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
 from llm4msr.training.metrics import Scores, score
+from llm4msr.training.objective import losses, objective
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from llm4msr.training.parallel import ALONE, Group
 
@@ -127,13 +127,10 @@ def fit(
             model.train()
             optimizers.zero_grad()
             counted = group.sum(torch.tensor([float(len(batch)), 0.0]))
-            with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                logits, penalty = model(batch)
+            loss, penalty = losses(model, batch, config.precision)
             # This process's share of the mean over all rows: the shares of the group add up to it.
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
             loss = loss * (len(batch) / float(counted[0]))
-            decay = config.generated_decay / group.size
-            (loss if penalty is None or not decay else loss + decay * penalty).backward()
+            objective(loss, penalty, config.generated_decay / group.size).backward()
             counted[1] = float(loss.detach())
             group.sum_gradients(model, model.embedding.table.weight if optimizers.by_rows else None)
             optimizers.step()

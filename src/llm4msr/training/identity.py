@@ -42,8 +42,11 @@ def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | 
 def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
     """Whether the folder is this run's already. Raises `InputError` where it is another's, or no run at all."""
     if (folder / "config.json").is_file():
-        if _what_matters(read_json(folder / "config.json")) != _what_matters(run):
-            raise InputError(f"{folder}: holds a run with other settings or data; choose another folder or remove it")
+        if other := _differences(_what_matters(read_json(folder / "config.json")), _what_matters(run)):
+            raise InputError(
+                f"{folder}: holds a run with other settings or data ({', '.join(other[:5])}); choose another folder or "
+                "remove it"
+            )
         return True
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and not a run; choose another folder")
@@ -70,6 +73,18 @@ def _what_matters(run: dict[str, Any]) -> dict[str, Any]:
     config = run.get("config")
     rest = {k: v for k, v in config.items() if k not in _FOLDERS} if isinstance(config, dict) else config
     return {**run, "config": rest}
+
+
+def _differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """The dotted paths, below `config`, at which two resolved configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        inside = path.removeprefix("config").removeprefix(".")
+        found = [
+            _differences(one.get(key), other.get(key), f"{inside}.{key}" if inside else key)
+            for key in dict.fromkeys([*one, *other])
+        ]
+        return [difference for differences in found for difference in differences]
+    return [] if one == other else [path]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from llm4msr.training.config import RunConfig, parse_config
 def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:
     """The config of a TOML file, or the defaults, with the assignments (a dotted path and a value) put over it.
 
+    A run's `config.json` is read as well: the run is then repeated.
+
     Raises `InputError` for a file that cannot be read, and for an unknown or unfit setting.
     """
-    raw = {} if file is None else _read_toml(file)
+    raw = {} if file is None else _read_run(file) if file.suffix == ".json" else _read_toml(file)
     for path, value in assignments:
         _put(raw, path, value)
     return parse_config(raw, "the settings" if file is None else str(file))
@@ -43,6 +45,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the settings cannot be read: {error}") from error
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as a run's config.json: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f'{path}: its "config" is no table of settings')
+    return config
 
 
 def _put(raw: dict[str, Any], path: str, value: Any) -> None:

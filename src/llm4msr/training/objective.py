@@ -1,0 +1,25 @@
+"""What a training step makes small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from llm4msr.models.batch import Batch
+from llm4msr.models.model import MultiScenarioModel
+
+
+def losses(model: MultiScenarioModel, batch: Batch, precision: str) -> tuple[Tensor, Tensor | None]:
+    """The mean log loss of the rows, and the mean square of generated weights where there are any.
+
+    The model runs in `precision` ("float32" or "bfloat16"), the loss is always taken in float32.
+    """
+    with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits, penalty = model(batch)
+    return functional.binary_cross_entropy_with_logits(logits.float(), batch.label), penalty
+
+
+def objective(loss: Tensor, penalty: Tensor | None, generated_decay: float) -> Tensor:
+    """`loss + generated_decay * penalty`."""
+    return loss if penalty is None or not generated_decay else loss + generated_decay * penalty
