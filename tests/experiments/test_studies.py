@@ -66,6 +66,8 @@ def test_a_case_study_shows_a_prompt_a_text_and_what_changes_in_the_scores(
     user = shop.users["user"][int(shop.user[-1])]
     found = case_study(runs["ours"], user, lambda: tiny_engine, most=3)
     assert found.explanation.user == user
+    assert list(found.scenarios) == [s.title for s in shop.schema.scenarios]
+    assert all(found.scenarios.values())
     assert found.explanation.prompt is not None
     assert found.scores.header[-3:] == ["score", "with the mean knowledge", "change"]
     for line in found.scores.lines:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
+from rich.panel import Panel
 
 from llm4msr import __version__
 from llm4msr.cli.base import (
@@ -147,12 +149,14 @@ def case_study(
     engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
-    """Show a user's prompt and text, and what her knowledge changes in her scores (the paper's Figure 5)."""
+    """Show what the LLM wrote of scenarios and of a user, and what it changes in her scores (the paper's Figure 5)."""
     from llm4msr.experiments.case_study import case_study as study
 
     found = study(run, user, lambda: make_engine(model, dtype, engine, command))
+    for title, text in found.scenarios.items():
+        console.print(Panel(escape(text or "(empty)"), title=escape(title), title_align="left"))
     print_explanation(console, found.explanation)
-    console.print(found.scores.rich())
+    _print(found.scores)
 
 
 @app.command()
@@ -178,7 +182,7 @@ def audit(
     say("probing each protocol")
     sheets = [checks_sheet(checks), probes_sheet(probes(opened, folder, config))]
     for sheet in sheets:
-        console.print(sheet.rich())
+        _print(sheet)
     if out is not None:
         out.write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
     failed = [c.name for c in checks if not c.held]
@@ -208,10 +212,15 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
 
 
+def _print(sheet: Sheet) -> None:
+    for part in sheet.parts(console.width):
+        console.print(part.rich())
+
+
 def _show(sheets: Sequence[Sheet], out: Path) -> None:
     """Print tables and write them as Markdown and LaTeX."""
     out.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
-        console.print(sheet.rich())
+        _print(sheet)
     (out / "tables.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
     (out / "tables.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The paper's Figure 5: one user's prompt and text, and what her knowledge changes in her scores."""
+"""The paper's Figure 5: what the LLM wrote of scenarios and of one user, and what her knowledge changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.stores import Stores
 from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
 from llm4msr.report.explain import Explanation, explain_user
@@ -24,8 +26,12 @@ from llm4msr.training.run import open_trained
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """A user's explanation, and a table of her test rows: the score with her knowledge and with everybody's mean."""
+    """A user's explanation, and a table of her test rows: the score with her knowledge and with everybody's mean.
 
+    `scenarios` has what the LLM wrote of each scenario, by its title; none where it was not asked about them.
+    """
+
+    scenarios: dict[str, str]
     explanation: Explanation
     scores: Sheet
 
@@ -52,7 +58,14 @@ def case_study(run: Path, user: str, engine: Callable[[], Engine], *, most: int 
     everybody = _scores(model, mean_state)
     folder = KnowledgeFolder.open(config.knowledge_folder, data)
     sheet = _sheet(user, data, batch, own, everybody, most)
-    return CaseStudy(explain_user(data, folder, user, engine), sheet)
+    return CaseStudy(_scenario_texts(folder, data), explain_user(data, folder, user, engine), sheet)
+
+
+def _scenario_texts(folder: KnowledgeFolder, data: PreparedData) -> dict[str, str]:
+    asked = folder.index.filter(pl.col("level") == "scenario").select("subject", "key").rows()
+    with Stores(folder.path, read_only=True) as store:
+        answers = [(data.schema.scenarios[d].title, store.read(key)) for d, key in asked]
+    return {title: answer.text for title, answer in answers if answer is not None}
 
 
 def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:

@@ -19,6 +19,10 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }
 
 
+_AROUND = 3
+"""Columns of the terminal between two columns of a table."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A text, and whether it stands out."""
@@ -43,10 +47,39 @@ class Sheet:
             title=escape(self.title), caption=escape(self.note) or None, title_justify="left", box=box.SIMPLE_HEAD
         )
         for place, name in enumerate(self.header):
-            table.add_column(escape(name), justify="left" if place < self.labels else "right")
+            label = place < self.labels
+            shortest = None if label else self._width(place) - _AROUND
+            table.add_column(escape(name), justify="left" if label else "right", min_width=shortest)
         for line in self.lines:
             table.add_row(*(f"[bold]{escape(c.text)}[/]" if c.strong else escape(c.text) for c in line))
         return table
+
+    def parts(self, width: int) -> list[Sheet]:
+        """The sheet in as many as the terminal's width takes, each with the labels and some of the columns."""
+        wide = [self._width(place) for place in range(len(self.header))]
+        left = width - 1 - sum(wide[: self.labels])
+        groups: list[list[int]] = []
+        for place in range(self.labels, len(self.header)):
+            if not groups or sum(wide[p] for p in [*groups[-1], place]) > left:
+                groups.append([])
+            groups[-1].append(place)
+        if len(groups) < 2:
+            return [self]
+        found = []
+        for number, group in enumerate(groups):
+            shown = [*range(self.labels), *group]
+            note = self.note if number == len(groups) - 1 else ""
+            lines = [[line[place] for place in shown] for line in self.lines]
+            title = self.title if number == 0 else f"{self.title} (continued)"
+            found.append(Sheet(title, [self.header[place] for place in shown], lines, self.labels, note))
+        return found
+
+    def _width(self, place: int) -> int:
+        """Of a column with the space around it: a label may be broken between words, a value may not."""
+        texts = [line[place].text for line in self.lines]
+        if place < self.labels:
+            texts = [word for text in texts for word in text.split()]
+        return _AROUND + max((len(text) for text in [*self.header[place].split(), *texts]), default=0)
 
     def markdown(self) -> str:
         """As a Markdown table under its title."""
