@@ -100,5 +100,6 @@ def joined() -> Iterator[Group]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Group(dist.get_rank(), size)
+        dist.barrier()  # none leaves, and takes what the others still talk to with it, before all are done
     finally:
         dist.destroy_process_group()
