@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.panel import Panel
 
 from llm4msr import __version__
 from llm4msr.cli.base import (
@@ -24,7 +22,7 @@ from llm4msr.cli.base import (
     say,
 )
 from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars, print_explanation
+from llm4msr.report.terminal import Bars, print_explanation, print_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +152,7 @@ def case_study(
 
     found = study(run, user, lambda: make_engine(model, dtype, engine, command))
     for title, text in found.scenarios.items():
-        console.print(Panel(escape(text or "(empty)"), title=escape(title), title_align="left"))
+        print_text(console, title, text)
     print_explanation(console, found.explanation)
     _print(found.scores)
 

@@ -56,7 +56,7 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
             f"{tables.interactions.name}: the column {side!r} is a field or a text, but the {side} column is {key!r}; "
             f"rename the column {side!r}"
         )
-    table = tables.users if side == "user" else tables.items
+    table = tables.of(side)
     own = [] if table is None else [c for c in wanted if c in table.columns()]
     ids = pl.concat([frame[side] for frame in seen])
     rejected = rejects({"row": []})

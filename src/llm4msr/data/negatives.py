@@ -11,6 +11,8 @@ user chose herself in the scenario, at whatever time, be it in the history alone
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -21,7 +23,6 @@ from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
 
 _ROUNDS = 100
-_CHOICE = ("user", "item", "scenario")
 
 
 class Negatives(BaseModel):
@@ -36,16 +37,15 @@ class Negatives(BaseModel):
 
 
 def sample_negatives(
-    rows: pl.DataFrame, split: Split, config: Negatives, chosen: pl.DataFrame | None = None
+    rows: pl.DataFrame, split: Split, config: Negatives, chosen: Sequence[pl.DataFrame] = ()
 ) -> pl.DataFrame:
     """Negatives for `rows`: user, item, scenario and time, in order of time, as `split` cuts them.
 
-    `user`, `item` and `scenario` are integer codes; `chosen` has them of what users chose beside the rows. Returns
+    `user`, `item` and `scenario` are integer codes; `chosen` have them of what users chose beside the rows. Returns
     `place`, the positive's position, and `item`, the negative drawn for it; at most `ratio` for a place, and none
     twice. There are fewer where the window has too few items that the user did not choose.
     """
-    known = rows.select(_CHOICE)
-    known = known if chosen is None else pl.concat([known, chosen.select(_CHOICE)])
+    known = pl.concat([frame.select("user", "item", "scenario") for frame in (rows, *chosen)])
     parts = []
     for scenario in sorted(rows["scenario"].unique()):
         here = known.filter(pl.col("scenario") == scenario)
@@ -53,10 +53,10 @@ def sample_negatives(
     return pl.concat(parts).sort("place", "item")
 
 
-def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives, chosen: pl.DataFrame) -> pl.DataFrame:
+def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives, chosen: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """The rows and their sampled negatives, in order; a negative has the context of its positive.
 
-    `chosen` has user, item and scenario of what users chose at any time, the history included.
+    `chosen` have user, item and scenario of what users chose at any time, the history included.
     """
     positives = rows.filter(pl.col("label") == 1)
     drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config, chosen)

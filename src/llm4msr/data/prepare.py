@@ -22,7 +22,7 @@ from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
-from llm4msr.schema import FieldSpec, Schema
+from llm4msr.schema import FieldSpec, Schema, Side
 
 Report = Callable[[str], None]
 _COMPRESSION = 1
@@ -70,18 +70,15 @@ def _write(
     report("collecting users and items")
     users, items = gather_entities(tables, "user", logs.seen), gather_entities(tables, "item", logs.seen)
     _tell_of_missing_rows(tables, logs, (users, items), report)
-    aside = [*([] if tables.rejected is None else [tables.rejected]), *logs.rejected, users.rejected, items.rejected]
-    rejected = pl.concat(aside)
-    rows = in_order(_coded(logs.impressions.rows, users, items), ROW_ORDER)
-    positives = logs.positives(rows, lambda others: _coded(others, users, items))
-    clicked = rows if negatives is None else rows.filter(pl.col("label") == 1)
-    rows = _after_history(rows, history_share)
+    rejected = pl.concat([logs.rejected, users.rejected, items.rejected])
+    logged = in_order(_coded(logs.impressions, users, items), ROW_ORDER)
+    positives = logs.positives(logged, lambda others: _coded(others, users, items))
+    rows = _after_history(logged, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
         _check_items_are_known_alone(schema, items, tables)
-        chosen = pl.concat([frame.select("user", "item", "scenario") for frame in (clicked, positives)])
-        rows = with_negatives(rows, split, negatives, chosen)
+        rows = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
         split = split.over(rows["time"].to_numpy())
 
     (folder / "columns").mkdir()
@@ -103,7 +100,7 @@ def _write(
             table, values = _values(spec, tables, rows["row"], sides)
             field = encode_field(spec, values, split, table.name)
             _save(field, folder)
-            return {**field.record, "of_rows": values.occurrences is None}
+            return {**field.record, "of_rows": values.occurrences is None}  # rather than of a user or an item
 
         found = pool.map(encoded, schema.fields)
         for spec in schema.fields:
@@ -133,12 +130,11 @@ def _write(
 def _check_field_columns(tables: Tables) -> None:
     """Every field and text column must exist in the table of its side or in the interactions."""
     schema = tables.schema
-    wanted: list[tuple[str, str, str]] = [(f.side, f.source, f"the field {f.name!r}") for f in schema.fields]
+    wanted: list[tuple[Side, str, str]] = [(f.side, f.source, f"the field {f.name!r}") for f in schema.fields]
     wanted += [("item", c, "item_text") for c in schema.item_text.columns]
     wanted += [("user", c, "user_text") for c in schema.user_text.details]
-    beside = {"user": tables.users, "item": tables.items, "context": None}
     for side, column, role in wanted:
-        table = beside[side]
+        table = None if side == "context" else tables.of(side)
         known = tables.interactions.columns() + ([] if table is None else table.columns())
         if column not in known:
             places = tables.interactions.name + ("" if table is None else f", {table.name}")
@@ -163,7 +159,7 @@ def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables
 def _tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
     """Say how many users or items of the logs their own table does not have."""
     for entities in sides:
-        table = tables.users if entities.side == "user" else tables.items
+        table = tables.of(entities.side)
         if table is not None and entities.without_row:
             of = pl.concat([rows[entities.side] for rows in logs.seen]).n_unique()
             warning = "warning: " if 2 * entities.without_row > of else ""
@@ -186,12 +182,12 @@ def _values(
     """The field's raw values over the rows, from the table of its side or from the interactions."""
     if spec.side != "context":
         entity, occurrences = sides[spec.side]
-        table = tables.users if spec.side == "user" else tables.items
-        own = table is not None and spec.source in table.columns()
-        if own or spec.source == entity.key_column:  # a text that only the rows have is another matter: it may change
-            column = spec.side if spec.source == entity.key_column else spec.source
-            seen = RowValues(entity.frame[column].gather(occurrences.seen), occurrences)
-            return (table if own and table is not None else tables.interactions), seen
+        own = tables.of(spec.side)
+        home = own if own is not None and spec.source in own.columns() else tables.interactions
+        is_key = spec.source == entity.key_column
+        if is_key or home is own:  # a text that only the rows have may differ from row to row
+            column = entity.frame[spec.side if is_key else spec.source]
+            return home, RowValues(column.gather(occurrences.seen), occurrences)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))
 

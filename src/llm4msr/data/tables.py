@@ -102,9 +102,9 @@ class Tables:
 
     `users` and `items` hold one row an id under the schema's own user and item column; `positives` is the history
     (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions; `events`
-    are more of them, such as a server was told of, which are added to it. `recipe`
-    says how the tables were made, and is kept in the manifest. `negatives` is how to sample what the log lacks, and
-    `rejected` what the source itself set aside (see `rejects`).
+    are more of them, such as a server was told of, which are added to it. `recipe` says how the tables were made, and
+    is kept in the manifest. `negatives` is how to sample what the log lacks, and `rejected` what the source itself set
+    aside (see `rejects`).
     """
 
     schema: Schema
@@ -117,16 +117,18 @@ class Tables:
     negatives: Negatives | None = None
     rejected: pl.DataFrame | None = None
 
+    def of(self, side: EntitySide) -> Table | None:
+        """The table of a side's own."""
+        return self.users if side == "user" else self.items
+
     def whole_ids(self) -> frozenset[EntitySide]:
         """The sides whose ids are whole numbers in every table: such ids are looked up faster than as text."""
         columns = self.schema.columns
         logs = [table for table in (self.interactions, self.positives, self.events) if table is not None]
-        beside: dict[EntitySide, tuple[str, Table | None]] = {
-            "user": (columns.user, self.users),
-            "item": (columns.item, self.items),
-        }
+        keys: dict[EntitySide, str] = {"user": columns.user, "item": columns.item}
         found: set[EntitySide] = set()
-        for side, (key, own) in beside.items():
+        for side, key in keys.items():
+            own = self.of(side)
             tables = logs if own is None else [*logs, own]
             types = [t.frame.collect_schema()[key] if key in t.columns() else None for t in tables]
             if all(t is not None and fits_int64(t) for t in types):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -15,10 +14,9 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.stores import Stores
 from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
-from llm4msr.report.explain import Explanation, explain_user
+from llm4msr.report.explain import Explanation, explain_user, scenario_texts
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.training.identity import run_config
 from llm4msr.training.run import open_trained
@@ -58,14 +56,8 @@ def case_study(run: Path, user: str, engine: Callable[[], Engine], *, most: int 
     everybody = _scores(model, mean_state)
     folder = KnowledgeFolder.open(config.knowledge_folder, data)
     sheet = _sheet(user, data, batch, own, everybody, most)
-    return CaseStudy(_scenario_texts(folder, data), explain_user(data, folder, user, engine), sheet)
-
-
-def _scenario_texts(folder: KnowledgeFolder, data: PreparedData) -> dict[str, str]:
-    asked = folder.index.filter(pl.col("level") == "scenario").select("subject", "key").rows()
-    with Stores(folder.path, read_only=True) as store:
-        answers = [(data.schema.scenarios[d].title, store.read(key)) for d, key in asked]
-    return {title: answer.text for title, answer in answers if answer is not None}
+    texts = {data.schema.scenarios[d].title: text for d, text in scenario_texts(folder).items()}
+    return CaseStudy(texts, explain_user(data, folder, user, engine), sheet)
 
 
 def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:

@@ -105,7 +105,7 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
     note = (
         "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree. "
-        "Nothing is corrected for the number of comparisons."
+        "An enhancer over its control is beside that in place of the backbone. No correction for many comparisons."
     )
     return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
 

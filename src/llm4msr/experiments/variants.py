@@ -14,6 +14,7 @@ from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, reason
+from llm4msr.knowledge.stores import Stores
 from llm4msr.models.model import ENHANCERS
 
 OURS = ("llm4msr", "llm4msr_paper")
@@ -97,7 +98,7 @@ def sweep_history(
 def _with_answers_of(known: Path, place: Path) -> None:
     """Start a folder of knowledge with the answers of another, so that what both ask is asked once."""
     place.mkdir(parents=True, exist_ok=True)
-    for path in known.glob("store*.sqlite"):
+    for path in Stores.paths(known):
         if not (place / path.name).exists():
             aside = place / f"{path.name}.part"
             shutil.copyfile(path, aside)

@@ -36,7 +36,7 @@ class KnowledgeFolder:
     @classmethod
     def open(cls, path: Path, data: PreparedData) -> KnowledgeFolder:
         """Open it; raises `InputError` where it is of other data, incomplete, altered or of another version."""
-        if Stores.exist(path) and not (path / MANIFEST).is_file():
+        if Stores.paths(path) and not (path / MANIFEST).is_file():
             raise InputError(f"{path}: is not finished; give the `llm4msr reason` command for it again")
         manifest = read_manifest(path, KIND, VERSION)
         verify(path, manifest)

@@ -51,7 +51,7 @@ def plan(
     Raises `InputError` for a store or a template that cannot be used.
     """
     writer = make_writer(data, engine, config, templates)
-    stores = Stores(folder, read_only=True) if Stores.exist(folder) else None
+    stores = Stores(folder, read_only=True) if Stores.paths(folder) else None
     found = []
     try:
         for level in config.levels:

@@ -147,7 +147,7 @@ def _check_usable(folder: Path) -> None:
     """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")
-    if folder.is_dir() and not Stores.exist(folder) and any(folder.iterdir()):
+    if folder.is_dir() and not Stores.paths(folder) and any(folder.iterdir()):
         raise InputError(f"{folder}: holds something else than knowledge; name another folder for it")
 
 

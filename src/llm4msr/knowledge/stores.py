@@ -13,7 +13,6 @@ from llm4msr.knowledge.engines.base import Answer
 from llm4msr.knowledge.store import Store, stacked
 
 MAIN = "store.sqlite"
-_PATTERN = "store*.sqlite"
 
 
 class Stores:
@@ -26,7 +25,7 @@ class Stores:
     """
 
     def __init__(self, folder: Path, *, writes: str = MAIN, read_only: bool = False) -> None:
-        paths = sorted(folder.glob(_PATTERN))
+        paths = self.paths(folder)
         if read_only and not paths:
             raise InputError(f"{folder / MAIN}: no such store; run `llm4msr reason` first")
         own = [] if read_only else [folder / writes]
@@ -40,9 +39,9 @@ class Stores:
         self.folder = folder
 
     @staticmethod
-    def exist(folder: Path) -> bool:
-        """Whether the folder has any store file, be it of a worker or of a run that was stopped."""
-        return any(folder.glob(_PATTERN))
+    def paths(folder: Path) -> list[Path]:
+        """The folder's store files, be they of workers or of a run that was stopped."""
+        return sorted(folder.glob("store*.sqlite"))
 
     def close(self) -> None:
         """Close all files."""

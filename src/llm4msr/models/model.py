@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from llm4msr.models import backbones, enhancers
 from llm4msr.models.batch import Batch, EmbeddingShape, FieldLayout, KnowledgeWidths
 from llm4msr.models.embedding import FeatureEmbedding
-from llm4msr.models.own import load_own_models
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone, Enhancer
 
 __all__ = [
@@ -24,9 +23,6 @@ __all__ = [
     "build_model",
     "enhancers",
 ]
-
-
-load_own_models()
 
 
 class PartChoice(BaseModel):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm4msr.errors import InputError, nearest
 from llm4msr.models.batch import Batch, KnowledgeWidths
+from llm4msr.models.own import load_own_models
 from llm4msr.schema import explain_validation
 
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -94,10 +95,13 @@ class Registry(Generic[Part]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
+        load_own_models()
         return sorted(self._types)
 
     def get(self, name: str) -> type[Part]:
         """The class of a name; raises `InputError` for one that is not known."""
+        if name not in self._types:
+            load_own_models()
         if name not in self._types:
             raise InputError(f"there is no {self._what} {name!r}; {nearest(name, self.names())}")
         return self._types[name]

@@ -119,6 +119,16 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     )
 
 
+def scenario_texts(folder: KnowledgeFolder) -> dict[int, str]:
+    """What the LLM wrote of each scenario, by its index; nothing where it was not asked about them."""
+    asked = folder.index.filter(pl.col("level") == "scenario").select("subject", "key").rows()
+    if not asked:
+        return {}
+    with Stores(folder.path, read_only=True) as store:
+        answers = [(scenario, store.read(key)) for scenario, key in asked]
+    return {scenario: answer.text for scenario, answer in answers if answer is not None}
+
+
 def text_of_snapshot(
     store: Stores, folder: KnowledgeFolder, writer: PromptWriter, user: int, time: int, key: bytes
 ) -> Answer | None:

@@ -113,6 +113,11 @@ def say(console: Console, message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
+def print_text(console: Console, title: str, text: str) -> None:
+    """Print a text in a frame, as it is."""
+    console.print(Panel(escape(text or "(empty)"), title=escape(title), title_align="left"))
+
+
 def print_explanation(console: Console, explanation: Explanation) -> None:
     """Print a user's history, prompt and text, and how the vector was taken."""
     counts = ", ".join(f"{name} {count}" for name, count in explanation.counts.items())
@@ -124,10 +129,10 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     say(console, f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
     for p in explanation.history:
         say(console, f"  {p.time:%Y-%m-%d %H:%M}  {p.scenario}: {p.behaviour} {p.item}")
-    console.print(Panel(escape(explanation.prompt), title="prompt", title_align="left"))
+    print_text(console, "prompt", explanation.prompt)
     title = "text, written for this page" if explanation.on_request else "text"
     cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""
-    console.print(Panel(escape(explanation.text or "(empty)"), title=title + cut, title_align="left"))
+    print_text(console, title + cut, explanation.text or "")
     interests = parse_interests(explanation.text or "", list(explanation.counts))
     if interests is not None:
         say(console, f"common interests: {'; '.join(interests.common) or 'none listed'}")

@@ -203,8 +203,9 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
             serving.bundle.fields.give_known(blank, item.columns, 0)
         names = list(dict.fromkeys(item.item for item in body.items))
         queued = _queued(serving, names)
-        await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in set(queued)])
-        known = [name for name in names if name not in set(queued)]
+        waiting = set(queued)
+        await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in waiting])
+        known = [name for name in names if name not in waiting]
         unread = sorted({c for item in body.items for c in item.columns} - item_columns(serving.bundle.schema))
         return as_json({"queued_items": queued, "known_items": known, "unread_columns": unread})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -183,6 +184,15 @@ def raw_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        text: str | None = pl.select(as_text(pl.lit(value), pl.Float64())).item()
-        return MISSING if text is None else text
+        return _float_text(value)
     return str(value)
+
+
+def _float_text(value: float) -> str:
+    if value.is_integer() and abs(value) < 2**63:
+        return str(int(value))
+    text = repr(value)
+    if "e" not in text and math.isfinite(value):
+        return text
+    found: str | None = pl.select(as_text(pl.lit(value), pl.Float64())).item()  # polars' way with powers of ten
+    return MISSING if found is None else found

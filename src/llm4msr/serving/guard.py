@@ -69,12 +69,13 @@ class Guard:
         answer = _Answer(send)
         try:
             await self._answer(scope, receive, answer)
-        except BaseException:
+        except Exception:
             answer.status = answer.status or 500  # as the server outside answers
             raise
         finally:
-            route = getattr(scope.get("route"), "path", None) or "none"
-            self._metrics.answered(route, answer.status, time.perf_counter() - began)
+            if answer.status:  # else whoever asked is gone
+                route = getattr(scope.get("route"), "path", None) or "none"
+                self._metrics.answered(route, answer.status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         path, headers = scope["path"], dict(scope["headers"])

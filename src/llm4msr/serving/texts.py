@@ -14,14 +14,14 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
-from llm4msr.report.explain import text_of_snapshot
+from llm4msr.report.explain import scenario_texts, text_of_snapshot
 from llm4msr.serving.bundle import ScenarioCard, iso
 from llm4msr.serving.trained import Trained
 
 
 def scenario_cards(trained: Trained) -> list[ScenarioCard]:
     """What is known of each scenario."""
-    data, texts = trained.data, _scenario_texts(trained.folder)
+    data, texts = trained.data, {} if trained.folder is None else scenario_texts(trained.folder)
     vectors = None if trained.folder is None else _level_vectors(trained.folder)
     train = slice(0, data.split.valid)
     scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
@@ -63,14 +63,6 @@ def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]
         elif (counts := np.bincount(column)[1:]).any():
             found[spec.name] = data.vocabulary(spec.name).values[int(counts.argmax())]
     return found
-
-
-def _scenario_texts(folder: KnowledgeFolder | None) -> dict[int, str]:
-    if folder is None or not (folder.index["level"] == "scenario").any():
-        return {}
-    with Stores(folder.path, read_only=True) as store:
-        answers = [(d, store.read(key)) for d, key in folder.subjects("scenario").select("subject", "key").iter_rows()]
-    return {d: answer.text for d, answer in answers if answer is not None}
 
 
 def _level_vectors(folder: KnowledgeFolder) -> NDArray[np.float32] | None:

@@ -75,16 +75,18 @@ def _what_matters(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "config": rest}
 
 
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """The dotted paths, below `config`, at which two resolved configs differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        inside = path.removeprefix("config").removeprefix(".")
-        found = [
-            _differences(one.get(key), other.get(key), f"{inside}.{key}" if inside else key)
-            for key in dict.fromkeys([*one, *other])
-        ]
-        return [difference for differences in found for difference in differences]
-    return [] if one == other else [path]
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The settings, as dotted paths, in which two resolved configs differ."""
+    a, b = _flat(one), _flat(other)
+    paths = [path for path in dict.fromkeys([*a, *b]) if path not in a or path not in b or a[path] != b[path]]
+    return [path.removeprefix("config.") for path in paths]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    inside = [_flat(part, f"{path}.{key}" if path else key) for key, part in value.items()]
+    return {place: found for part in inside for place, found in part.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm4msr.errors import InputError
 from llm4msr.training.config import RunConfig, parse_config
+from llm4msr.training.identity import read_json
 
 
 def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:
@@ -48,12 +49,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_run(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as a run's config.json: {error}") from error
+    config = read_json(path).get("config")
     if not isinstance(config, dict):
-        raise InputError(f'{path}: its "config" is no table of settings')
+        raise InputError(f"{path}: has no table of settings under 'config'; is it the config.json of a run?")
     return config
 
 
