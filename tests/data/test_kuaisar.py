@@ -55,7 +55,7 @@ USERS = ["1,2,5,0,7", "2,,6,1,3"]
 ITEMS = [
     '10,"[5, 6]",100,NORMAL,2023-05-01,ShortImport,3,Z,Food,31,Z,Noodles,0,empty,empty,0,empty,empty',
     '11,"[5]",0,AD,2023-05-01,LongImport,0,empty,empty,0,empty,empty,0,empty,empty,0,empty,empty',
-    '12,[],101,NORMAL,2023-05-01,UNKNOWN,-124,empty,empty,empty,empty,empty,312,Z,"Pots, pans",9,Z,Woks',
+    '12,[],101,NORMAL,2023-05-01,UNKNOWN,-124,empty,empty,32,empty,empty,312,Z,"Pots, pans",9,Z,Woks',
     "13,cut",
 ]
 
@@ -143,7 +143,7 @@ def test_categories_that_are_none_are_missing_and_the_others_make_a_path(data: P
     ).rows() == [
         ("10", "Food > Noodles", "3", "31", "100"),
         ("11", None, None, None, None),
-        ("12", "Pots, pans > Woks", None, None, "101"),
+        ("12", "Pots, pans > Woks", None, "32", "101"),
         ("99", None, None, None, None),
     ]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Any
 
 import polars as pl
@@ -156,6 +157,18 @@ def test_another_label_is_refused_with_its_row(label: Any, shown: str) -> None:
         accept(frame)
     assert f"the frame interactions: column 'click', row 1: the label {shown} is neither 0 nor 1" in str(error.value)
     assert "label_rule such as 'click > 3'" in str(error.value)
+
+
+@pytest.mark.parametrize("label", [math.nan, None])
+def test_a_label_that_is_no_number_is_missing(label: float | None) -> None:
+    accepted = accept(log()[:2].with_columns(pl.Series("click", [1.0, label])))
+    assert (accepted.rows["label"].to_list(), accepted.rejected["reason"].to_list()) == ([1], ["label missing"])
+
+
+def test_a_wrong_label_is_refused_even_where_its_row_is_set_aside() -> None:
+    frame = log()[:2].with_columns(pl.Series("click", [0, 3]), pl.Series("place", ["a", "nowhere"]))
+    with pytest.raises(InputError, match="row 1: the label 3 is neither 0 nor 1"):
+        accept(frame)
 
 
 def test_a_label_rule_makes_labels_and_a_missing_number_is_no_label() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -71,6 +72,18 @@ def test_a_saved_vocabulary_is_the_same_when_loaded(tmp_path: Path) -> None:
     assert loaded.values.to_list() == ["b", "", "a"]
     assert loaded.counts.to_list() == [2, 1, 1]
     assert pl.read_parquet(tmp_path / "v.parquet")["id"].to_list() == [1, 2, 3]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 300), max_size=30), st.integers(1, 3))
+def test_ids_get_what_fitting_and_encoding_each_gives_them(times: dict[str, int], least: int) -> None:
+    texts = pl.Series(list(times), dtype=pl.String)
+    order = texts.arg_sort()
+    texts, counts = texts.gather(order), np.array(list(times.values()), dtype=np.int64)[order.to_numpy()]
+    expected = Vocabulary.fit(texts, least, counts)
+    found, ids = Vocabulary.fit_ids(texts, least, counts)
+    assert found.values.to_list() == expected.values.to_list()
+    assert found.counts.to_list() == expected.counts.to_list()
+    assert ids.tolist() == expected.encode(texts).tolist()
 
 
 @given(WORDS, WORDS, st.integers(1, 3))

@@ -77,11 +77,19 @@ def _encode(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encode
     if spec.kind == "multi":
         return _multi(spec, raw, split)
     raw = _once(raw, split)
-    vocabulary = Vocabulary.fit(raw.values, spec.min_count, raw.training_times(split))
-    ids = vocabulary.encode(raw.values)
+    vocabulary, ids = _fitted(spec, raw, split)
     unknown = (ids == UNKNOWN) & raw.values.is_not_null().to_numpy()
     column = raw.over_rows(_small(ids, vocabulary))
     return EncodedField(spec, column, vocabulary, _record(spec, vocabulary, raw, unknown, split))
+
+
+def _fitted(spec: FieldSpec, raw: RowValues, split: Split) -> tuple[Vocabulary, NDArray[np.int32]]:
+    """The vocabulary of the training rows, and the id of each value."""
+    times = raw.training_times(split)
+    if raw.are_ids:
+        return Vocabulary.fit_ids(raw.values, spec.min_count, times)
+    vocabulary = Vocabulary.fit(raw.values, spec.min_count, times)
+    return vocabulary, vocabulary.encode(raw.values)
 
 
 def _small(ids: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.signedinteger[Any]]:

@@ -187,7 +187,7 @@ def _values(
         is_key = spec.source == entity.key_column
         if is_key or home is own:  # a text that only the rows have may differ from row to row
             column = entity.frame[spec.side if is_key else spec.source]
-            return home, RowValues(column.gather(occurrences.seen), occurrences)
+            return home, RowValues(column.gather(occurrences.seen), occurrences, are_ids=is_key)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))
 

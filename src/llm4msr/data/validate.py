@@ -13,6 +13,9 @@ from llm4msr.schema import Columns, Rule, Schema
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
+_NO_LABEL = 2
+"""Stands where a label is neither 0 nor 1."""
+
 _TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d %H:%M")
 
 REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
@@ -76,18 +79,21 @@ def _accept(
     ):
         table.require(column, f"the schema's {role} column")
     types = table.frame.collect_schema()
-    codes = {s.value: i for i, s in enumerate(schema.scenarios)}
+    scenarios = pl.Enum([s.value for s in schema.scenarios])  # several times as fast as `replace_strict`
     raw_scenario = as_text(pl.col(columns.scenario), types[columns.scenario])
     numbered = Table(table.name, table.frame.with_row_index("__row"), table.malformed)
     rows = numbered.collect(
         pl.col("__row").alias("row"),
         as_id(columns.user, types[columns.user], whole="user" in whole).alias("user"),
         as_id(columns.item, types[columns.item], whole="item" in whole).alias("item"),
-        raw_scenario.replace_strict(codes, default=None, return_dtype=pl.Int16).alias("scenario"),
+        raw_scenario.cast(scenarios, strict=False).to_physical().cast(pl.Int16).alias("scenario"),
         _as_microseconds(table, schema, types).alias("time"),
         label.cast(pl.Int8).alias("label"),
         behaviour.alias("behaviour"),
     )
+    wrong = rows["row"].filter(rows["label"] == _NO_LABEL)
+    if len(wrong) and columns.label is not None:
+        raise _wrong_label(numbered, columns.label, wrong[:1])
     fit = rows.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
     if fit.all():
         return Accepted(rows, table.set_aside(part))
@@ -170,19 +176,20 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
         return _rule(table, columns.label_rule, "label_rule").cast(pl.Float64)
     assert columns.label is not None  # the schema's own check
     table.require(columns.label, "the schema's label column")
-    raw = pl.col(columns.label)
     value = _as_number(columns.label)
-    present = as_text(raw, table.frame.collect_schema()[columns.label]).is_not_null()
-    wrong = present & ~value.is_in([0.0, 1.0]).fill_null(value=False)
-    numbered = Table(table.name, table.frame.with_row_index("__row"))
-    bad = numbered.collect(pl.col("__row").filter(wrong).head(1), raw.filter(wrong).head(1).alias("value"))
-    if bad.height:
-        row, found = table.numbers(bad["__row"])[0], bad["value"][0]
-        raise InputError(
-            f"{table.name}: column {columns.label!r}, row {row}: the label {found!r} is neither 0 nor 1; "
-            f"correct it, or replace label by a label_rule such as '{columns.label} > 3'"
-        )
-    return value
+    numeric = table.frame.collect_schema()[columns.label].is_numeric()
+    present = value if numeric else pl.col(columns.label)  # a NaN is missing, a text that is no number is wrong
+    wrong = pl.when(present.is_not_null()).then(pl.lit(_NO_LABEL, dtype=pl.Float64))
+    return pl.when((value == 0) | (value == 1)).then(value).otherwise(wrong)
+
+
+def _wrong_label(numbered: Table, column: str, row: pl.Series) -> InputError:
+    """The error of a row, of one, whose label is there and is neither 0 nor 1."""
+    found = numbered.replace(numbered.frame.filter(pl.col("__row") == row[0])).collect(pl.col(column)).item()
+    return InputError(
+        f"{numbered.name}: column {column!r}, row {numbered.numbers(row)[0]}: the label {found!r} is neither 0 nor 1; "
+        f"correct it, or replace label by a label_rule such as '{column} > 3'"
+    )
 
 
 def _rule(table: Table, text: str, where: str) -> pl.Expr:

@@ -30,10 +30,14 @@ class Occurrences:
 
 @dataclass(frozen=True)
 class RowValues:
-    """The raw values of a field: one for each row, in order of time, or those seen, and their `occurrences`."""
+    """The raw values of a field: one for each row, in order of time, or those seen, and their `occurrences`.
+
+    `are_ids` tells that the values are all different, texts, and in order.
+    """
 
     values: pl.Series
     occurrences: Occurrences | None = None
+    are_ids: bool = False
 
     def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
         """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""

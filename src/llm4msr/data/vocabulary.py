@@ -43,6 +43,22 @@ class Vocabulary:
         )
         return cls(counted["value"], counted["count"])
 
+    @classmethod
+    def fit_ids(
+        cls, texts: pl.Series, min_count: int, times: NDArray[np.int64]
+    ) -> tuple[Vocabulary, NDArray[np.int32]]:
+        """What `fit` and `encode` make of ids: `texts` `(n,)`, all different and in order, none looked up.
+
+        >>> Vocabulary.fit_ids(pl.Series(["1", "10", "9"]), min_count=1, times=np.array([2, 0, 3]))[1]
+        array([2, 0, 1], dtype=int32)
+        """
+        kept = np.flatnonzero(times >= max(min_count, 1))
+        rarity = times[kept].max(initial=0) - times[kept]
+        places = kept[np.argsort(rarity.astype(np.min_scalar_type(rarity.max(initial=0))), kind="stable")]
+        ids = np.full(len(texts), UNKNOWN, dtype=np.int32)
+        ids[places] = np.arange(1, len(places) + 1, dtype=np.int32)
+        return cls(texts.gather(places).rename("value"), pl.Series("count", times[places])), ids
+
     @property
     def size(self) -> int:
         """The number of ids, the unknown value's included."""

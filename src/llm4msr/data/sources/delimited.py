@@ -60,12 +60,13 @@ def read_delimited(
         reader = _open(path, separator, [names[c] for c in wanted], skipped)
         read = 0
         while (batch := _next(reader, path)) is not None:
-            legible = _legible(batch)
+            columns = [_numbers_or_text(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
+            legible = _legible([c for c in columns if c.type == pa.string()], batch.num_rows)
             illegible.append(read + np.flatnonzero(~legible))
             read += batch.num_rows
             if not legible.all():
-                batch = batch.filter(pa.array(legible))
-            columns = [_as(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
+                columns = [column.filter(pa.array(legible)) for column in columns]
+            columns = [_as(column, kind) for column, kind in zip(columns, layout.types, strict=True)]
             writer.write_table(pa.table(columns, schema=layout))
         cut = np.array(skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
         malformed.append(rows + np.sort(np.concatenate([cut, number_in_source(np.concatenate(illegible), cut)])))
@@ -130,10 +131,18 @@ def _next(reader: csv.CSVStreamingReader, path: Path) -> pa.RecordBatch | None:
         raise _unreadable(path, error) from error
 
 
-def _legible(batch: pa.RecordBatch) -> NDArray[np.bool_]:
-    """Which of the batch's rows are UTF-8 in all columns."""
-    found = np.ones(batch.num_rows, dtype=bool)
-    for column in batch.columns:
+def _numbers_or_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column in its type, or its text where not all of it is a number: numbers are legible."""
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return column
+
+
+def _legible(texts: Sequence[pa.Array], rows: int) -> NDArray[np.bool_]:
+    """Which of a batch's rows are UTF-8 in all of the columns `texts`."""
+    found = np.ones(rows, dtype=bool)
+    for column in texts:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
@@ -156,11 +165,8 @@ def _unreadable(path: Path, error: pa.ArrowInvalid) -> InputError:
 
 def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """The column in its type; what cannot be converted is missing."""
-    if kind == pa.string():
+    if column.type == kind:
         return column
-    try:
-        return column.cast(kind)
-    except pa.ArrowInvalid:
-        number = pl.Series(column).cast(pl.Float64, strict=False).fill_nan(None)
-        values: pa.Array = number.to_arrow().cast(kind, safe=False)
-        return values
+    number = pl.Series(column).cast(pl.Float64, strict=False).fill_nan(None)
+    values: pa.Array = number.to_arrow().cast(kind, safe=False)
+    return values

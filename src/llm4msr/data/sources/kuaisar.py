@@ -101,13 +101,17 @@ def _interactions(feed: Table, search: Table) -> Table:
 
 def _items(items: pl.LazyFrame) -> pl.LazyFrame:
     """Unknown categories are missing; the names of the known levels make the category path."""
-    ids = pl.col([f"{level}_level_category_id" for level in _LEVELS_OF_FIELDS])
-    names = [pl.col(f"{level}_level_category_name_en").replace("empty", None) for level in _LEVELS]
+    names = [_without(pl.col(f"{level}_level_category_name_en"), "empty") for level in _LEVELS]
     return items.with_columns(
-        ids.replace(["0", "-124", "empty"], None),
-        pl.col("author_id").replace("0", None),
-        pl.concat_str(names, separator=" > ", ignore_nulls=True).replace("", None).alias("category"),
+        *(_without(pl.col(f"{level}_level_category_id"), "0", "-124", "empty") for level in _LEVELS_OF_FIELDS),
+        _without(pl.col("author_id"), "0"),
+        _without(pl.concat_str(names, separator=" > ", ignore_nulls=True), "").alias("category"),
     ).drop([f"{level}_level_category_name_en" for level in _LEVELS])
+
+
+def _without(texts: pl.Expr, *unknown: str) -> pl.Expr:
+    """The texts, missing where they are one of `unknown`; faster than `replace`."""
+    return pl.when(pl.all_horizontal(*(texts != text for text in unknown))).then(texts)
 
 
 _SCHEMA = {
