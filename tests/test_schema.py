@@ -101,8 +101,11 @@ def test_a_schema_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": 1}, "unknown key 'colour'; remove it or correct its spelling"),
-        ({"fields": [{"name": "u", "side": "user", "kid": "numeric"}]}, "unknown key 'fields.0.kid'"),
+        ({"colour": 1}, "unknown key 'colour'; did you mean 'columns'?"),
+        (
+            {"fields": [{"name": "u", "side": "user", "kid": "numeric"}]},
+            "unknown key 'fields.0.kid'; did you mean 'kind'",
+        ),
         ({"columns": {"user": "u", "item": "i", "scenario": "s", "label": "y"}}, "the key 'columns.time' is missing"),
         ({"scenarios": [{"value": "a"}, {"value": "a"}]}, "the scenario 'a' is declared twice"),
         ({"fields": [{"name": "u", "side": "user"}] * 2}, "the field 'u' is declared twice"),

@@ -32,13 +32,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from llm4msr.errors import InputError
+from llm4msr.errors import InputError, nearest
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
@@ -217,18 +218,38 @@ class Schema(_Strict):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise InputError(f"{where}: {explain_validation(error)}") from error
+            raise InputError(f"{where}: {explain_validation(error, cls)}") from error
 
 
-def explain_validation(error: ValidationError) -> str:
-    """Pydantic's findings as one sentence each: the key, what is wrong with it, and what was found."""
+def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
+    """Pydantic's findings as one sentence each: the key, what is wrong with it, and what was found.
+
+    `model` is what was validated: for an unknown key the nearest ones of its place are named.
+    """
     findings = []
     for e in error.errors(include_url=False):
         key = ".".join(str(part) for part in e["loc"]) or "the whole"
         if e["type"] == "extra_forbidden":
-            findings.append(f"unknown key {key!r}; remove it or correct its spelling")
+            *path, name = e["loc"]
+            findings.append(f"unknown key {key!r}; {nearest(str(name), _keys_at(model, path))}")
         elif e["type"] == "missing":
             findings.append(f"the key {key!r} is missing")
         else:
             findings.append(f"{key}: {e['msg'].removeprefix('Value error, ')}")
     return "; ".join(findings)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys that a model has at a path of keys, of positions in lists, and of names in tables."""
+    models = [model]
+    for part in path:
+        found = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
+        models = [inside for annotation in found for inside in _models_in(annotation)] or models
+    return list(dict.fromkeys(name for kind in models for name in kind.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of: `dict[str, Model]` of `Model`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -39,7 +39,7 @@ def test_an_unknown_source_is_named_with_the_nearest(name: str, hint: str) -> No
     ("name", "settings", "expected"),
     [
         ("kuaisar", {}, "the key 'folder' is missing"),
-        ("movielens", {"folder": "x", "seed": 1}, "unknown key 'seed'; remove it or correct its spelling"),
+        ("movielens", {"folder": "x", "seed": 1}, "unknown key 'seed'; known: folder"),
         ("amazon2014", {"folder": "x", "scenarios": []}, "scenarios: Tuple should have at least 1 item"),
         ("amazon2018", {"folder": "x", "overlapping": "perhaps"}, "overlapping: Input should be a valid boolean"),
         ("completejourney", {"households": 0}, "households: Input should be greater than or equal to 1"),

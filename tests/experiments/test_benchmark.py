@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.models.model import ENHANCERS
 from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "peak_memory_mb"]
@@ -135,11 +137,29 @@ def test_knowledge_that_no_folder_gives_is_named(matrix: MatrixConfig, shop: Pre
 
 
 def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
-    assert list(ablation(matrix, None).enhancers) == ["none", *VARIANTS]
-    assert ablation(matrix, "ours").enhancers["user-bottom"].settings["scenario"] == "none"
+    enhancers = ablation(matrix, "ours").enhancers
+    assert list(enhancers) == ["none", *VARIANTS]
+    for name, placement in VARIANTS.items():
+        found = ENHANCERS.config("llm4msr", enhancers[name].settings)
+        assert {key: getattr(found, key) for key in placement} == placement
+        assert (found.hidden, found.rank) == (4, 2)
     assert [e.settings.get("layers") for e in sweep_layers(matrix, None, [1, 3]).enhancers.values()] == [None, 1, 3]
     with pytest.raises(InputError, match="no llm4msr enhancer 'our'; did you mean 'ours'"):
         ablation(matrix, "our")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('[data.a]\nfoldr = "d"', "unknown key 'data.a.foldr'; did you mean 'folder'?"),
+        ('[data.a]\nfolder = "d"\n[train]\nepoch = 2', "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        ('[data.a]\nfolder = "d"\n[enhancers.x]\nzzz = 2', "'enhancers.x.zzz'; known: name, settings, controls, know"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "matrix.toml").write_text(lines, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_matrix(tmp_path / "matrix.toml")
 
 
 def test_a_file_with_a_preset(tmp_path: Path) -> None:

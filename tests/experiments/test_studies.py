@@ -146,6 +146,7 @@ def test_a_sweep_of_t_that_cannot_be_run_says_why(
 def test_every_variant_of_figure_3_runs(matrix: MatrixConfig, tmp_path: Path) -> None:
     found = run_matrix(ablation(matrix, None), tmp_path)
     assert found["enhancer"].to_list() == [
-        *("none", "user-bottom", "user-parallel", "domain-bottom", "domain-parallel", "full")
+        *("none", "user-bottom", "user-parallel", "domain-bottom", "domain-parallel", "full", "full")
     ]
+    assert found["control"].to_list() == ["none"] * 6 + ["random"]
     assert set(found["status"]) == {"done"}

@@ -195,3 +195,24 @@ def test_a_bundle_that_nobody_answers_from_is_let_go(
     current.reload()
     gc.collect()
     assert [part() for part in old] == [None, None, None]
+
+
+def test_metrics_say_which_bundle_answers_and_which_could_not(
+    bundle_path: Path, other_bundle_path: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle_path)
+    current = Current(link, tmp_path / "state")
+    first = current.now.bundle.fingerprint
+    assert f'llm4msr_bundle{{bundle="{first}"}} 1.0' in current.metrics.text().decode()
+    link.unlink()
+    with pytest.raises(InputError):
+        current.reload()
+    link.symlink_to(other_bundle_path)
+    second = current.reload().bundle.fingerprint
+    current.reload()  # nothing changes
+    told = current.metrics.text().decode()
+    assert f'llm4msr_bundle{{bundle="{first}"}} 0.0' in told
+    assert f'llm4msr_bundle{{bundle="{second}"}} 1.0' in told
+    assert 'llm4msr_reloads_total{outcome="failed"} 1.0' in told
+    assert 'llm4msr_reloads_total{outcome="changed"} 1.0' in told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.markup import escape
 
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import say as say_to
+
+if TYPE_CHECKING:
+    from llm4msr.report.sheets import Sheet
 
 app = typer.Typer(
     help="Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows.",
@@ -55,6 +58,20 @@ def say(message: str) -> None:
     say_to(console, message)
 
 
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers of an option's value, which has commas between them; raises `InputError` for another."""
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text}: expected whole numbers with commas, as in 1,2,4") from None
+
+
+def print_sheet(sheet: Sheet) -> None:
+    """Print a table, in parts where the terminal is narrow."""
+    for part in sheet.parts(console.width):
+        console.print(part.rich())
+
+
 def make_engine(
     model: Path | None,
     dtype: Literal["bfloat16", "float32"],
@@ -81,4 +98,4 @@ def validated(kind: Any, raw: dict[str, Any]) -> Any:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise InputError(explain_validation(error)) from error
+        raise InputError(explain_validation(error, kind)) from error

@@ -19,7 +19,9 @@ from llm4msr.cli.base import (
     app,
     console,
     make_engine,
+    print_sheet,
     say,
+    whole_numbers,
 )
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation, print_text
@@ -110,11 +112,7 @@ def sweep(
     from llm4msr.experiments import variants
     from llm4msr.experiments.config import read_matrix
 
-    matrix = read_matrix(config)
-    try:
-        numbers = [int(value) for value in values.split(",")]
-    except ValueError:
-        raise InputError(f"--values {values}: expected whole numbers with commas, as in 1,2,4") from None
+    matrix, numbers = read_matrix(config), whole_numbers("--values", values)
     if over == "layers":
         matrix = variants.sweep_layers(matrix, enhancer, numbers)
     else:
@@ -154,7 +152,7 @@ def case_study(
     for title, text in found.scenarios.items():
         print_text(console, title, text)
     print_explanation(console, found.explanation)
-    _print(found.scores)
+    print_sheet(found.scores)
 
 
 @app.command()
@@ -180,7 +178,7 @@ def audit(
     say("probing each protocol")
     sheets = [checks_sheet(checks), probes_sheet(probes(opened, folder, config))]
     for sheet in sheets:
-        _print(sheet)
+        print_sheet(sheet)
     if out is not None:
         out.write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
     failed = [c.name for c in checks if not c.held]
@@ -210,15 +208,10 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
 
 
-def _print(sheet: Sheet) -> None:
-    for part in sheet.parts(console.width):
-        console.print(part.rich())
-
-
 def _show(sheets: Sequence[Sheet], out: Path) -> None:
     """Print tables and write them as Markdown and LaTeX."""
     out.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
-        _print(sheet)
+        print_sheet(sheet)
     (out / "tables.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
     (out / "tables.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")

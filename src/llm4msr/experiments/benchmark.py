@@ -15,7 +15,7 @@ import torch
 from llm4msr.errors import InputError
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.runs import Run, execute, finished, run_folder
+from llm4msr.experiments.runs import Run, execute, known
 from llm4msr.experiments.search import Settings, best_of, propose
 
 Say = Callable[[str], None]
@@ -38,35 +38,40 @@ def plan(config: MatrixConfig, root: Path) -> Plan:
     return Plan(len(cells), len(cells) * (config.search.trials + config.seeds), done)
 
 
-def run_matrix(config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = lambda message: None) -> pl.DataFrame:
+def run_matrix(
+    config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = lambda message: None, results: str = RESULTS
+) -> pl.DataFrame:
     """Run every cell that is not finished, `jobs` at once, and give the results table: one row a run.
 
-    The table is written to `results.parquet` whenever a cell ends. A run that fails is in it with its reason, and the
-    others go on; it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible,
-    and where `root` has results of cells that this matrix does not have, which its tables would leave out.
+    The table is written to the file `results` in `root` whenever a cell ends; several matrices may share a `root`, and
+    what two of them have in common is run once. A run that fails is in the table with its reason, and the others go on;
+    it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible, and where the
+    file has results of cells that this matrix does not have, which its tables would leave out.
     """
     cells = cells_of(config)
-    _check_kept(cells, root)
+    path = root / results
+    _check_kept(cells, path)
     root.mkdir(parents=True, exist_ok=True)
     found: dict[int, list[Run]] = {}
     for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs), start=1):
         found[place] = runs
         rows = [run.row for _, cell_runs in sorted(found.items()) for run in cell_runs]
-        _write(rows, root)
+        _write(rows, path)
         say(f"{ended} of {len(cells)}: {_summary(cells[place], runs)}")
-    return pl.read_parquet(root / RESULTS)
+    return pl.read_parquet(path)
 
 
-def _check_kept(cells: Sequence[Cell], root: Path) -> None:
-    if not (root / RESULTS).is_file():
+def _check_kept(cells: Sequence[Cell], path: Path) -> None:
+    if not path.is_file():
         return
     keys = ["data", "backbone", "enhancer", "control"]
-    before = pl.read_parquet(root / RESULTS, columns=keys).unique(maintain_order=True)
+    before = pl.read_parquet(path, columns=keys).unique(maintain_order=True)
     now = {(cell.data, cell.backbone, cell.enhancer, cell.control) for cell in cells}
     if lost := [row for row in before.rows() if row not in now]:
         raise InputError(
-            f"{root}: has results of {len(lost)} cells that this matrix does not have, such as {'/'.join(lost[0])}; "
-            "choose another folder, or keep those cells in the matrix (finished runs are not run again)"
+            f"{path}: has results of {len(lost)} cells that this matrix does not have, such as "
+            f"{'/'.join(lost[0])}; choose another folder, or keep those cells in the matrix (finished runs are not run "
+            "again)"
         )
 
 
@@ -100,16 +105,16 @@ def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
     for number in range(config.search.trials):
         settings = propose(config.search, start, history, seed=cell.base.train.seed)
         run_config = cell.config(**settings, seed=cell.base.train.seed)
-        known = finished(run_folder(cell, root, "trial", number, run_config)[0])
-        if known is None:
+        trial = known(cell, root, "trial", number, run_config)
+        if trial is None:
             return runs
-        runs.append(known)
-        history.append((settings, known.row["valid_auc"]))
+        runs.append(trial)
+        history.append((settings, trial.row["valid_auc"]))
     best = best_of(history, start)
     for number in range(config.seeds):
         run_config = cell.config(**best, seed=cell.base.train.seed + number)
-        if (known := finished(run_folder(cell, root, "seed", number, run_config)[0])) is not None:
-            runs.append(known)
+        if (run := known(cell, root, "seed", number, run_config)) is not None:
+            runs.append(run)
     return runs
 
 
@@ -133,10 +138,10 @@ def _use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def _write(rows: list[dict[str, object]], root: Path) -> None:
-    aside = root / f"{RESULTS}.part"
+def _write(rows: list[dict[str, object]], path: Path) -> None:
+    aside = path.with_name(f"{path.name}.part")
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(aside)
-    aside.replace(root / RESULTS)
+    aside.replace(path)
 
 
 def _summary(cell: Cell, runs: list[Run]) -> str:

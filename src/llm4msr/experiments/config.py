@@ -19,6 +19,8 @@ controls = ["random", "shuffled"]            # the same with its knowledge repla
 trials = 6                                   # a cell, on validation data only
 [train]
 epochs = 4
+
+Without `backbones` or `enhancers` the matrix has those of the paper's Table 2, and `llm4msr` beside them.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ from llm4msr.experiments.presets import preset
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.schema import explain_validation
 from llm4msr.training.fit import TrainConfig
+
+_BACKBONES = ("star", "omoe", "mmoe", "ple", "aitm", "shared_bottom")
+_ENHANCERS = ("none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")
 
 
 class _Strict(BaseModel):
@@ -78,7 +83,7 @@ class Search(_Strict):
 
 
 class MatrixConfig(_Strict):
-    """A matrix; `backbones` are names, or tables of names with settings."""
+    """A matrix; `backbones` are names, or tables of names with settings. By default both are the paper's."""
 
     data: dict[str, DataChoice] = Field(min_length=1)
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
@@ -96,7 +101,8 @@ class MatrixConfig(_Strict):
         if not isinstance(raw, dict):
             return raw
         raw = dict(raw)
-        backbones = raw.get("backbones")
+        backbones = raw.setdefault("backbones", list(_BACKBONES))
+        raw.setdefault("enhancers", {name: {} for name in _ENHANCERS})
         if isinstance(backbones, list):
             backbones = raw["backbones"] = {name: {} for name in backbones}
         if (name := raw.pop("preset", None)) is not None:
@@ -121,7 +127,7 @@ def read_matrix(path: Path) -> MatrixConfig:
     try:
         config = MatrixConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{path}: {explain_validation(error)}") from error
+        raise InputError(f"{path}: {explain_validation(error, MatrixConfig)}") from error
     return _beside(config, path.parent)
 
 

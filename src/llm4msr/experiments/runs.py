@@ -56,16 +56,29 @@ def finished(folder: Path) -> Run | None:
     return Run(row, folder) if row.get("status") == "done" else None
 
 
+def known(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> Run | None:
+    """The finished run of these settings: the cell's own, or one that another cell or study below `root` has made."""
+    folder, identity = run_folder(cell, root, kind, number, config)
+    if (run := finished(folder)) is not None:
+        return run
+    for path in sorted(root.glob(f"runs/*/*/*/{folder.name}/{ROW}")):
+        run = finished(path.parent)
+        if run is not None and run.row["settings"] == identity:
+            return Run(run.row | _labels(cell), run.folder)
+    return None
+
+
+def _labels(cell: Cell) -> dict[str, str]:
+    return {"data": cell.data, "backbone": cell.backbone, "enhancer": cell.enhancer, "control": cell.control}
+
+
 def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> Run:
     """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason."""
+    if (before := known(cell, root, kind, number, config)) is not None:
+        return before
     folder, identity = run_folder(cell, root, kind, number, config)
-    if (known := finished(folder)) is not None:
-        return known
     row: dict[str, Any] = {
-        "data": cell.data,
-        "backbone": cell.backbone,
-        "enhancer": cell.enhancer,
-        "control": cell.control,
+        **_labels(cell),
         "kind": kind,
         "number": number,
         "learning_rate": config.train.learning_rate,

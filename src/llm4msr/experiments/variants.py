@@ -39,13 +39,23 @@ def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice
 
 
 def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
-    """The variants of Figure 3 beside the backbone alone; other settings are the enhancer's own."""
+    """The variants of Figure 3 beside the backbone alone; other settings are the enhancer's own.
+
+    As in the paper's section 4.3 the full one is compared with random vectors in the place of the LLM's, too.
+    """
     _, ours = varied(config, label)
     enhancers = {BASE: EnhancerChoice(name="none")}
     for name, placement in VARIANTS.items():
-        settings = {**ours.settings, **placement}
-        enhancers[name] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge)
+        settings = _with(ours, placement)
+        controls = ("random",) if name == "full" else ()
+        enhancers[name] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge, controls=controls)
     return config.model_copy(update={"enhancers": enhancers})
+
+
+def _with(ours: EnhancerChoice, change: dict[str, Any]) -> dict[str, Any]:
+    """The enhancer's settings with some changed; one that is so by default is not written out: it is the same run."""
+    default = ENHANCERS.config(ours.name, ours.settings)
+    return {**ours.settings, **{key: value for key, value in change.items() if getattr(default, key) != value}}
 
 
 def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int]) -> MatrixConfig:
@@ -53,7 +63,7 @@ def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int])
     _, ours = varied(config, label)
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
-        settings = {**ours.settings, "layers": value}
+        settings = _with(ours, {"layers": value})
         enhancers[f"K = {value}"] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge)
     return config.model_copy(update={"enhancers": enhancers})
 

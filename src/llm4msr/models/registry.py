@@ -111,7 +111,7 @@ class Registry(Generic[Part]):
         try:
             return self.get(name).config_type.model_validate(dict(settings))
         except ValidationError as error:
-            raise InputError(f"{self._what} {name}: {explain_validation(error)}") from error
+            raise InputError(f"{self._what} {name}: {explain_validation(error, self.get(name).config_type)}") from error
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone")

@@ -69,7 +69,7 @@ def make_app(current: Current, *, token: str | None = None, limits: Limits | Non
         token: the bearer token that is asked for, or none; without one there are no admin calls.
         limits: on size, number and time of requests.
     """
-    metrics = Metrics()
+    metrics = current.metrics
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

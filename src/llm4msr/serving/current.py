@@ -19,6 +19,7 @@ from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.explain import Explainer
 from llm4msr.serving.live import Live, open_live
 from llm4msr.serving.log import Record
+from llm4msr.serving.metrics import Metrics
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
 
@@ -48,13 +49,17 @@ class Current:
         path: of the bundle, or a link to it; when the link or the folder changes, the new bundle takes over.
         state: the folder of the log of events.
         checked: the fingerprint of a bundle whose checksums need not be compared again.
+
+    `metrics` is told of each change, and of each that failed.
     """
 
     def __init__(self, path: Path, state: Path, *, checked: str = "") -> None:
         self._path, self._state = path, state
+        self.metrics = Metrics()
         self._swapping = threading.Lock()
         self._seen = self._identity()
         self.now = self._open(checked=checked)
+        self.metrics.serves(self.now.bundle.fingerprint)
         self._writer = EventWriter(self)
 
     @property
@@ -69,9 +74,14 @@ class Current:
         """
         with self._swapping:
             self._seen = self._identity()
-            found = self._open(unless=self.now)
+            try:
+                found = self._open(unless=self.now)
+            except Exception:
+                self.metrics.failed_to_change()
+                raise
             if found is not self.now:
                 LOG.info("serving the bundle %s", found.bundle.fingerprint)
+                self.metrics.serves(found.bundle.fingerprint, self.now.bundle.fingerprint)
             self.now = found
             return found
 

@@ -6,7 +6,15 @@ import os
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -42,6 +50,14 @@ class Metrics:
             registry=self.registry,
         )
         self._events = Counter("llm4msr_events", "Events", ["outcome"], registry=self.registry)
+        self._bundles = Gauge(
+            "llm4msr_bundle",
+            "1 for the bundle that answers",
+            ["bundle"],
+            multiprocess_mode="mostrecent",  # a process that died says nothing against those that changed since
+            registry=self.registry,
+        )
+        self._reloads = Counter("llm4msr_reloads", "Changes of the bundle", ["outcome"], registry=self.registry)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -66,6 +82,17 @@ class Metrics:
         """Count events."""
         self._events.labels("accepted").inc(accepted)
         self._events.labels("duplicate").inc(duplicates)
+
+    def serves(self, bundle: str, before: str | None = None) -> None:
+        """Say which bundle answers from now on, and count the change where another was there `before`."""
+        if before is not None:
+            self._bundles.labels(before).set(0)
+            self._reloads.labels("changed").inc()
+        self._bundles.labels(bundle).set(1)
+
+    def failed_to_change(self) -> None:
+        """Count a bundle that could not take the place of the one before."""
+        self._reloads.labels("failed").inc()
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format, over all processes that count together."""

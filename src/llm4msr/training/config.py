@@ -45,4 +45,4 @@ def parse_config(raw: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{where}: {explain_validation(error)}") from error
+        raise InputError(f"{where}: {explain_validation(error, RunConfig)}") from error

@@ -49,5 +49,5 @@ def read_source(name: str, settings: Mapping[str, Any]) -> Tables:
     try:
         config = source.config.model_validate(dict(settings))
     except ValidationError as error:
-        raise InputError(f"source {name}: {explain_validation(error)}") from error
+        raise InputError(f"source {name}: {explain_validation(error, source.config)}") from error
     return source.read(config)

@@ -1,0 +1,102 @@
+"""The paper's Figure 3 and Figure 4 from a results table: improvements of variants, and AUC over a swept setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+import polars as pl
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.tables import BASE
+from llm4msr.report.figures import Panel
+from llm4msr.report.sheets import Cell, Sheet
+
+_MEAN = "mean"
+
+
+def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
+    """Figure 3: for each data set and backbone by how many per cent each variant's test AUC is above the backbone's.
+
+    Both are of the same seed; the deviation is over the seeds.
+    """
+    panels = []
+    for name, choice in config.data.items():
+        metrics = _metrics(PreparedData.open(choice.folder, check=False))
+        for backbone in config.backbones:
+            rows = _finished(results, name, backbone)
+            bases = {row["number"]: row for row in rows if row["enhancer"] == BASE}
+            series: dict[str, list[tuple[float, float]]] = {}
+            for label in dict.fromkeys(map(_label, rows)):
+                seeds = [row for row in rows if _label(row) == label and row["number"] in bases]
+                if label != BASE:
+                    series[label] = [
+                        _summary([_above(row[metric], bases[row["number"]][metric]) for row in seeds])
+                        for metric in metrics.values()
+                    ]
+            panels.append(Panel(f"{name}, {backbone}", list(metrics), series, y="improvement of AUC, %"))
+    return panels
+
+
+def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Panel]:
+    """Figure 4: for each data set and backbone the test AUC of each scenario over the values of a setting."""
+    panels = []
+    for name, choice in config.data.items():
+        metrics = _metrics(PreparedData.open(choice.folder, check=False))
+        for backbone in config.backbones:
+            rows = [row for row in _finished(results, name, backbone) if row["enhancer"] != BASE]
+            labels = list(dict.fromkeys(str(row["enhancer"]) for row in rows))
+            series = {
+                title: [_summary([row[metric] for row in rows if row["enhancer"] == label]) for label in labels]
+                for title, metric in metrics.items()
+            }
+            places = [label.rpartition("= ")[2] for label in labels]
+            panels.append(Panel(f"{name}, {backbone}", places, series, x=setting, y="test AUC"))
+    return panels
+
+
+def as_sheet(panel: Panel, title: str, number: str, note: str = "") -> Sheet:
+    """The numbers of a panel, as `number` formats each: a line a place, a column a series."""
+    lines = [
+        [Cell(place), *(_shown(values[at], number) for values in panel.series.values())]
+        for at, place in enumerate(panel.places)
+    ]
+    return Sheet(f"{title}: {panel.title}", [panel.x or "scenario", *panel.series], lines, 1, note)
+
+
+def _shown(value: tuple[float, float], number: str) -> Cell:
+    middle, deviation = value
+    if math.isnan(middle):
+        return Cell("undefined")
+    return Cell(f"{middle:{number}}" + (f" ±{deviation:.3f}" if deviation else ""))
+
+
+def _metrics(data: PreparedData) -> dict[str, str]:
+    """The name of each scenario, and of their mean, with the column of its AUC in the results."""
+    return {s.title: f"auc all: {s.title}" for s in data.schema.scenarios} | {_MEAN: "mean_auc all"}
+
+
+def _finished(results: pl.DataFrame, data: str, backbone: str) -> list[dict[str, object]]:
+    chosen = (pl.col("data") == data) & (pl.col("backbone") == backbone)
+    done = (pl.col("kind") == "seed") & (pl.col("status") == "done")
+    return results.filter(chosen & done).to_dicts()
+
+
+def _label(row: dict[str, object]) -> str:
+    return str(row["enhancer"]) if row["control"] == "none" else f"{row['enhancer']}, {row['control']} vectors"
+
+
+def _above(ours: object, theirs: object) -> float | None:
+    if not isinstance(ours, float) or not isinstance(theirs, float):
+        return None
+    return 100 * (ours / theirs - 1)
+
+
+def _summary(values: Sequence[object]) -> tuple[float, float]:
+    """Mean and deviation over the seeds, which is 0 for one; NaN where there is none, or any is undefined."""
+    numbers = [value for value in values if isinstance(value, float)]
+    if not numbers or len(numbers) < len(values):
+        return math.nan, math.nan
+    return mean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0

@@ -1,0 +1,225 @@
+"""Every table and figure of the paper from one matrix; what studies have in common is run once.
+
+Tables 2 and Figures 3 to 5 train models, all below one folder: a run that two of them need is theirs together, and a
+finished one is never run again. Figures 3 to 5 and Table 3 are of one backbone, as in the paper; Table 3, Figure 4 and
+Figure 5 of the first data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llm4msr import __version__
+from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
+from llm4msr.experiments.benchmark import Say, run_matrix
+from llm4msr.experiments.case_study import case_study
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.efficiency import efficiency
+from llm4msr.experiments.panels import as_sheet, improvements, swept
+from llm4msr.experiments.sections import TITLES, Section
+from llm4msr.experiments.statistics import settings, statistics
+from llm4msr.experiments.tables import sheets
+from llm4msr.experiments.variants import ablation, sweep_history, sweep_layers, varied
+from llm4msr.knowledge.engines.base import Engine
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.reason import Progress
+from llm4msr.report.figures import Panel, draw
+from llm4msr.report.sheets import Sheet
+
+PARTS = tuple(TITLES)
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """Which parts are made, and of what.
+
+    - `label`: the llm4msr enhancer of Table 4 and the figures; by default the matrix's first.
+    - `backbone`: of Table 3 and the figures; by default STAR where the matrix has it, or else its first.
+    - `layers`, `history`: the values of K and of T; no T stands for a quarter, a half and all of the knowledge's own.
+    - `user`: of Figure 5; by default one of the test part with positives in the most scenarios before it.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    label: str | None = None
+    backbone: str | None = None
+    layers: tuple[int, ...] = (1, 2, 3, 4)
+    history: tuple[int, ...] = ()
+    user: str | None = None
+
+
+class Paper:
+    """The sections of a matrix, made one by one; `paper.md` and `paper.tex` in `root` hold those made so far.
+
+    Args:
+        matrix: the data sets, backbones and enhancers of Table 2.
+        config: what is made beside it.
+        root: the folder of runs, results and documents.
+        engine: makes the LLM where Figure 4(a) or Figure 5 has to ask it.
+        jobs: cells run at once.
+        say: is told of each cell that ends.
+        progress: is told of each batch that the LLM answered.
+
+    Raises `InputError` for a part, an enhancer or a backbone that the matrix does not have.
+    """
+
+    def __init__(
+        self,
+        matrix: MatrixConfig,
+        config: PaperConfig,
+        root: Path,
+        *,
+        engine: Callable[[], Engine],
+        jobs: int = 1,
+        say: Say = lambda message: None,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._matrix, self._config, self._root = matrix, config, root
+        self._engine, self._jobs, self._say, self._progress = engine, jobs, say, progress
+        self._label, _ = varied(matrix, config.label)
+        names = list(matrix.backbones)
+        self._backbone = config.backbone or ("star" if "star" in names else names[0])
+        if self._backbone not in names:
+            raise InputError(f"the matrix has no backbone {self._backbone!r}; it has {', '.join(names)}")
+
+    def matrices(self) -> dict[str, MatrixConfig]:
+        """The matrix of each part that trains models, as far as can be told before the LLM is asked."""
+        found = {
+            "table-2": self._matrix,
+            "figure-3": ablation(self._of_backbone(), self._label),
+            "figure-4b": self._layers_matrix(),
+            "figure-5": self._user_matrix(),
+        }
+        if not self._no_history():
+            found["figure-4a"] = self._history_matrix(None)
+        return {part: found[part] for part in self._config.parts if part in found}
+
+    def sections(self) -> Iterator[Section]:
+        """Each part in turn."""
+        made = []
+        for part in self._config.parts:
+            self._say(TITLES[part])
+            section: Section = {
+                "table-1": self._table_1,
+                "table-2": self._table_2,
+                "table-3": self._table_3,
+                "table-4": self._table_4,
+                "figure-3": self._figure_3,
+                "figure-4a": self._figure_4a,
+                "figure-4b": self._figure_4b,
+                "figure-5": self._figure_5,
+            }[part]()
+            made.append(section)
+            self._write(made)
+            yield section
+
+    def _write(self, made: list[Section]) -> None:
+        head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"
+        self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / "paper.md").write_text("\n".join([head, *(s.markdown() for s in made)]), encoding="utf-8")
+        (self._root / "paper.tex").write_text("\n".join(s.latex() for s in made), encoding="utf-8")
+
+    def _of_backbone(self, *, first: bool = False) -> MatrixConfig:
+        """The matrix of the one backbone, and of the first data set alone."""
+        data = dict(list(self._matrix.data.items())[: 1 if first else None])
+        backbones = {self._backbone: self._matrix.backbones[self._backbone]}
+        return self._matrix.model_copy(update={"data": data, "backbones": backbones})
+
+    def _layers_matrix(self) -> MatrixConfig:
+        return sweep_layers(self._of_backbone(first=True), self._label, self._config.layers)
+
+    def _history_matrix(self, engine: Engine | None) -> MatrixConfig:
+        matrix = self._of_backbone(first=True)
+        values = self._config.history or _fractions(self._knowledge().config.history)
+        return sweep_history(matrix, self._label, values, self._root, engine, self._progress)
+
+    def _user_matrix(self) -> MatrixConfig:
+        matrix = self._of_backbone(first=True)
+        enhancers = {self._label: matrix.enhancers[self._label].model_copy(update={"controls": ()})}
+        return matrix.model_copy(update={"enhancers": enhancers, "seeds": 1})
+
+    def _knowledge(self) -> KnowledgeFolder:
+        (choice,) = self._of_backbone(first=True).data.values()
+        folder = self._matrix.enhancers[self._label].knowledge or choice.knowledge
+        if folder is None:
+            raise InputError("the data set names no knowledge folder")
+        return KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
+
+    def _no_history(self) -> str:
+        """Why T cannot be swept, or nothing."""
+        try:
+            self._history_matrix(None)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
+        return run_matrix(matrix, self._root, jobs=self._jobs, say=self._say, results=f"{part}.parquet")
+
+    def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet]) -> Section:
+        draw(panels, self._root / part, "bars" if part == "figure-3" else "lines")
+        return Section(part, sheets, image=part)
+
+    def _table_1(self) -> Section:
+        return Section("table-1", [statistics(self._matrix)])
+
+    def _table_2(self) -> Section:
+        return Section("table-2", sheets(self._run("table-2", self._matrix), self._matrix, self._root))
+
+    def _table_3(self) -> Section:
+        return Section("table-3", efficiency(self._of_backbone(first=True)))
+
+    def _table_4(self) -> Section:
+        return Section("table-4", [settings(self._matrix, self._label)])
+
+    def _figure_3(self) -> Section:
+        matrix = ablation(self._of_backbone(), self._label)
+        panels = improvements(self._run("figure-3", matrix), matrix)
+        note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants."
+        return self._drawn("figure-3", panels, [as_sheet(p, "Improvement of AUC", "+.2f", note) for p in panels])
+
+    def _figure_4a(self) -> Section:
+        if why := self._no_history():
+            return Section("figure-4a", remark=f"Left out: {why}.")
+        matrix = self._history_matrix(self._engine())
+        panels = swept(self._run("figure-4a", matrix), matrix, "T")
+        return self._drawn("figure-4a", panels, [as_sheet(p, "Test AUC over T", ".4f") for p in panels])
+
+    def _figure_4b(self) -> Section:
+        matrix = self._layers_matrix()
+        panels = swept(self._run("figure-4b", matrix), matrix, "K")
+        return self._drawn("figure-4b", panels, [as_sheet(p, "Test AUC over K", ".4f") for p in panels])
+
+    def _figure_5(self) -> Section:
+        results = self._run("figure-5", self._user_matrix())
+        done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
+        if done.is_empty():
+            return Section("figure-5", remark=f"Left out: the run of {self._label} failed: {results['reason'][0]}")
+        (choice,) = self._of_backbone(first=True).data.values()
+        user = self._config.user or telling_user(PreparedData.open(choice.folder, check=False))
+        try:
+            found = case_study(self._root / done["folder"][0], user, self._engine)
+        except InputError as error:
+            return Section("figure-5", remark=f"Left out: {error}.")
+        return Section("figure-5", [found.scores], study=found)
+
+
+def telling_user(data: PreparedData) -> str:
+    """The id of the user of the test part who has positives in the most scenarios before it, and then the most."""
+    first, last = data.split.range("test")
+    tested = pl.DataFrame({"user": np.unique(np.asarray(data.user[first:last]))})
+    before = data.positives.filter(pl.col("time") < data.split.test_time)
+    counted = before.group_by("user").agg(pl.col("scenario").n_unique(), pl.len()).join(tested, on="user")
+    if counted.is_empty():
+        return str(data.users["user"][int(tested["user"][0])])
+    best = counted.sort("scenario", "len", "user", descending=[True, True, False])["user"][0]
+    return str(data.users["user"][int(best)])
+
+
+def _fractions(most: int) -> tuple[int, ...]:
+    return tuple(sorted({max(1, most // 4), max(1, most // 2), most}))

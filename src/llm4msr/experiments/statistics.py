@@ -1,0 +1,86 @@
+"""The paper's Table 1 and Table 4: what the data sets are like, and the settings that were used on them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.variants import varied
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.models.model import BACKBONES, ENHANCERS
+from llm4msr.report.sheets import Cell, Sheet
+
+
+def statistics(config: MatrixConfig) -> Sheet:
+    """Table 1: users, items and interactions of each scenario, and what it shares with the others."""
+    lines = []
+    for name, choice in config.data.items():
+        data = PreparedData.open(choice.folder, check=False)
+        scenario, label = np.asarray(data.scenario), np.asarray(data.label)
+        users = _members(np.asarray(data.user), scenario, data.users.height, data.scenario_count)
+        items = _members(np.asarray(data.item), scenario, data.items.height, data.scenario_count)
+        for d, title in enumerate(s.title for s in data.schema.scenarios):
+            rows = scenario == d
+            clicked = float(label[rows].mean()) if rows.any() else float("nan")
+            counts = [users[d].sum(), _shared(users, d), items[d].sum(), _shared(items, d), rows.sum()]
+            lines.append([Cell(name), Cell(title), *(Cell(f"{count:,}") for count in counts)])
+            lines[-1].append(Cell("" if np.isnan(clicked) else f"{1 - clicked:.2%}"))
+    header = ["data", "scenario", "users", "also elsewhere", "items", "also elsewhere", "interactions", "sparsity"]
+    note = (
+        "Interactions of all parts, without the history before them; sparsity is the share that was not clicked. "
+        "Elsewhere: in another scenario of the same data."
+    )
+    return Sheet("Statistics of the data", header, lines, 2, note)
+
+
+def _members(codes: NDArray[np.int32], scenario: NDArray[np.int16], most: int, scenarios: int) -> NDArray[np.bool_]:
+    """Which users, or items, each scenario has: `(scenarios, most)`."""
+    found = np.zeros((scenarios, most), dtype=bool)
+    found[scenario, codes] = True
+    return found
+
+
+def _shared(members: NDArray[np.bool_], d: int) -> int:
+    """How many of a scenario's are in another one, too."""
+    others = np.delete(members, d, axis=0).any(axis=0)
+    return int((members[d] & others).sum())
+
+
+def settings(config: MatrixConfig, label: str | None) -> Sheet:
+    """Table 4: the settings of training, and those of the llm4msr enhancer of that label."""
+    label, ours = varied(config, label)
+    model = ENHANCERS.config(ours.name, ours.settings)
+    backbones = [BACKBONES.config(name, given) for name, given in config.backbones.items()]
+    hidden = {str(list(backbone.hidden)) for backbone in backbones if hasattr(backbone, "hidden")}
+    train, search = config.train, config.search
+    same = {
+        "embedding dimension": str(config.embedding_dim),
+        "batch size": str(train.batch_size),
+        "hidden layers of the backbones": " or ".join(sorted(hidden)),
+        "learning rate": f"{train.learning_rate:g}",
+        "embedding decay": f"{train.embedding_decay:g}",
+        "epochs, at most": str(train.epochs),
+        "seeds": str(config.seeds),
+        f"K of {label}": str(model.layers),
+    }
+    if search.trials:
+        low, high = (f"{bound:g}" for bound in search.learning_rate)
+        same["learning rate"] += f", searched from {low} to {high} in {search.trials} trials a model"
+        low, high = (f"{bound:g}" for bound in search.embedding_decay)
+        same["embedding decay"] += f", searched from {low} to {high} with it"
+    lines = [[Cell(name), *(Cell(value) for _ in config.data)] for name, value in same.items()]
+    lines.append([Cell("T of the users' prompts")])
+    lines.append([Cell("the language model")])
+    for choice in config.data.values():
+        folder = ours.knowledge or choice.knowledge
+        if folder is None:
+            lines[-2].append(Cell(""))
+            lines[-1].append(Cell(""))
+            continue
+        known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
+        engine = known.manifest["engine"].values()
+        lines[-2].append(Cell(str(known.config.history) if "user" in known.config.levels else "no prompts"))
+        lines[-1].append(Cell(", ".join(str(part)[:12] for part in engine)))  # a model is told by a long checksum
+    return Sheet("Settings", ["setting", *config.data], lines)
