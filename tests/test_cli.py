@@ -209,6 +209,13 @@ def test_a_model_folder_without_weights_is_refused(run: Run, logs: Path, tmp_pat
     assert "holds no weights" in out
 
 
+def test_a_folder_of_other_things_is_refused_before_the_model_is_read(run: Run, logs: Path, tmp_path: Path) -> None:
+    _prepare(run, logs)
+    code, out = run("reason", logs / "data", "--knowledge", logs, "--model", tmp_path / "no-model")
+    assert code == 2
+    assert "holds something else than knowledge" in " ".join(out.split())
+
+
 def test_a_scenario_with_one_class_is_reported_not_refused(run: Run, logs: Path) -> None:
     frame = shop_frames(rows=500, users=12, items=15)["interactions"]
     frame.with_columns(click=pl.when(pl.col("place") == "mail").then(0).otherwise("click")).write_csv(
@@ -241,6 +248,10 @@ def test_an_unknown_user_is_answered_with_the_nearest(
         (["evaluate", "nowhere"], "is nowhere a run"),
         (["train", "--out", "x", "--data", "nowhere"], "no such folder"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epochs=many"], "train.epochs"),
+        (["train", "--out", "x", "--data", "d", "--set", "train.epoch=2"], "did you mean 'epochs'?"),
+        (["paper", "m.toml", "--out", "x", "--only", "figure-33"], "no part 'figure-33'; did you mean 'figure-3'"),
+        (["paper", "m.toml", "--out", "x", "--layers", "1;2"], "--layers 1;2: expected whole numbers"),
+        (["paper", "m.toml", "--out", "x"], "m.toml: the matrix cannot be read"),
     ],
 )
 def test_a_wrong_command_says_what_to_do(

@@ -79,7 +79,7 @@ def reason(
     from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.plan import plan as make_plan
     from llm4msr.knowledge.readings import reading_path
-    from llm4msr.knowledge.reason import ReasonConfig
+    from llm4msr.knowledge.reason import ReasonConfig, check_usable
     from llm4msr.knowledge.reason import reason as run_reason
 
     config = validated(
@@ -103,6 +103,7 @@ def reason(
     if reading is not None:
         knowledge = reading_path(knowledge, reading)
     opened = PreparedData.open(data)
+    check_usable(knowledge)  # before the model is read, which may take minutes
     if ray is None:
         llm = make_engine(model, dtype, engine, command, layers)
     else:

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.knowledge.history import Snapshots, snapshot_times
+from llm4msr.knowledge.history import DAY, Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.states import Composed
 from llm4msr.report.sheets import Cell, Sheet
 
 MARKER = "zqmarker"
-_DAY = 86_400_000_000.0
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Composed, 
         if events.is_empty():
             worst = max(worst, float(table.index[row] != 0))
             continue
-        weight = 2.0 ** (-(now - events["time"].to_numpy()) / (config.half_life_days * _DAY))
+        weight = 2.0 ** (-(now - events["time"].to_numpy()) / (config.half_life_days * DAY))
         if not weight.sum():  # so long ago that no weight is left to compare with
             continue
         mean = (weight[:, None] * vectors[events["item"].to_numpy()]).sum(0) / weight.sum()

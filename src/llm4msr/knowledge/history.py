@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 
-_DAY = 86_400_000_000
+DAY = 86_400_000_000
+"""In microseconds, as times are."""
 _MOST = 10_000
 
 Protocol = Literal["slices", "period", "times", "train_start", "train_end", "all"]
@@ -70,7 +71,7 @@ def snapshot_times(data: PreparedData, snapshots: Snapshots) -> list[int]:
         case "slices":
             return [int(edge) for edge in np.linspace(first, end, snapshots.slices + 1)[:-1]] + [end]
         case "period":
-            step = int(snapshots.period_days * _DAY)
+            step = int(snapshots.period_days * DAY)
             if step < 1 or (last - first) // step >= _MOST:
                 raise InputError(f"a snapshot every {snapshots.period_days:g} days is more than {_MOST} of them here")
             return list(range(first, last + 1, step))

@@ -117,7 +117,7 @@ def reason(
     shard does that. Raises `InputError` for a store or a template that cannot be used, and for a folder that holds
     anything else than knowledge.
     """
-    _check_usable(folder)
+    check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer = make_writer(data, engine, config, templates)
     moments = snapshot_times(data, config.snapshots)
@@ -143,7 +143,7 @@ def reason(
     return summaries
 
 
-def _check_usable(folder: Path) -> None:
+def check_usable(folder: Path) -> None:
     """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")

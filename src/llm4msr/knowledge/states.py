@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.knowledge.history import DAY
+
 Source = Literal["scenario", "prompted", "own", "others", "item"]
 """What knowledge is of: a scenario, a user by her prompts, by her events in this scenario or the others, an item."""
 Composed = Literal["own", "others"]
 COMPOSED: tuple[Composed, ...] = ("own", "others")
 UNKNOWN = 0
 """The index of the state of whoever has none yet; its vector is learned by the model."""
-
-_DAY = 86_400_000_000.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def compose(
     total = np.cumsum(events_at)
     count = total - (total - events_at)[begins] if len(first) else total
     weights = np.ones(len(user)) if weight is None else weight
-    clock = state_time / _DAY / half_life_days if half_life_events is None else count / half_life_events
+    clock = state_time / DAY / half_life_days if half_life_events is None else count / half_life_events
     if out is None:
         out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
     for start, stop in _whole_users(state_user, first, len(user), block):

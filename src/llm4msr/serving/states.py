@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4msr.knowledge.history import DAY
 from llm4msr.knowledge.states import Composed
-
-_DAY = 86_400_000_000.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class StateRule:
 
     def decay(self, older: int, newer: int) -> float:
         """What an event weighs after the time from `older` to `newer`."""
-        return float(np.exp2((older - newer) / _DAY / self.half_life_days))
+        return float(np.exp2((older - newer) / DAY / self.half_life_days))
 
 
 @dataclass
@@ -211,7 +210,7 @@ def _sums(events: Events, vectors: NDArray[np.float32], rule: StateRule) -> Sums
     last = events.time[begins + lengths - 1]
     weight = np.asarray(rule.behaviour_weights)[events.behaviour]
     if rule.half_life_events is None:
-        age = (events.time - np.repeat(last, lengths)) / _DAY / rule.half_life_days
+        age = (events.time - np.repeat(last, lengths)) / DAY / rule.half_life_days
     else:  # events of one moment count as one step together, at the number of events that there are after it
         place = np.arange(len(events))
         later = np.append((np.diff(events.time) != 0) | (np.diff(events.user) != 0), [True])
