@@ -144,8 +144,10 @@ def test_a_type_that_is_no_time_is_refused() -> None:
         times([True])
 
 
-@pytest.mark.parametrize("labels", [[1, 0], [1.0, 0.0], [True, False], ["1", "0"]])
-def test_labels_are_0_or_1_in_any_type(labels: list[Any]) -> None:
+@pytest.mark.parametrize(
+    "labels", [[1, 0], [1.0, 0.0], [True, False], ["1", "0"], pl.Series(["1", "0"], dtype=pl.Categorical)]
+)
+def test_labels_are_0_or_1_in_any_type(labels: Any) -> None:
     rows = accept(log()[:2].with_columns(pl.Series("click", labels))).rows
     assert rows["label"].to_list() == [1, 0]
 
@@ -183,6 +185,14 @@ def test_a_row_has_the_strongest_behaviour_that_holds() -> None:
     behaviours = [{"name": "bought", "rule": "paid > 0"}, {"name": "clicked"}]
     frame = log()[:4].with_columns(pl.Series("click", [0, 1, 1, 0]), pl.Series("paid", ["2", "2", None, "0"]))
     assert accept(frame, schema(behaviours=behaviours)).rows["behaviour"].to_list() == [0, 0, 1, -1]
+
+
+@pytest.mark.parametrize("role", ["user", "item", "scenario", "time", "label"])
+@pytest.mark.parametrize("nested", [pl.concat_list, pl.struct])
+def test_a_column_of_lists_or_structs_is_named_with_its_role(role: str, nested: Any) -> None:
+    column = {"scenario": "place", "label": "click"}.get(role, role)
+    with pytest.raises(InputError, match=rf"interactions: column '{column}' \(.*{role}.*\) is a .*one plain value"):
+        accept(log().with_columns(nested(column).alias(column)))
 
 
 @pytest.mark.parametrize("role", ["user", "item", "scenario", "time", "label"])

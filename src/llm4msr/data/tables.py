@@ -75,10 +75,12 @@ class Table:
             raise self.unreadable(error) from error
 
     def require(self, column: str, role: str) -> None:
-        """Raise `InputError` unless the table has `column`, which plays `role`."""
+        """Raise `InputError` unless the table has `column`, which plays `role`, with one plain value a row."""
         columns = self.columns()
         if column not in columns:
             raise InputError(f"{self.name}: has no column {column!r} ({role}); {nearest(column, columns)}")
+        if (dtype := self.frame.collect_schema()[column]).is_nested():
+            raise InputError(f"{self.name}: column {column!r} ({role}) is a {dtype}; expected one plain value a row")
 
     def collect(self, *expressions: pl.Expr) -> pl.DataFrame:
         """Evaluate a selection, streaming; raises `InputError` where the file is damaged.

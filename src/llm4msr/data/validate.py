@@ -176,7 +176,7 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
         return _rule(table, columns.label_rule, "label_rule").cast(pl.Float64)
     assert columns.label is not None  # the schema's own check
     table.require(columns.label, "the schema's label column")
-    value = _as_number(columns.label)
+    value = _as_number(table, columns.label)
     numeric = table.frame.collect_schema()[columns.label].is_numeric()
     present = value if numeric else pl.col(columns.label)  # a NaN is missing, a text that is no number is wrong
     wrong = pl.when(present.is_not_null()).then(pl.lit(_NO_LABEL, dtype=pl.Float64))
@@ -195,9 +195,11 @@ def _wrong_label(numbered: Table, column: str, row: pl.Series) -> InputError:
 def _rule(table: Table, text: str, where: str) -> pl.Expr:
     rule = Rule.parse(text)
     table.require(rule.column, f"used in {where} = {text!r}")
-    return rule.holds(_as_number(rule.column))
+    return rule.holds(_as_number(table, rule.column))
 
 
-def _as_number(column: str) -> pl.Expr:
+def _as_number(table: Table, column: str) -> pl.Expr:
     """Null where there is no number: a NaN would compare as greater than any."""
-    return pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
+    value, dtype = pl.col(column), table.frame.collect_schema()[column]
+    text = isinstance(dtype, pl.Categorical | pl.Enum)  # of which polars makes no numbers
+    return (value.cast(pl.String) if text else value).cast(pl.Float64, strict=False).fill_nan(None)
