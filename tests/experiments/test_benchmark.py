@@ -67,6 +67,26 @@ def test_a_smaller_matrix_does_not_take_the_tables_of_a_larger_one(matrix: Matri
     assert run_matrix(two, tmp_path).height == 2
 
 
+def test_scenarios_are_marked_where_the_difference_is_not_by_chance(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
+    raw["enhancers"] = {"none": {}, "better": {"name": "none"}, "worse": {"name": "none"}, "chance": {"name": "none"}}
+    config = MatrixConfig.model_validate({**raw, "seeds": 3})
+    results = run_matrix(config, tmp_path)
+    change: dict[str, list[float]] = {
+        "none": [0, 0, 0],
+        "better": [0.01, 0.011, 0.012],
+        "worse": [-0.01, -0.02, -0.015],
+        "chance": [0.1, -0.1, 0],
+    }
+    moved = pl.Series([0.5 + change[row["enhancer"]][row["number"]] for row in results.to_dicts()])
+    sheet = sheets(results.with_columns(moved.alias("mean_auc all")), config, tmp_path)[0]
+    line = dict(zip(sheet.header, [cell.text[-1] for cell in sheet.lines[-1]], strict=True))
+    assert (line["better"], line["worse"]) == ("★", "↓")
+    assert line["chance"].isdigit()
+    assert line["none"].isdigit()
+    assert r"$\star$" in sheet.latex()
+
+
 def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConfig, tmp_path: Path) -> None:
     raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
     twice = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}, "again": {"name": "none"}}, "seeds": 3})

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+LEVEL = 0.05
+"""Differences of a smaller p are taken as more than chance."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Difference:
     @property
     def significant(self) -> bool:
         """Whether the interval over the rows leaves out 0 and, with several seeds, p is below 0.05."""
-        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value < 0.05)
+        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value < LEVEL)
 
 
 def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.significance import Difference, auc_difference
+from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, paired_p_value
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
 
 BASE = "none"
 """The enhancer that all others are compared with: the backbone alone."""
+_NOTE = (
+    "Mean over seeds ± standard deviation; the best of a line is strong. ★: above the backbone alone, ↓: below, by a "
+    f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for."
+)
 
 
 def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Sheet]:
@@ -54,12 +58,26 @@ def _columns(groups: dict[str, dict[str, pl.DataFrame]]) -> list[str]:
 
 
 def _line(labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str) -> list[Cell]:
-    """Mean and deviation of a metric for each column, the best one strong."""
+    """Mean and deviation of a metric for each column, the best one strong, with a mark where it is not by chance."""
     values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
     means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
     best = max(means.values(), default=None)
-    cells = [Cell(cell(values[c]) if values[c] else "", c in means and means[c] == best) for c in columns]
+    cells = []
+    for c in columns:
+        shown = cell(values[c]) if values[c] else ""
+        if c in means and c != BASE and BASE in means:
+            shown += _mark(*_of_same_seeds(models[c], models[BASE]), metric)
+        cells.append(Cell(shown, c in means and means[c] == best))
     return [*(Cell(label) for label in labels), *cells]
+
+
+def _mark(ours: pl.DataFrame, base: pl.DataFrame, metric: str) -> str:
+    """Whether a metric is above or below that of the same seeds of the backbone; nothing where it may be chance."""
+    differences = (ours[metric] - base[metric]).to_numpy()
+    p_value = paired_p_value(differences)
+    if p_value is None or p_value >= LEVEL:
+        return ""
+    return " ★" if differences.mean() > 0 else " ↓"
 
 
 def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
@@ -70,8 +88,7 @@ def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
         titles = [s.title for s in data.schema.scenarios]
         lines += [_line([backbone, title], models, columns, f"auc all: {title}") for title in titles]
         lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all"))
-    note = "Mean over seeds ± standard deviation; the best of a line is strong."
-    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, note)
+    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, _NOTE)
 
 
 def _slices(name: str, part: pl.DataFrame) -> Sheet:
@@ -83,7 +100,7 @@ def _slices(name: str, part: pl.DataFrame) -> Sheet:
         for place in names:
             rows = next(iter(models.values()))[f"rows {place}"][0]
             lines.append(_line([backbone, f"{place} ({rows:,} rows)"], models, columns, f"mean_auc {place}"))
-    return Sheet(f"Mean test AUC over scenarios, on slices: {name}", ["backbone", "slice", *columns], lines, 2)
+    return Sheet(f"Mean test AUC over scenarios, on slices: {name}", ["backbone", "slice", *columns], lines, 2, _NOTE)
 
 
 def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:

@@ -14,6 +14,8 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "★": r"$\star$",
+    "↓": r"$\downarrow$",
     "<": "$<$",
     ">": "$>$",
 }
