@@ -17,6 +17,7 @@ from llm4msr.cli.base import (
     app,
     console,
     make_engine,
+    print_sheet,
     say,
     validated,
 )
@@ -162,7 +163,7 @@ def explain(
 
 def _print_scores(run: Path, *, anew: bool = False) -> None:
     from llm4msr.data.prepared import PreparedData
-    from llm4msr.report.tables import Row, grids, rich_table
+    from llm4msr.report.tables import Row, score_sheets
     from llm4msr.training.identity import run_config
     from llm4msr.training.run import evaluate_run, read_result
 
@@ -170,8 +171,8 @@ def _print_scores(run: Path, *, anew: bool = False) -> None:
     config = run_config(run)
     data = PreparedData.open(config.data, check=False)
     name = f"{config.model.backbone.name} + {config.model.enhancer.name}"
-    for grid in grids([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
-        console.print(rich_table(grid))
+    for sheet in score_sheets([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
+        print_sheet(sheet)
     leaks = read_result(run).leaks
     if leaks:
         say(f"note: {leaks}")

@@ -50,7 +50,7 @@ def demo(
     """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
     from llm4msr.data.sources.completejourney import NOTICE
     from llm4msr.experiments.demo import LEGEND, DemoSettings, Listener, run_demo
-    from llm4msr.report.tables import grids, markdown, rich_table
+    from llm4msr.report.tables import score_sheets
 
     began = time.perf_counter()
     settings = DemoSettings.full(seeds) if full else DemoSettings(seeds=seeds)
@@ -59,12 +59,12 @@ def demo(
         folder = out / ("full" if full else "households-200")
         result = run_demo(folder, settings, lambda: make_engine(None, "bfloat16", "auto"), listener)
     print_explanation(console, result.explanation)
-    tables = grids(result.rows, result.scenarios)
-    for grid in tables:
-        console.print(rich_table(grid))
+    tables = score_sheets(result.rows, result.scenarios)
+    for sheet in tables:
+        print_sheet(sheet)
     notes = f"{LEGEND} Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}"
     command = f"llm4msr demo{' --full' if full else ''} --seeds {seeds}"
-    text = "\n".join(markdown(grid) for grid in tables)
+    text = "\n".join(sheet.markdown() for sheet in tables)
     (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
     console.print(notes, style="dim")
     console.print(f"See it in a browser: llm4msr serve {result.bundle}, then open http://127.0.0.1:8000/")

@@ -65,7 +65,7 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
         "seeds": str(config.seeds),
         f"K of {label}": str(model.layers),
     }
-    if search.trials:
+    if search.trials > 1:  # the first is the configured setting itself
         low, high = (f"{bound:g}" for bound in search.learning_rate)
         same["learning rate"] += f", searched from {low} to {high} in {search.trials} trials a model"
         low, high = (f"{bound:g}" for bound in search.embedding_decay)

@@ -86,7 +86,7 @@ class Sheet:
     def markdown(self) -> str:
         """As a Markdown table under its title."""
         rows = [
-            list(self.header),
+            [piped(name) for name in self.header],
             ["---" if place < self.labels else "---:" for place in range(len(self.header))],
             *([f"**{piped(c.text)}**" if c.strong else piped(c.text) for c in line] for line in self.lines),
         ]

@@ -1,4 +1,4 @@
-"""Tables for the terminal and for Markdown: test metrics of several runs side by side."""
+"""Test metrics of several models side by side."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from llm4msr.report.sheets import piped
+from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.training.metrics import Scores
 
 UNDEFINED = "undefined"
@@ -38,46 +34,18 @@ def cell(values: Sequence[float | None]) -> str:
     return f"{mean(defined):.4f} ±{stdev(defined):.3f}"
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A metric with a line a scenario, then all rows, and a column a model. `counts` are test rows and positives."""
-
-    title: str
-    models: Sequence[str]
-    lines: Sequence[tuple[str, str, Sequence[str]]]
-
-
-def grids(rows: Sequence[Row], scenarios: Sequence[str]) -> list[Grid]:
-    """The test AUC and the test log loss of each model, for each scenario and over all rows."""
-    names = [row.name for row in rows]
+def score_sheets(rows: Sequence[Row], scenarios: Sequence[str]) -> list[Sheet]:
+    """The test AUC and the test log loss: a line a scenario, with its rows and positives, and a column a model."""
     parts = [[[*s.scenarios, s.overall] for s in row.seeds] for row in rows]
     auc, loss = [], []
-    for place, label in enumerate([*scenarios, "all rows"]):
+    for place, scenario in enumerate([*scenarios, "all rows"]):
         first = parts[0][0][place]
-        counts = f"{first.rows:,} rows, {first.positive:,} positive"
-        auc.append((label, counts, [cell([seed[place].auc for seed in model]) for model in parts]))
-        loss.append((label, counts, [cell([seed[place].log_loss for seed in model]) for model in parts]))
-    means = [cell([s.mean_auc for s in row.seeds]) for row in rows]
-    auc.append(("mean over scenarios", "", means))
-    return [Grid("Test AUC", names, auc), Grid("Test log loss", names, loss)]
-
-
-def rich_table(grid: Grid) -> Table:
-    """A grid for the terminal."""
-    table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for name in grid.models:
-        table.add_column(escape(name), justify="right", max_width=15)
-    for label, counts, cells in grid.lines:
-        table.add_row(f"{escape(label)}\n[dim]{counts}[/]" if counts else escape(label), *cells)
-    return table
-
-
-def markdown(grid: Grid) -> str:
-    """A grid as a Markdown table."""
-    lines = [
-        [grid.title, "test rows", *grid.models],
-        ["---", "---", *["---:"] * len(grid.models)],
-        *([label, counts, *cells] for label, counts, cells in grid.lines),
+        label = f"{scenario}\n({first.rows:,} rows, {first.positive:,} positive)"
+        auc.append([label, *(cell([seed[place].auc for seed in model]) for model in parts)])
+        loss.append([label, *(cell([seed[place].log_loss for seed in model]) for model in parts)])
+    auc.append(["mean over scenarios", *(cell([s.mean_auc for s in row.seeds]) for row in rows)])
+    header = ["scenario", *(row.name for row in rows)]
+    return [
+        Sheet(title, header, [[Cell(text) for text in line] for line in lines])
+        for title, lines in (("Test AUC", auc), ("Test log loss", loss))
     ]
-    return "\n".join("| " + " | ".join(map(piped, line)) + " |" for line in lines) + "\n"
