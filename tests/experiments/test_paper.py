@@ -98,7 +98,7 @@ def test_figure_3_is_the_improvement_over_the_backbone_of_the_same_seed(
     expected = (100 * (aucs["full"] / aucs["none"] - 1)).to_numpy()
     line = sheet.lines[-1]
     assert line[0].text == "mean"
-    assert line[5].text == f"{expected.mean():+.2f} ±{expected.std(ddof=1):.3f}"
+    assert line[5].text == f"{expected.mean():+.2f} ±{expected.std(ddof=1):.2f}"
 
 
 def test_what_cannot_be_made_is_left_out_with_its_reason(

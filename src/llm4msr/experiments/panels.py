@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import fmean, stdev
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.report.figures import Panel
 from llm4msr.report.sheets import Cell, Sheet
+from llm4msr.report.tables import UNDEFINED
 
 _MEAN = "mean"
 
@@ -57,20 +58,20 @@ def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Pan
     return panels
 
 
-def as_sheet(panel: Panel, title: str, number: str, note: str = "") -> Sheet:
-    """The numbers of a panel, as `number` formats each: a line a place, a column a series."""
+def as_sheet(panel: Panel, title: str, mean: str, deviation: str, note: str = "") -> Sheet:
+    """The numbers of a panel, formatted as `mean` and `deviation` say: a line a place, a column a series."""
     lines = [
-        [Cell(place), *(_shown(values[at], number) for values in panel.series.values())]
+        [Cell(place), *(_shown(values[at], mean, deviation) for values in panel.series.values())]
         for at, place in enumerate(panel.places)
     ]
     return Sheet(f"{title}: {panel.title}", [panel.x or "scenario", *panel.series], lines, 1, note)
 
 
-def _shown(value: tuple[float, float], number: str) -> Cell:
-    middle, deviation = value
+def _shown(value: tuple[float, float], mean: str, deviation: str) -> Cell:
+    middle, spread = value
     if math.isnan(middle):
-        return Cell("undefined")
-    return Cell(f"{middle:{number}}" + (f" ±{deviation:.3f}" if deviation else ""))
+        return Cell(UNDEFINED)
+    return Cell(f"{middle:{mean}}" + (f" ±{spread:{deviation}}" if spread else ""))
 
 
 def _metrics(data: PreparedData) -> dict[str, str]:
@@ -99,4 +100,4 @@ def _summary(values: Sequence[object]) -> tuple[float, float]:
     numbers = [value for value in values if isinstance(value, float)]
     if not numbers or len(numbers) < len(values):
         return math.nan, math.nan
-    return mean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0
+    return fmean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0

@@ -181,19 +181,19 @@ class Paper:
         matrix = ablation(self._of_backbone(), self._label)
         panels = improvements(self._run("figure-3", matrix), matrix)
         note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants."
-        return self._drawn("figure-3", panels, [as_sheet(p, "Improvement of AUC", "+.2f", note) for p in panels])
+        return self._drawn("figure-3", panels, [as_sheet(p, "Improvement of AUC", "+.2f", ".2f", note) for p in panels])
 
     def _figure_4a(self) -> Section:
         if why := self._no_history():
             return Section("figure-4a", remark=f"Left out: {why}.")
         matrix = self._history_matrix(self._engine())
         panels = swept(self._run("figure-4a", matrix), matrix, "T")
-        return self._drawn("figure-4a", panels, [as_sheet(p, "Test AUC over T", ".4f") for p in panels])
+        return self._drawn("figure-4a", panels, [as_sheet(p, "Test AUC over T", ".4f", ".3f") for p in panels])
 
     def _figure_4b(self) -> Section:
         matrix = self._layers_matrix()
         panels = swept(self._run("figure-4b", matrix), matrix, "K")
-        return self._drawn("figure-4b", panels, [as_sheet(p, "Test AUC over K", ".4f") for p in panels])
+        return self._drawn("figure-4b", panels, [as_sheet(p, "Test AUC over K", ".4f", ".3f") for p in panels])
 
     def _figure_5(self) -> Section:
         results = self._run("figure-5", self._user_matrix())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#
 """Told apart by colour-blind people, too (Okabe and Ito)."""
 _HEIGHT, _LEAST_WIDTH, _LEGEND = 3.2, 4.0, 2.2
 """Inches."""
+_LABEL = 16
+"""Letters in a line below a bar."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def draw(panels: Sequence[Panel], path: Path, kind: Literal["bars", "lines"]) ->
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
-            axes.set_xticks(range(len(panel.places)), panel.places)
+            axes.set_xticks(range(len(panel.places)), [textwrap.fill(name, _LABEL) for name in panel.places])
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", alpha=0.3)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
