@@ -79,6 +79,13 @@ def test_every_part_is_made_and_no_run_twice(
     again = {section.part: section for section in paper(matrix, tmp_path, tiny_engine).sections()}
     timed = {"table-3"}
     assert all(again[part].markdown() == sections[part].markdown() for part in PARTS if part not in timed)
+    list(Paper(matrix, PaperConfig(parts=("figure-4b",), layers=(2,)), tmp_path, engine=lambda: tiny_engine).sections())
+    fewer = (tmp_path / "paper.md").read_text(encoding="utf-8")
+    assert fewer.count("\n## ") == len(PARTS)
+    assert len(fewer) < len(document)
+    other = MatrixConfig.model_validate(matrix.model_dump() | {"seeds": 5})
+    list(paper(other, tmp_path, tiny_engine, parts=("table-4",)).sections())
+    assert (tmp_path / "paper.md").read_text(encoding="utf-8").count("\n## ") == 1
 
 
 def test_figure_3_is_the_improvement_over_the_backbone_of_the_same_seed(

@@ -7,6 +7,7 @@ Figure 5 of the first data set.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ class PaperConfig:
 
 
 class Paper:
-    """The sections of a matrix, made one by one; `paper.md` and `paper.tex` in `root` hold those made so far.
+    """The sections of a matrix, made one by one, each into files of its own in `root`.
+
+    `paper.md` and `paper.tex` hold all that were made of this matrix so far, be it by an earlier call for other parts.
 
     Args:
         matrix: the data sets, backbones and enhancers of Table 2.
@@ -101,7 +104,6 @@ class Paper:
 
     def sections(self) -> Iterator[Section]:
         """Each part in turn."""
-        made = []
         for part in self._config.parts:
             self._say(TITLES[part])
             section: Section = {
@@ -114,15 +116,22 @@ class Paper:
                 "figure-4b": self._figure_4b,
                 "figure-5": self._figure_5,
             }[part]()
-            made.append(section)
-            self._write(made)
+            self._write(section)
             yield section
 
-    def _write(self, made: list[Section]) -> None:
-        head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"
+    def _write(self, section: Section) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
-        (self._root / "paper.md").write_text("\n".join([head, *(s.markdown() for s in made)]), encoding="utf-8")
-        (self._root / "paper.tex").write_text("\n".join(s.latex() for s in made), encoding="utf-8")
+        matrix = hashlib.sha256(self._matrix.model_dump_json().encode()).hexdigest()[:12]
+        head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"
+        for ending, mark, text, first in (
+            ("md", f"<!-- of the matrix {matrix} -->", section.markdown(), [head]),
+            ("tex", f"% of the matrix {matrix}", section.latex(), []),
+        ):
+            (self._root / f"{section.part}.{ending}").write_text(f"{mark}\n{text}", encoding="utf-8")
+            files = [self._root / f"{part}.{ending}" for part in PARTS]
+            texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+            made = [text for text in texts if text.startswith(mark)]
+            (self._root / f"paper.{ending}").write_text("\n".join([*first, *made]), encoding="utf-8")
 
     def _of_backbone(self, *, first: bool = False) -> MatrixConfig:
         """The matrix of the one backbone, and of the first data set alone."""
@@ -159,6 +168,7 @@ class Paper:
         return ""
 
     def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
+        (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be of other values; its runs are kept
         return run_matrix(matrix, self._root, jobs=self._jobs, say=self._say, results=f"{part}.parquet")
 
     def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet]) -> Section:
