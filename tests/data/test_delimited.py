@@ -48,6 +48,49 @@ def test_what_is_no_number_is_missing_in_a_typed_column(tmp_path: Path, kind: pa
     assert table.frame.collect()["a"].to_list() == [1, None, None, -3]
 
 
+def test_whole_numbers_are_exact_and_none_is_changed_to_fit(tmp_path: Path) -> None:
+    text = "a,b\n9007199254740993,1\n2.7,257\n3.0,-128\nx,300\n1e30,1.5\n"
+    assert rows(read(tmp_path, text, types={"a": pa.int64(), "b": pa.int8()})) == [
+        *((9007199254740993, 1), (None, None), (3, -128), (None, None), (None, None))
+    ]
+
+
+LOG = [f"{n},u,i,s,{n % 2},note" for n in range(40)]
+
+
+def with_value(place: int, value: str) -> str:
+    """The log with another value in row 20."""
+    cells = LOG[20].split(",")
+    cells[place] = value
+    return "\n".join(["n,user,item,place,click,note", *LOG[:20], ",".join(cells), *LOG[21:]]) + "\n"
+
+
+@pytest.mark.parametrize("place", [0, 3, 5])
+def test_a_quote_that_is_never_closed_is_refused_by_its_row(tmp_path: Path, place: int) -> None:
+    with pytest.raises(InputError, match=r"0\.csv: near row 20 a value has whole rows inside"):
+        read(tmp_path, with_value(place, '"12 in'))
+
+
+def test_a_quote_within_a_value_is_a_letter_like_any_other(tmp_path: Path) -> None:
+    found = rows(read(tmp_path, with_value(5, 'a 12" pan')))
+    assert len(found) == 40
+    assert found[20][5] == 'a 12" pan'
+
+
+def test_a_quote_that_is_closed_rows_later_is_refused(tmp_path: Path) -> None:
+    lines = ["n,user,item,place,click,note", *LOG]
+    lines[10] = '9,u,i,s,1,"12 in'
+    lines[30] = '29,u,i,s,1,"14 in'
+    with pytest.raises(InputError, match="near row 9 a value has whole rows inside"):
+        read(tmp_path, "\n".join(lines) + "\n")
+
+
+def test_texts_may_have_lines_and_separators_of_their_own(tmp_path: Path) -> None:
+    prose = "good\nred, small and cheap\nbought, used, liked\nwould, I think, buy again\nend"
+    text = f'user,item,review\nu1,i1,"{prose}"\nu2,i2,fine\n'
+    assert rows(read(tmp_path, text)) == [("u1", "i1", prose), ("u2", "i2", "fine")]
+
+
 def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
     assert rows(read(tmp_path, "a,b\n1.0,x\n1.684e3,x\n", types={"a": pa.int64()})) == [(1,), (1684,)]
 

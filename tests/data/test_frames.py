@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,16 @@ def test_the_files_of_a_folder_are_one_table_in_order_of_their_names(tmp_path: P
             frame.write_csv(path, separator="\t" if suffix == "tsv" else ",")
     (tmp_path / "_SUCCESS").touch()
     assert content(tmp_path).rows() == FRAME.rows()
+
+
+@pytest.mark.parametrize("other", ["b.parquet", "b.tsv", "b.csv.gz"])
+def test_a_folder_of_several_kinds_is_refused(tmp_path: Path, other: str) -> None:
+    (tmp_path / "a.csv").write_text("user\nu\n")
+    (tmp_path / other).write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("this is no data")
+    kind = other.removeprefix("b.")
+    with pytest.raises(InputError, match=re.escape(f"holds files of several kinds (csv, {kind}); keep one")):
+        read_table(tmp_path, "interactions")
 
 
 def test_a_csv_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:

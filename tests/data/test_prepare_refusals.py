@@ -190,7 +190,16 @@ def test_rows_that_are_set_aside_are_written_with_their_reasons(tmp_path: Path) 
 
 def test_bad_rows_of_the_history_are_set_aside_too(tmp_path: Path) -> None:
     history = pl.DataFrame({"user": ["u0", None], "item": ["i0", "i1"], "place": ["a", "a"], "time": [1, 2]})
-    data = prepared(tmp_path / "data", positives=history, max_rejected=0.1)
+    data = prepared(tmp_path / "data", positives=history, max_rejected=0.5)
     rejected = pl.read_parquet(data.path / "rejected.parquet")
     assert rejected.rows() == [("positives", 1, "user id missing", None, "i1", "a", "2")]
     assert data.positives.height == 1
+
+
+def test_a_large_history_does_not_hide_a_log_that_is_broken(tmp_path: Path) -> None:
+    wrong = log().with_columns(
+        place=pl.when(pl.int_range(pl.len()) < pl.len() // 2).then(pl.lit("x")).otherwise("place")
+    )
+    history = pl.concat([log().select("user", "item", "place", "time")] * 50)
+    with pytest.raises(InputError, match="x scenario unknown"):
+        prepared(tmp_path / "data", interactions=wrong, positives=history)

@@ -145,7 +145,8 @@ def test_a_type_that_is_no_time_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [[1, 0], [1.0, 0.0], [True, False], ["1", "0"], pl.Series(["1", "0"], dtype=pl.Categorical)]
+    "labels",
+    [[1, 0], [1.0, 0.0], [True, False], ["1", "0"], ["True", "false"], pl.Series(["1", "0"], dtype=pl.Categorical)],
 )
 def test_labels_are_0_or_1_in_any_type(labels: Any) -> None:
     rows = accept(log()[:2].with_columns(pl.Series("click", labels))).rows
@@ -159,6 +160,15 @@ def test_another_label_is_refused_with_its_row(label: Any, shown: str) -> None:
         accept(frame)
     assert f"the frame interactions: column 'click', row 1: the label {shown} is neither 0 nor 1" in str(error.value)
     assert "label_rule such as 'click > 3'" in str(error.value)
+
+
+def test_a_behaviours_rule_reads_truths_and_refuses_what_is_no_number() -> None:
+    of = schema(behaviours=[{"name": "bought", "rule": "bought > 0"}, {"name": "click"}])
+    frame = log()[:2].with_columns(pl.Series("click", [1, 1]), pl.Series("bought", ["True", "False"]))
+    assert accept(frame, of).rows["behaviour"].to_list() == [0, 1]
+    assert accept(frame.with_columns(pl.Series("bought", [None, "1"])), of).rows["behaviour"].to_list() == [1, 0]
+    with pytest.raises(InputError, match="column 'bought', row 1: 'yes' is no number, and the behaviour 'bought' has"):
+        accept(frame.with_columns(pl.Series("bought", ["1", "yes"])), of)
 
 
 @pytest.mark.parametrize("label", [math.nan, None])

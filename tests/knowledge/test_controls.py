@@ -7,6 +7,7 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
+from llm4msr.knowledge.controls import disturbed
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import Knowledge, load_knowledge
 
@@ -70,3 +71,12 @@ def test_a_seed_repeats_a_control_and_another_changes_it(shop: PreparedData, sho
     )
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_no_vector_is_shuffled_to_its_own_subject(count: int) -> None:
+    vectors, subjects = np.arange(3.0 * count, dtype=np.float32).reshape(count, 3), np.arange(count)
+    for seed in range(20):
+        found = disturbed(vectors, subjects, "shuffled", seed, "scenario")
+        assert (found != vectors).any(axis=1).all()
+        assert sorted(found.tolist()) == vectors.tolist()

@@ -45,7 +45,10 @@ class Logs:
 
 
 def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]) -> Logs:
-    """Check all rows. Raises `InputError` for a missing column, and where more than `max_rejected` cannot be used."""
+    """Check all rows.
+
+    Raises `InputError` for a missing column, and where more than the share `max_rejected` of a table cannot be used.
+    """
     schema, whole = tables.schema, tables.whole_ids()
     report("reading and checking the interactions")
     accepted = [accept_interactions(tables.interactions, schema, whole)]
@@ -60,6 +63,8 @@ def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]
         more.append(None if table is None else accepted[-1].rows)
     aside = [] if tables.rejected is None else [tables.rejected]
     rejected = pl.concat([*aside, *(found.rejected for found in accepted)])
+    for found in accepted:  # a large history must not hide a broken log
+        check_rejected(found.rejected, found.rejected.height + found.rows.height, max_rejected)
     check_rejected(rejected, rejected.height + sum(found.rows.height for found in accepted), max_rejected)
     impressions = accepted[0].rows
     if impressions.is_empty():

@@ -13,6 +13,7 @@ from llm4msr.schema import Columns, Rule, Schema
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
+_TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NO_LABEL = 2
 """Stands where a label is neither 0 nor 1."""
 
@@ -37,12 +38,12 @@ class Accepted:
 def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset()) -> Accepted:
     """Check the impressions. The ids of the sides `whole` are whole numbers and stay so.
 
-    Raises `InputError` for a missing column or a label that is neither 0 nor 1.
+    Raises `InputError` for a missing column, a label that is neither 0 nor 1, and what a behaviour's rule cannot read.
     """
     label = _label(table, schema)
     behaviour = pl.lit(-1, dtype=pl.Int16)
     for index, kind in reversed(list(enumerate(schema.behaviours))):
-        holds = label == 1 if kind.rule is None else _rule(table, kind.rule, f"behaviour {kind.name}")
+        holds = label == 1 if kind.rule is None else _behaviour(table, kind.rule, kind.name)
         behaviour = pl.when(holds).then(pl.lit(index, dtype=pl.Int16)).otherwise(behaviour)
     return _accept(table, schema, "interactions", label, behaviour, whole)
 
@@ -198,8 +199,29 @@ def _rule(table: Table, text: str, where: str) -> pl.Expr:
     return rule.holds(_as_number(table, rule.column))
 
 
+def _behaviour(table: Table, text: str, name: str) -> pl.Expr:
+    """The rule of a behaviour. A text that is no number is refused: the behaviour would be missing there, unsaid."""
+    holds = _rule(table, text, f"behaviour {name}")
+    column = Rule.parse(text).column
+    if not table.frame.collect_schema()[column].is_numeric():
+        wrong = _as_number(table, column).is_null() & pl.col(column).is_not_null()
+        rows = table.replace(table.frame.with_row_index("__row").filter(wrong).head(1))
+        found = rows.collect(pl.col("__row"), pl.col(column).alias("value"))
+        if found.height:
+            row, value = rows.numbers(found["__row"])[0], found["value"][0]
+            raise InputError(
+                f"{table.name}: column {column!r}, row {row}: {value!r} is no number, and the behaviour {name!r} "
+                f"has the rule {text!r}; correct it"
+            )
+    return holds
+
+
 def _as_number(table: Table, column: str) -> pl.Expr:
-    """Null where there is no number: a NaN would compare as greater than any."""
+    """Null where there is no number: a NaN would compare as greater than any. The text "true" is 1, "false" is 0."""
     value, dtype = pl.col(column), table.frame.collect_schema()[column]
-    text = isinstance(dtype, pl.Categorical | pl.Enum)  # of which polars makes no numbers
-    return (value.cast(pl.String) if text else value).cast(pl.Float64, strict=False).fill_nan(None)
+    if isinstance(dtype, pl.Categorical | pl.Enum):  # of which polars makes no numbers
+        value = value.cast(pl.String)
+    number = value.cast(pl.Float64, strict=False).fill_nan(None)
+    if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        return number
+    return pl.when(value.is_in(_TRUE)).then(1.0).when(value.is_in(_FALSE)).then(0.0).otherwise(number)

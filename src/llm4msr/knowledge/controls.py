@@ -37,7 +37,9 @@ def disturbed(
         drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
         return np.asarray(drawn[subjects])
     if control == "shuffled":
-        return np.asarray(vectors[random.permutation(len(vectors))])
+        order, given = random.permutation(len(vectors)), np.empty_like(vectors)
+        given[order] = vectors[np.roll(order, 1)]  # along a circle of all: none keeps its own
+        return given
     return vectors
 
 

@@ -1,8 +1,13 @@
-"""CSV and TSV files, read once into typed columns; a line of another number of values or not in UTF-8 is set aside."""
+"""CSV and TSV files, read once into typed columns; a line of another number of values or not in UTF-8 is set aside.
+
+A quote that opens a value and is never closed would take all lines up to the next quote for one value: such a file is
+refused, where the value or the malformed line has several lines of the file inside that look like rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv as lines_of
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import compute as pc
 from pyarrow import csv, ipc
 
 from llm4msr.data.tables import Table, number_in_source
@@ -18,6 +24,8 @@ from llm4msr.folders import Scratch
 
 _BLOCK = 1 << 23
 """Bytes parsed at once; no line may be longer."""
+_TELLING = 5
+"""Values that a line of prose seldom has by chance: of fewer, more lines have to look like rows."""
 
 
 def read_delimited(
@@ -31,8 +39,8 @@ def read_delimited(
     """Read files of one layout, through a temporary Arrow file, so that memory does not grow with them.
 
     `types` chooses columns and their types; without it every column is read as text, so that an id such as `007`
-    stays what it is. In a typed column a text that is no number is missing. `header` maps a header's column name to
-    the one to use. An empty value is missing.
+    stays what it is. In a typed column a text that is no number of the type is missing. `header` maps a header's column
+    name to the one to use. An empty value is missing.
 
     Raises `InputError` for a file that cannot be read, and for one that lacks a column of `types`.
     """
@@ -56,18 +64,27 @@ def read_delimited(
         elif written != layout:
             raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
         skipped: list[int] = []
+        swallowed: list[int] = []
         illegible = [np.empty(0, dtype=np.int64)]
-        reader = _open(path, separator, [names[c] for c in wanted], skipped)
+        looks_like_rows = _Rows(separator, len(names))
+        reader = _open(path, separator, [names[c] for c in wanted], looks_like_rows, skipped, swallowed)
         read = 0
         while (batch := _next(reader, path)) is not None:
             columns = [_numbers_or_text(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
-            legible = _legible([c for c in columns if c.type == pa.string()], batch.num_rows)
+            texts = [column for column in columns if column.type == pa.string()]
+            swallowed += [read + len(skipped) + row for row, text in _of_many_lines(texts) if looks_like_rows(text)]
+            legible = _legible(texts, batch.num_rows)
             illegible.append(read + np.flatnonzero(~legible))
             read += batch.num_rows
             if not legible.all():
                 columns = [column.filter(pa.array(legible)) for column in columns]
             columns = [_as(column, kind) for column, kind in zip(columns, layout.types, strict=True)]
             writer.write_table(pa.table(columns, schema=layout))
+        if swallowed:
+            raise InputError(
+                f"{path}: near row {min(swallowed)} a value has whole rows inside: is a quote opened there and never "
+                "closed? Close it, or double it where it belongs to the text"
+            )
         cut = np.array(skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
         malformed.append(rows + np.sort(np.concatenate([cut, number_in_source(np.concatenate(illegible), cut)])))
         rows += read + len(skipped)
@@ -97,8 +114,36 @@ def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[s
     return {header(field): field for field in fields}
 
 
-def _open(path: Path, separator: str, columns: list[str], skipped: list[int]) -> csv.CSVStreamingReader:
+class _Rows:
+    """Whether a text has several whole lines inside that each have as many values as the header."""
+
+    def __init__(self, separator: str, values: int) -> None:
+        self._separator, self._values = separator, values
+        self._least = 2 if values >= _TELLING else 5
+
+    def __call__(self, text: str) -> bool:
+        inside = text.split("\n")[1:-1]
+        if len(inside) < self._least:
+            return False
+        return all(len(row) == self._values for row in lines_of.reader(inside, delimiter=self._separator))
+
+
+def _of_many_lines(columns: Sequence[pa.Array]) -> Iterator[tuple[int, str]]:
+    """The values with line breaks, each with its row; most columns have none."""
+    for column in columns:
+        text = column.buffers()[2]
+        if text is not None and b"\n" in text.to_pybytes():
+            there = pc.match_substring(column, "\n").fill_null(False)
+            for row in np.flatnonzero(there.to_numpy(zero_copy_only=False)).tolist():
+                yield row, column[row].cast(pa.binary()).as_py().decode(errors="replace")
+
+
+def _open(
+    path: Path, separator: str, columns: list[str], looks_like_rows: _Rows, skipped: list[int], swallowed: list[int]
+) -> csv.CSVStreamingReader:
     def skip(row: csv.InvalidRow) -> Literal["skip"]:
+        if looks_like_rows(row.text):
+            swallowed.append(row.number - 2)
         skipped.append(row.number)
         return "skip"
 
@@ -167,6 +212,9 @@ def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """The column in its type; what cannot be converted is missing."""
     if column.type == kind:
         return column
-    number = pl.Series(column).cast(pl.Float64, strict=False).fill_nan(None)
-    values: pa.Array = number.to_arrow().cast(kind, safe=False)
-    return values
+    number = pl.col("text").cast(pl.Float64, strict=False).fill_nan(None)
+    if pa.types.is_integer(kind):  # by way of a float only where it is written as one, which is inexact beyond 2**53
+        whole = pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
+        number = pl.coalesce(pl.col("text").cast(pl.Int64, strict=False), whole)
+    typed = number.cast(pl.Series(pa.array([], kind)).dtype, strict=False)
+    return pl.DataFrame({"text": pl.Series(column)}).select(typed).to_series().to_arrow()

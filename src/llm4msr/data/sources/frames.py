@@ -44,12 +44,23 @@ def _read_file(path: Path) -> Table:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    if parquet := [p for p in files if p.suffix.lower() in (".parquet", ".pq")]:
-        return Table(str(path), pl.scan_parquet(parquet, glob=False))
-    for suffix, separator in ((".csv", ","), (".tsv", "\t")):
-        if texts := [p for p in files if p.suffix.lower() == suffix]:
-            return read_delimited(texts, separator, name=str(path))
+    chosen = [p for p in files if _kind(p)]
+    kinds = {_kind(p) for p in chosen}
+    if len(kinds) > 1:
+        raise InputError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one of them")
+    if kinds == {"parquet"}:
+        return Table(str(path), pl.scan_parquet(chosen, glob=False))
+    if kinds == {"csv"} or kinds == {"tsv"}:
+        return read_delimited(chosen, "," if kinds == {"csv"} else "\t", name=str(path))
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
+
+
+def _kind(path: Path) -> str:
+    """What a file of data is by its name; a compressed one is named so, since it is not read."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix in ("gz", "zip", "zst", "bz2", "xz"):
+        return f"{Path(path.stem).suffix.lower().removeprefix('.') or 'data'}.{suffix}"
+    return {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "tsv"}.get(suffix, "")
 
 
 def from_frames(
