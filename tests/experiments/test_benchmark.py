@@ -171,15 +171,47 @@ def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        ('preset = "paper-amazon"\ntrain = 3\n[data.a]\nfolder = "d"', "train: Input should be"),
+        ('preset = "paper-amazon"\n[data.a]\nfolder = "d"\n[backbones]\nstar = 3', "backbones.star: Input should be"),
+        ('backbones = [["star"]]\n[data.a]\nfolder = "d"', "backbones: Input should be"),
         ('[data.a]\nfoldr = "d"', "unknown key 'data.a.foldr'; did you mean 'folder'?"),
         ('[data.a]\nfolder = "d"\n[train]\nepoch = 2', "unknown key 'train.epoch'; did you mean 'epochs'?"),
         ('[data.a]\nfolder = "d"\n[enhancers.x]\nzzz = 2', "'enhancers.x.zzz'; known: name, settings, controls, know"),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, lines: str, message: str) -> None:
+def test_what_is_wrong_with_a_matrix_is_named_by_its_key(tmp_path: Path, lines: str, message: str) -> None:
     (tmp_path / "matrix.toml").write_text(lines, encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(message)):
         read_matrix(tmp_path / "matrix.toml")
+
+
+def test_a_label_that_begins_like_another_is_no_control_of_it(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {
+        "backbones": {"shared_bottom": {"hidden": [8, 4]}},
+        "search": {"trials": 0},
+        "seeds": 1,
+    }
+    ours = raw["enhancers"]["ours"]
+    raw["enhancers"] = {"none": {}, "ours": ours, "ours, gated": {**ours, "controls": []}}
+    config = MatrixConfig.model_validate(raw)
+    differences = sheets(run_matrix(config, tmp_path), config, tmp_path)[1]
+    assert [line[1].text for line in differences.lines] == [
+        *("ours", "ours, random control", "ours, gated", "ours over its random control")
+    ]
+
+
+def test_tables_say_which_models_read_what_they_must_not(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {
+        "backbones": {"shared_bottom": {"hidden": [8, 4]}},
+        "search": {"trials": 0},
+        "seeds": 1,
+    }
+    config = MatrixConfig.model_validate(raw)
+    results = run_matrix(config, tmp_path)
+    assert "leaks" not in sheets(results, config, tmp_path)[0].note
+    leaking = pl.when(pl.col("enhancer") == "ours").then(pl.lit("labels of the test part")).otherwise(pl.lit(""))
+    found = sheets(results.with_columns(leaking.alias("leaks")), config, tmp_path)
+    assert found[0].note.endswith("ours leaks: labels of the test part.")
 
 
 def test_a_file_with_a_preset(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from llm4msr.experiments.paper import PARTS, Paper, PaperConfig, telling_user
 from llm4msr.experiments.statistics import settings, statistics
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.report.figures import Panel, draw
 from llm4msr.training.run import train_run
 
 SMALL = {"weights": "low_rank", "hidden": 4, "rank": 2}
@@ -121,6 +124,49 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(
     assert without.remark.startswith("Left out: T changes the users' prompts")
     assert "there is no user 'nobody'" in unknown.remark
     assert without.remark in (tmp_path / "paper.md").read_text(encoding="utf-8")
+
+
+def test_runs_that_failed_leave_gaps_and_are_listed(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(config: Any, folder: Path) -> Any:
+        if folder.parent.name in ("user-bottom", "ours"):
+            raise InputError("odd")
+        return train_run(config, folder)
+
+    monkeypatch.setattr(runs, "train_run", planted)
+    user, figure = paper(matrix, tmp_path, tiny_engine, parts=("figure-5", "figure-3")).sections()
+    improvements, failed = figure.sheets
+    assert "user-bottom" in improvements.header
+    assert {line[1].text for line in improvements.lines} == {"undefined"}
+    assert [line[-1].text for line in failed.lines] == ["InputError: odd"] * 2
+    assert user.remark == "Left out: the run of ours failed: InputError: odd"
+
+
+def test_a_project_may_be_moved_and_its_document_goes_on(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path
+) -> None:
+    raw = matrix.model_dump(mode="json") | {"seeds": 1}
+    (tmp_path / "old").mkdir()
+    places = raw["data"]["shop"]
+    for name in ("folder", "knowledge"):
+        shutil.copytree(places[name], tmp_path / "old" / name)
+        places[name] = str(tmp_path / "old" / name)
+    before = MatrixConfig.model_validate(raw)
+    list(paper(before, tmp_path / "old" / "paper", tiny_engine, parts=("table-4", "figure-5")).sections())
+    (tmp_path / "old").rename(tmp_path / "new")
+    for name in ("folder", "knowledge"):
+        places[name] = str(tmp_path / "new" / name)
+    after = MatrixConfig.model_validate(raw)
+    (section,) = paper(after, tmp_path / "new" / "paper", tiny_engine, parts=("figure-5",)).sections()
+    assert section.study is not None
+    assert (tmp_path / "new" / "paper" / "paper.md").read_text(encoding="utf-8").count("\n## ") == 2
+
+
+@pytest.mark.parametrize("text", ["from $5^$", "$10 & 20% off_$", "_hidden"])
+def test_figures_take_any_name(tmp_path: Path, text: str) -> None:
+    draw([Panel(text, [text, "b"], {text: [(0.5, 0.1), (math.nan, math.nan)]})], tmp_path / "f", "bars")
+    assert text.replace("&", "&amp;") in (tmp_path / "f.svg").read_text(encoding="utf-8")
 
 
 def test_a_backbone_that_the_matrix_lacks_is_refused(

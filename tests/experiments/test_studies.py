@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from llm4msr.experiments.search import best_of, propose
 from llm4msr.experiments.variants import ablation, sweep_history
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.readings import readings
+from llm4msr.knowledge.reason import ReasonConfig, reason
+from tests.knowledge.stub_engine import StubEngine
 
 START = {"learning_rate": 1e-3, "embedding_decay": 1e-5}
 
@@ -141,6 +145,39 @@ def test_a_sweep_of_t_that_cannot_be_run_says_why(
         raw["data"]["shop"]["knowledge"] = None
     with pytest.raises(InputError, match=message):
         sweep_history(MatrixConfig.model_validate(raw), None, [1], tmp_path, tiny_engine)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1001])
+def test_a_t_that_cannot_be_is_refused_before_anything_is_asked(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, value: int
+) -> None:
+    with pytest.raises(InputError, match=f"T = {value}: history: Input should be"):
+        sweep_history(matrix, None, [1, value], tmp_path, tiny_engine)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_of_t_takes_the_llm_and_the_words_of_the_matrixs_knowledge(
+    matrix: MatrixConfig, shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"was made with the language model .* and the one given is .*stub"):
+        sweep_history(matrix, None, [1], tmp_path / "other", StubEngine())
+    templates = tmp_path / "words"
+    shutil.copytree(shop_knowledge.path / "templates", templates)
+    (templates / "user.j2").write_text("In my words. " + (templates / "user.j2").read_text(encoding="utf-8"))
+    engine, knowledge = StubEngine(), tmp_path / "knowledge"
+    reason(shop, engine, knowledge, ReasonConfig(history=3), templates=templates)
+    reason(shop, engine, knowledge / "readings" / "mine", ReasonConfig(levels=("item",)))
+    raw = matrix.model_dump()
+    raw["data"]["shop"]["knowledge"] = knowledge
+    asked = len(engine.asked)
+    swept = sweep_history(MatrixConfig.model_validate(raw), None, [2, 3], tmp_path / "sweep", engine)
+    again = engine.asked[asked:]
+    assert again
+    assert all(prompt.startswith("In my words.") for prompt in again)
+    for label in ("T = 2", "T = 3"):
+        place = swept.enhancers[label].knowledge
+        assert place is not None
+        assert readings(place) == ["mine"]
 
 
 def test_every_variant_of_figure_3_runs(matrix: MatrixConfig, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from llm4msr.cli.base import (
     make_engine,
     print_sheet,
     say,
+    validated,
     whole_numbers,
 )
 from llm4msr.errors import InputError
@@ -172,7 +173,7 @@ def audit(
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    config = KnowledgeConfig(half_life_days=half_life_days)
+    config = validated(KnowledgeConfig, {"half_life_days": half_life_days})
     say("planting markers")
     checks = check(opened, config, snapshots=folder.config.snapshots)
     say("probing each protocol")

@@ -18,6 +18,7 @@ from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
 from llm4msr.report.explain import Explanation, explain_user, scenario_texts
 from llm4msr.report.sheets import Cell, Sheet
+from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import run_config
 from llm4msr.training.run import open_trained
 
@@ -34,13 +35,17 @@ class CaseStudy:
     scores: Sheet
 
 
-def case_study(run: Path, user: str, engine: Callable[[], Engine], *, most: int = 10) -> CaseStudy:
+def case_study(
+    run: Path, user: str, engine: Callable[[], Engine], *, most: int = 10, config: RunConfig | None = None
+) -> CaseStudy:
     """Study one user of a finished run; at most `most` rows a scenario are shown, those that change most.
+
+    A `config` says where data and knowledge lie now, where that is not where the run found them.
 
     Raises `InputError` where the run reads no user knowledge, or the user is unknown or has no test row.
     """
-    config = run_config(run)
-    data, source, model = open_trained(run)
+    config = run_config(run) if config is None else config
+    data, source, model = open_trained(run, config)
     if not source.widths.users or config.knowledge_folder is None:
         raise InputError(f"{run}: its enhancer {config.model.enhancer.name!r} reads no knowledge of users")
     found = data.users["user"].index_of(user)

@@ -103,7 +103,7 @@ class MatrixConfig(_Strict):
         raw = dict(raw)
         backbones = raw.setdefault("backbones", list(_BACKBONES))
         raw.setdefault("enhancers", {name: {} for name in _ENHANCERS})
-        if isinstance(backbones, list):
+        if isinstance(backbones, list) and all(isinstance(name, str) for name in backbones):
             backbones = raw["backbones"] = {name: {} for name in backbones}
         if (name := raw.pop("preset", None)) is not None:
             try:
@@ -112,9 +112,13 @@ class MatrixConfig(_Strict):
                 raise ValueError(str(error)) from error
             raw.setdefault("embedding_dim", known["embedding_dim"])
             given = {"batch_size": known["batch_size"], "learning_rate": known["learning_rate"]}
-            raw["train"] = {**given, **raw.get("train", {})}
+            if isinstance(train := raw.get("train", {}), dict):
+                raw["train"] = {**given, **train}
             if isinstance(backbones, dict):
-                raw["backbones"] = {n: {"hidden": known["hidden"], **settings} for n, settings in backbones.items()}
+                raw["backbones"] = {
+                    n: {"hidden": known["hidden"], **settings} if isinstance(settings, dict) else settings
+                    for n, settings in backbones.items()
+                }
         return raw
 
 

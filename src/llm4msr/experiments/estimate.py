@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from itertools import islice
 
+import numpy as np
+
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.training.objective import losses, objective
@@ -18,16 +20,15 @@ def seconds_a_run(cell: Cell) -> float:
     _, source, model = open_run(cell.base)
     train = cell.base.train
     optimizers = train.optimizers(model)
-    began, done = time.perf_counter(), 0
+    times = [time.perf_counter()]
     for batch in islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), _STEPS + 1):
         loss, penalty = losses(model, batch, train.precision)
         objective(loss, penalty, train.generated_decay).backward()
         optimizers.step()
         optimizers.zero_grad()
-        if done == 0:
-            began = time.perf_counter()  # the first step warms up
-        done += 1
-    a_step = (time.perf_counter() - began) / max(1, done - 1)
+        times.append(time.perf_counter())
+    taken = np.diff(times)
+    a_step = float(np.mean(taken[1:] if len(taken) > 1 else taken))  # the first step warms up
     return a_step * source.steps("train", train.batch_size) * train.epochs
 
 

@@ -30,13 +30,17 @@ def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
             rows = _finished(results, name, backbone)
             bases = {row["number"]: row for row in rows if row["enhancer"] == BASE}
             series: dict[str, list[tuple[float, float]]] = {}
-            for label in dict.fromkeys(map(_label, rows)):
-                seeds = [row for row in rows if _label(row) == label and row["number"] in bases]
-                if label != BASE:
-                    series[label] = [
-                        _summary([_above(row[metric], bases[row["number"]][metric]) for row in seeds])
-                        for metric in metrics.values()
-                    ]
+            for enhancer, control in _columns(config):
+                seeds = [
+                    row
+                    for row in rows
+                    if (row["enhancer"], row["control"]) == (enhancer, control) and row["number"] in bases
+                ]
+                label = enhancer if control == "none" else f"{enhancer}, {control} vectors"
+                series[label] = [
+                    _summary([_above(row[metric], bases[row["number"]][metric]) for row in seeds])
+                    for metric in metrics.values()
+                ]
             panels.append(Panel(f"{name}, {backbone}", list(metrics), series, y="improvement of AUC, %"))
     return panels
 
@@ -47,8 +51,8 @@ def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Pan
     for name, choice in config.data.items():
         metrics = _metrics(PreparedData.open(choice.folder, check=False))
         for backbone in config.backbones:
-            rows = [row for row in _finished(results, name, backbone) if row["enhancer"] != BASE]
-            labels = list(dict.fromkeys(str(row["enhancer"]) for row in rows))
+            rows = _finished(results, name, backbone)
+            labels = [label for label in config.enhancers if label != BASE]
             series = {
                 title: [_summary([row[metric] for row in rows if row["enhancer"] == label]) for label in labels]
                 for title, metric in metrics.items()
@@ -85,8 +89,14 @@ def _finished(results: pl.DataFrame, data: str, backbone: str) -> list[dict[str,
     return results.filter(chosen & done).to_dicts()
 
 
-def _label(row: dict[str, object]) -> str:
-    return str(row["enhancer"]) if row["control"] == "none" else f"{row['enhancer']}, {row['control']} vectors"
+def _columns(config: MatrixConfig) -> list[tuple[str, str]]:
+    """Every enhancer beside the backbone alone, and each of its controls: one whose runs all failed is a gap."""
+    return [
+        (label, control)
+        for label, choice in config.enhancers.items()
+        for control in ("none", *choice.controls)
+        if label != BASE
+    ]
 
 
 def _above(ours: object, theirs: object) -> float | None:

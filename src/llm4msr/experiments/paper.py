@@ -8,8 +8,10 @@ Figure 5 of the first data set.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +22,20 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.benchmark import Say, run_matrix
 from llm4msr.experiments.case_study import case_study
+from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.efficiency import efficiency
 from llm4msr.experiments.panels import as_sheet, improvements, swept
 from llm4msr.experiments.sections import TITLES, Section
 from llm4msr.experiments.statistics import settings, statistics
-from llm4msr.experiments.tables import sheets
+from llm4msr.experiments.tables import failures, leaks, sheets
 from llm4msr.experiments.variants import ablation, sweep_history, sweep_layers, varied
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress
 from llm4msr.report.figures import Panel, draw
 from llm4msr.report.sheets import Sheet
+from llm4msr.training.identity import run_config
 
 PARTS = tuple(TITLES)
 
@@ -121,17 +125,29 @@ class Paper:
 
     def _write(self, section: Section) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
-        matrix = hashlib.sha256(self._matrix.model_dump_json().encode()).hexdigest()[:12]
         head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"
         for ending, mark, text, first in (
-            ("md", f"<!-- of the matrix {matrix} -->", section.markdown(), [head]),
-            ("tex", f"% of the matrix {matrix}", section.latex(), []),
+            ("md", f"<!-- of the matrix {self._identity} -->", section.markdown(), [head]),
+            ("tex", f"% of the matrix {self._identity}", section.latex(), []),
         ):
             (self._root / f"{section.part}.{ending}").write_text(f"{mark}\n{text}", encoding="utf-8")
             files = [self._root / f"{part}.{ending}" for part in PARTS]
             texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
             made = [text for text in texts if text.startswith(mark)]
             (self._root / f"paper.{ending}").write_text("\n".join([*first, *made]), encoding="utf-8")
+
+    @cached_property
+    def _identity(self) -> str:
+        """Tells the matrix by its settings and by what its folders hold, wherever they lie."""
+        settings = self._matrix.model_dump(mode="json", exclude={"data": {"__all__"}})
+        held = []
+        for name, choice in self._matrix.data.items():
+            folders = [choice.knowledge, *(enhancer.knowledge for enhancer in self._matrix.enhancers.values())]
+            known = [KnowledgeFolder.fingerprint_of(folder) for folder in folders if folder is not None]
+            held.append([name, PreparedData.open(choice.folder, check=False).fingerprint, *known])
+        for choice in settings["enhancers"].values():
+            del choice["knowledge"]
+        return hashlib.sha256(json.dumps([settings, held], sort_keys=True).encode()).hexdigest()[:12]
 
     def _of_backbone(self, *, first: bool = False) -> MatrixConfig:
         """The matrix of the one backbone, and of the first data set alone."""
@@ -171,9 +187,9 @@ class Paper:
         (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be of other values; its runs are kept
         return run_matrix(matrix, self._root, jobs=self._jobs, say=self._say, results=f"{part}.parquet")
 
-    def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet]) -> Section:
+    def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet], results: pl.DataFrame) -> Section:
         draw(panels, self._root / part, "bars" if part == "figure-3" else "lines")
-        return Section(part, sheets, image=part)
+        return Section(part, [*sheets, *failures(results)], image=part, remark=leaks(results))
 
     def _table_1(self) -> Section:
         return Section("table-1", [statistics(self._matrix)])
@@ -189,31 +205,44 @@ class Paper:
 
     def _figure_3(self) -> Section:
         matrix = ablation(self._of_backbone(), self._label)
-        panels = improvements(self._run("figure-3", matrix), matrix)
+        results = self._run("figure-3", matrix)
+        panels = improvements(results, matrix)
         note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants."
-        return self._drawn("figure-3", panels, [as_sheet(p, "Improvement of AUC", "+.2f", ".2f", note) for p in panels])
+        tables = [as_sheet(panel, "Improvement of AUC", "+.2f", ".2f", note) for panel in panels]
+        return self._drawn("figure-3", panels, tables, results)
 
     def _figure_4a(self) -> Section:
         if why := self._no_history():
             return Section("figure-4a", remark=f"Left out: {why}.")
-        matrix = self._history_matrix(self._engine())
-        panels = swept(self._run("figure-4a", matrix), matrix, "T")
-        return self._drawn("figure-4a", panels, [as_sheet(p, "Test AUC over T", ".4f", ".3f") for p in panels])
+        try:
+            matrix = self._history_matrix(self._engine())
+        except InputError as error:
+            return Section("figure-4a", remark=f"Left out: {error}.")
+        return self._swept("figure-4a", matrix, "T")
 
     def _figure_4b(self) -> Section:
-        matrix = self._layers_matrix()
-        panels = swept(self._run("figure-4b", matrix), matrix, "K")
-        return self._drawn("figure-4b", panels, [as_sheet(p, "Test AUC over K", ".4f", ".3f") for p in panels])
+        return self._swept("figure-4b", self._layers_matrix(), "K")
+
+    def _swept(self, part: str, matrix: MatrixConfig, setting: str) -> Section:
+        results = self._run(part, matrix)
+        panels = swept(results, matrix, setting)
+        tables = [as_sheet(panel, f"Test AUC over {setting}", ".4f", ".3f") for panel in panels]
+        return self._drawn(part, panels, tables, results)
 
     def _figure_5(self) -> Section:
-        results = self._run("figure-5", self._user_matrix())
+        matrix = self._user_matrix()
+        results = self._run("figure-5", matrix)
         done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
         if done.is_empty():
-            return Section("figure-5", remark=f"Left out: the run of {self._label} failed: {results['reason'][0]}")
+            failed = results.filter(pl.col("status") == "failed")
+            return Section("figure-5", remark=f"Left out: the run of {self._label} failed: {failed['reason'][-1]}")
         (choice,) = self._of_backbone(first=True).data.values()
         user = self._config.user or telling_user(PreparedData.open(choice.folder, check=False))
         try:
-            found = case_study(self._root / done["folder"][0], user, self._engine)
+            (cell,) = cells_of(matrix)
+            run = self._root / done["folder"][0]
+            there = {"data": cell.base.data, "knowledge_folder": cell.base.knowledge_folder}
+            found = case_study(run, user, self._engine, config=run_config(run).model_copy(update=there))
         except InputError as error:
             return Section("figure-5", remark=f"Left out: {error}.")
         return Section("figure-5", [found.scores], study=found)

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import history_vectors
 from llm4msr.knowledge.folder import KnowledgeFolder
@@ -43,8 +44,15 @@ def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig)
 
     For the protocols of prompts a user's vector is the mean vector of the items that her prompt would name, in each
     scenario: what the prompt holds, whatever a model makes of it. Half of the training rows are fitted on, the others
-    scored. Raises `InputError` where the folder has no items.
+    scored. Raises `InputError` where the folder has no items, and where the training or the test part has rows of one
+    class alone.
     """
+    for part in ("train", "test"):
+        first, last = data.split.range(part)
+        if len(np.unique(data.label[first:last])) < 2:
+            raise InputError(
+                f"{data.path}: the {part} part has rows of one class or none, and what leaks cannot be seen"
+            )
     items = item_vectors(folder, data, config.vectors, min(config.dimensions, 32))
     candidate = StateTable(items.vectors, np.asarray(data.item))
     found = []

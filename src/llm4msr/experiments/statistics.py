@@ -72,15 +72,19 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
         same["embedding decay"] += f", searched from {low} to {high} with it"
     lines = [[Cell(name), *(Cell(value) for _ in config.data)] for name, value in same.items()]
     lines.append([Cell("T of the users' prompts")])
+    lines.append([Cell("protocol of the users' prompts")])
     lines.append([Cell("the language model")])
     for choice in config.data.values():
         folder = ours.knowledge or choice.knowledge
         if folder is None:
-            lines[-2].append(Cell(""))
-            lines[-1].append(Cell(""))
+            for line in lines[-3:]:
+                line.append(Cell(""))
             continue
         known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
         engine = known.manifest["engine"].values()
-        lines[-2].append(Cell(str(known.config.history) if "user" in known.config.levels else "no prompts"))
+        prompted = "user" in known.config.levels
+        protocol = known.config.snapshots.protocol + (f" (leaks: {known.leaks})" if known.leaks else "")
+        lines[-3].append(Cell(str(known.config.history) if prompted else "no prompts"))
+        lines[-2].append(Cell(protocol if prompted else ""))
         lines[-1].append(Cell(", ".join(str(part)[:12] for part in engine)))  # a model is told by a long checksum
     return Sheet("Settings", ["setting", *config.data], lines)

@@ -25,7 +25,10 @@ _NOTE = (
 
 
 def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Sheet]:
-    """For each data set: test AUC a scenario, differences from the backbone alone, AUC on slices; then what failed."""
+    """For each data set: test AUC a scenario, differences from the backbone alone, AUC on slices; then what failed.
+
+    A note says so where what a model read shows rows what they must not know.
+    """
     found = []
     done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
     for name, choice in config.data.items():
@@ -33,11 +36,25 @@ def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Shee
         if part.height:
             data = PreparedData.open(choice.folder, check=False)
             found += [_scenarios(name, part, data), _differences(name, part, data, root), _slices(name, part)]
+    return [sheet for sheet in [*found, *failures(results)] if sheet is not None]
+
+
+def failures(results: pl.DataFrame) -> list[Sheet]:
+    """The runs that failed, each with its reason; nothing where none did."""
     failed = results.filter(pl.col("status") == "failed")
-    if failed.height:
-        header = ["data", "backbone", "enhancer", "control", "reason"]
-        found.append(Sheet("Runs that failed", header, [[Cell(str(v)) for v in r] for r in failed[header].rows()], 5))
-    return [sheet for sheet in found if sheet is not None]
+    header = ["data", "backbone", "enhancer", "control", "kind", "number", "reason"]
+    lines = [[Cell(str(value)) for value in row] for row in failed[header].rows()]
+    return [Sheet("Runs that failed", header, lines, len(header))] if lines else []
+
+
+def leaks(results: pl.DataFrame) -> str:
+    """Which models read knowledge that shows rows what they must not know, and what; empty where none did."""
+    found = results.filter(pl.col("leaks").fill_null("") != "").unique(["enhancer", "leaks"], maintain_order=True)
+    return "; ".join(f"{enhancer} leaks: {what}" for enhancer, what in found.select("enhancer", "leaks").rows())
+
+
+def _noted(*notes: str) -> str:
+    return " ".join(f"{note.rstrip('.')}." for note in notes if note)
 
 
 def _label(enhancer: str, control: str) -> str:
@@ -88,7 +105,7 @@ def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
         titles = [s.title for s in data.schema.scenarios]
         lines += [_line([backbone, title], models, columns, f"auc all: {title}") for title in titles]
         lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all"))
-    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, _NOTE)
+    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, _noted(_NOTE, leaks(part)))
 
 
 def _slices(name: str, part: pl.DataFrame) -> Sheet:
@@ -110,9 +127,10 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
     lines = []
     for backbone, models in _groups(part).items():
         pairs = [(column, column, BASE) for column in models if column != BASE and BASE in models]
-        for column in models:
-            controls = [other for other in models if other.startswith(f"{column}, ")]
-            pairs += [(f"{column} over its {c.removeprefix(f'{column}, ')}", column, c) for c in controls]
+        for column, rows in models.items():
+            enhancer, control = rows.select("enhancer", "control").row(0)
+            if control != "none" and enhancer in models:
+                pairs.append((f"{enhancer} over its {control} control", enhancer, column))
         for title, column, beside in pairs:
             ours, theirs = (_logits(side, root) for side in _of_same_seeds(models[column], models[beside]))
             difference = auc_difference(label, scenario, ours, theirs)

@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.reason import Progress, reason
+from llm4msr.knowledge.readings import READINGS
+from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
 from llm4msr.knowledge.stores import Stores
 from llm4msr.models.model import ENHANCERS
+from llm4msr.schema import explain_validation
 
 OURS = ("llm4msr", "llm4msr_paper")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -81,7 +85,7 @@ def sweep_history(
     The matrix must have one data set, with knowledge whose other settings are kept and whose answers are used again.
     The knowledge of each value lies in a folder of its own below `root`. Without an `engine` nothing is reasoned, and
     the matrix's knowledge stands for each value's: enough to see what would be run. Raises `InputError` where the
-    enhancer reads no prompted knowledge.
+    enhancer reads no prompted knowledge, for a value that T cannot have, and for another LLM than the matrix's.
     """
     _, ours = varied(config, label)
     if "prompted" not in ENHANCERS.config(ours.name, ours.settings).needs:
@@ -93,21 +97,36 @@ def sweep_history(
     if folder is None:
         raise InputError("the data set names no knowledge folder, whose settings the sweep starts from")
     data = PreparedData.open(choice.folder)
-    base = KnowledgeFolder.open(folder, data).config
+    known = KnowledgeFolder.open(folder, data)
+    configs = {value: _with_history(known.config, value) for value in values}  # all, before anything is asked
+    if engine is not None and engine.identity != known.manifest["engine"]:
+        raise InputError(
+            f"{folder}: was made with the language model {known.manifest['engine']}, and the one given is "
+            f"{engine.identity}; name the same model and number format"
+        )
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         place = folder
         if engine is not None:
             place = root / f"knowledge-T{value}"
-            _with_answers_of(folder, place)
-            reason(data, engine, place, base.model_copy(update={"history": value}), progress=progress)
+            _start_with(folder, place)
+            reason(data, engine, place, configs[value], templates=folder / "templates", progress=progress)
         enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})
 
 
-def _with_answers_of(known: Path, place: Path) -> None:
-    """Start a folder of knowledge with the answers of another, so that what both ask is asked once."""
+def _with_history(config: ReasonConfig, value: int) -> ReasonConfig:
+    try:
+        return ReasonConfig.model_validate(config.model_dump() | {"history": value})
+    except ValidationError as error:
+        raise InputError(f"T = {value}: {explain_validation(error, ReasonConfig)}") from error
+
+
+def _start_with(known: Path, place: Path) -> None:
+    """Start a folder of knowledge with the answers and readings of another: what both ask is asked once."""
     place.mkdir(parents=True, exist_ok=True)
+    if (known / READINGS).is_dir():
+        shutil.copytree(known / READINGS, place / READINGS, dirs_exist_ok=True)
     for path in Stores.paths(known):
         if not (place / path.name).exists():
             aside = place / f"{path.name}.part"

@@ -15,7 +15,8 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.folders import MANIFEST
 from llm4msr.knowledge.folder import KnowledgeFolder
 
-_FOLDER = "readings"
+READINGS = "readings"
+"""The folder of a folder of knowledge that they lie in."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 OWN = ("none", "random", "shuffled", "counts", "llm", "text", "categories")
 """Names that mean something else: controls, and vectors that every folder has."""
@@ -28,12 +29,12 @@ def reading_path(knowledge: Path, name: str) -> Path:
             f"the reading {name!r}: expected a name of small letters, digits, '-', '_' and '.', "
             f"and none of {', '.join(OWN)}"
         )
-    return knowledge / _FOLDER / name
+    return knowledge / READINGS / name
 
 
 def readings(knowledge: Path) -> list[str]:
     """The names of the complete readings of a folder."""
-    return sorted(path.parent.name for path in (knowledge / _FOLDER).glob(f"*/{MANIFEST}"))
+    return sorted(path.parent.name for path in (knowledge / READINGS).glob(f"*/{MANIFEST}"))
 
 
 def open_reading(folder: KnowledgeFolder, data: PreparedData, name: str) -> KnowledgeFolder:

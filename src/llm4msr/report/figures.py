@@ -11,6 +11,7 @@ from typing import Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#555555")
@@ -37,36 +38,40 @@ def draw(panels: Sequence[Panel], path: Path, kind: Literal["bars", "lines"]) ->
 
     The same panels give the same files.
     """
-    with mpl.rc_context({"svg.hashsalt": "llm4msr", "font.size": 9}):
+    with mpl.rc_context({"svg.hashsalt": "llm4msr", "font.size": 9, "text.parse_math": False}):
         widest = max(len(panel.places) * (len(panel.series) if kind == "bars" else 2) for panel in panels)
         size = (max(_LEAST_WIDTH, 0.22 * widest + 1) + _LEGEND, _HEIGHT * len(panels))
         figure = Figure(figsize=size, layout="constrained")
         for place, panel in enumerate(panels):
             axes = figure.add_subplot(len(panels), 1, place + 1)
-            (_bars if kind == "bars" else _lines)(axes, panel)
+            drawn = (_bars if kind == "bars" else _lines)(axes, panel)
             axes.set_title(panel.title, loc="left", fontsize=10)
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
             axes.set_xticks(range(len(panel.places)), [textwrap.fill(name, _LABEL) for name in panel.places])
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", alpha=0.3)
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+            axes.legend(drawn, list(panel.series), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def _bars(axes: Axes, panel: Panel) -> None:
+def _bars(axes: Axes, panel: Panel) -> list[Container]:
+    drawn: list[Container] = []
     width = 0.8 / max(1, len(panel.series))
-    for number, (name, values) in enumerate(panel.series.items()):
+    for number, values in enumerate(panel.series.values()):
         at = np.arange(len(values)) + (number - (len(panel.series) - 1) / 2) * width
         mean, deviation = np.array(values, dtype=float).reshape(-1, 2).T
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.bar(at, mean, width * 0.95, yerr=deviation, label=name, color=colour, error_kw={"elinewidth": 0.8})
+        drawn.append(axes.bar(at, mean, width * 0.95, yerr=deviation, color=colour, error_kw={"elinewidth": 0.8}))
     axes.axhline(0, color="black", linewidth=0.8)
+    return drawn
 
 
-def _lines(axes: Axes, panel: Panel) -> None:
-    for number, (name, values) in enumerate(panel.series.items()):
+def _lines(axes: Axes, panel: Panel) -> list[Container]:
+    drawn: list[Container] = []
+    for number, values in enumerate(panel.series.values()):
         mean, deviation = np.array(values, dtype=float).reshape(-1, 2).T
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.errorbar(np.arange(len(values)), mean, deviation, label=name, color=colour, marker="o", capsize=2)
+        drawn.append(axes.errorbar(np.arange(len(values)), mean, deviation, color=colour, marker="o", capsize=2))
+    return drawn

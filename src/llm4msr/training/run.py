@@ -114,10 +114,13 @@ def evaluate_run(folder: Path) -> Scores:
     return evaluate(model, data, source, "test")
 
 
-def open_trained(folder: Path) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
-    """The data, the batches and the trained model of a run. Raises `InputError` where anything changed since."""
+def open_trained(folder: Path, config: RunConfig | None = None) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
+    """The data, the batches and the trained model of a run. Raises `InputError` where anything changed since.
+
+    A `config` says where data and knowledge lie now, where that is not where the run found them.
+    """
     recorded = read_json(folder / "config.json")
-    config = run_config(folder)
+    config = run_config(folder) if config is None else config
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: the run has not ended; run `llm4msr train` with the same settings to finish it")
     data, source, model = open_run(config)
