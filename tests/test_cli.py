@@ -245,7 +245,7 @@ def test_an_unknown_user_is_answered_with_the_nearest(
         (["prepare", "--out", "x", "--source", "completejourney", "--max-rejected", "nan"], "max-rejected"),
         (["reason", "nowhere", "--knowledge", "k", "--max-new-tokens", "0"], "greater than or equal to 1"),
         (["train", "--out", "x", "--data", "d", "--set", "train.seed=-1"], "train.seed"),
-        (["evaluate", "nowhere"], "is nowhere a run"),
+        (["evaluate", "nowhere"], "nowhere: is no run, or not a finished one"),
         (["train", "--out", "x", "--data", "nowhere"], "no such folder"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epochs=many"], "train.epochs"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epoch=2"], "did you mean 'epochs'?"),

@@ -137,7 +137,7 @@ def test_exactly_one_of_label_and_label_rule_is_given(labels: dict[str, str]) ->
 
 def test_an_unreadable_label_rule_is_refused() -> None:
     columns = {"user": "u", "item": "i", "scenario": "s", "time": "t", "label_rule": "rating is good"}
-    with pytest.raises(InputError, match="'rating is good' is not a rule; write: column operator number"):
+    with pytest.raises(InputError, match="'rating is good' is not a rule; write one comparison: column operator number"):
         Schema.from_dict(raw(columns=columns), "shop.toml")
 
 

@@ -46,7 +46,7 @@ Kind = Literal["categorical", "numeric", "multi"]
 TimeUnit = Literal["s", "ms", "us"]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 
-_RULE = re.compile(r"^\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*$")
+_RULE = re.compile(r"^\s*(?P<column>[^<>=!]+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*$")
 
 
 class _Strict(BaseModel):
@@ -69,7 +69,9 @@ class Rule(_Strict):
         """Read ``"rating > 3"``; raises `ValueError` on anything else."""
         match = _RULE.match(text)
         if match is None:
-            raise ValueError(f"{text!r} is not a rule; write: column operator number, as in 'rating > 3'")
+            raise ValueError(
+                f"{text!r} is not a rule; write one comparison: column operator number, as in 'rating > 3'"
+            )
         return cls.model_validate(match.groupdict())
 
     def holds(self, value: pl.Expr) -> pl.Expr:
@@ -231,21 +233,29 @@ def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
         key = ".".join(str(part) for part in e["loc"]) or "the whole"
         if e["type"] == "extra_forbidden":
             *path, name = e["loc"]
-            findings.append(f"unknown key {key!r}; {nearest(str(name), _keys_at(model, path))}")
+            findings.append(f"unknown key {key!r}; {_hint(str(name), model, path)}")
         elif e["type"] == "missing":
             findings.append(f"the key {key!r} is missing")
+        elif e["type"] in _EXPECTED:
+            findings.append(f"{key}: expected {_EXPECTED[e['type']]}, found {e['input']!r}")
         else:
             findings.append(f"{key}: {e['msg'].removeprefix('Value error, ')}")
     return "; ".join(findings)
 
 
-def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """The keys that a model has at a path of keys, of positions in lists, and of names in tables."""
+_EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]', "dict_type": "a table of keys with values"}
+"""What Pydantic calls by the names of Python's types."""
+
+
+def _hint(name: str, model: type[BaseModel], path: Sequence[str | int]) -> str:
+    """The nearest keys at a path of keys, of positions in lists and of names in tables; or that key one level below."""
     models = [model]
     for part in path:
         found = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
         models = [inside for annotation in found for inside in _models_in(annotation)] or models
-    return list(dict.fromkeys(name for kind in models for name in kind.model_fields))
+    fields = {key: field.annotation for kind in models for key, field in kind.model_fields.items()}
+    below = [key for key, annotation in fields.items() if any(name in m.model_fields for m in _models_in(annotation))]
+    return nearest(name, fields) if not below else f"did you mean {' or '.join(repr(f'{k}.{name}') for k in below)}?"
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

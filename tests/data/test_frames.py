@@ -87,6 +87,14 @@ def test_the_files_of_a_folder_are_one_table_in_order_of_their_names(tmp_path: P
     assert content(tmp_path).rows() == FRAME.rows()
 
 
+def test_parquet_files_may_lack_some_columns(tmp_path: Path) -> None:
+    pl.DataFrame({"item": [1, 2], "colour": ["red", None]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"price": [0.5], "item": [3]}).write_parquet(tmp_path / "b.parquet")
+    found = read_table(tmp_path, "items").frame.collect()
+    assert found.columns == ["item", "colour", "price"]
+    assert found.rows() == [(1, "red", None), (2, None, None), (3, None, 0.5)]
+
+
 @pytest.mark.parametrize("other", ["b.parquet", "b.tsv", "b.csv.gz"])
 def test_a_folder_of_several_kinds_is_refused(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.csv").write_text("user\nu\n")
@@ -128,12 +136,18 @@ def test_a_line_of_several_files_is_numbered_over_all(tmp_path: Path) -> None:
     assert table.numbers(pl.Series([0, 1])).to_list() == [0, 3]
 
 
-@pytest.mark.parametrize("name", ["a.xlsx", "a", "empty"])
-def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, r"is neither Parquet \(.parquet\) nor CSV") for name in ("a.xlsx", "a")),
+        ("empty", r"holds no file of data \(.parquet, .csv or .tsv\)"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.xlsx").touch()
     (tmp_path / "a").touch()
-    with pytest.raises(InputError, match=rf"{name}: is neither Parquet \(.parquet\) nor CSV"):
+    with pytest.raises(InputError, match=f"{name}: {message}"):
         read_table(tmp_path / name, "items")
 
 

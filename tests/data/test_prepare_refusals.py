@@ -114,7 +114,7 @@ def test_a_csv_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, ex
 @pytest.mark.parametrize("line", ["u0,i1,b,4,1,8,9", "u0,i1,b,4,1"])
 def test_too_many_malformed_lines_are_refused_with_the_first(tmp_path: Path, line: str) -> None:
     (tmp_path / "log.csv").write_bytes(csv(lambda text: text.replace("u0,i1,b,4,1,8", line)))
-    expected = "1 of 10 rows cannot be used, more than the share 0.05 that is allowed: "
+    expected = f"{tmp_path / 'log.csv'}: 1 of 10 rows cannot be used, more than the share 0.05 that is allowed: "
     assert refusal(tmp_path, tmp_path / "log.csv").startswith(
         f"{expected}1 x malformed line (first: interactions row 3). Correct"
     )

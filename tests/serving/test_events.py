@@ -96,8 +96,19 @@ def test_the_log_becomes_tables_for_prepare(bundle: Bundle, tmp_path: Path, bund
     found = pl.read_parquet(out)
     assert found.columns == ["user", "item", "place", "time", "behaviour"]
     assert found["time"].dt.epoch("us").to_list() == [2_100_000_000_000] * 2
-    with pytest.raises(InputError, match="no such log"):
-        harvest(tmp_path / "nowhere", bundle.schema)
+
+
+def test_a_server_that_was_told_of_nothing_has_empty_tables_for_prepare(
+    bundle: Bundle, tmp_path: Path, shop_schema: Schema
+) -> None:
+    events, items = harvest(tmp_path / "nowhere", bundle.schema)
+    assert (events.height, items.height) == (0, 0)
+    frames = shop_frames()
+    catalogue = pl.concat([frames["items"], items], how="diagonal")
+    told = from_frames(shop_schema, frames["interactions"], items=catalogue, events=events)
+    untold = from_frames(shop_schema, frames["interactions"], items=frames["items"])
+    one, other = prepare(told, tmp_path / "one"), prepare(untold, tmp_path / "other")
+    assert one.positives.equals(other.positives)
 
 
 def test_harvested_events_and_items_are_prepared_with_the_logs(

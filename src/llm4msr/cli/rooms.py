@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,12 @@ from llm4msr.cli.base import (
 )
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
+
+if TYPE_CHECKING:
+    from llm4msr.data.prepared import PreparedData
+
+_LONG_AGO = 1990
+"""Logs that begin before this year are told of."""
 
 
 @app.command()
@@ -70,6 +77,11 @@ def prepare(
     if negatives is not None:
         raw = {"ratio": negatives, "popularity": popularity, "window": window, "seed": seed}
         sampling = validated(Negatives, raw)
+    own = {"--schema": schema, "--interactions": interactions, "--users": users, "--items": items}
+    if source is not None and (given := [name for name, value in own.items() if value is not None]):
+        raise InputError(f"{given[0]}: is for data of your own, and --source {source} reads its own files")
+    if source is None and settings:
+        raise InputError(f"--set {settings[0]}: is a setting of a --source, and none is named")
     if source is not None:
         if found := find_source(source).notice:
             console.print(found)
@@ -92,6 +104,7 @@ def prepare(
         report=say,
     )
     counts = data.manifest["counts"]
+    _tell_of_times(data)
     say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
     for name, parts in counts["scenarios"].items():
         shown = ", ".join(f"{part} {c['rows']} rows, {c['positive']} positive" for part, c in parts.items())
@@ -103,14 +116,29 @@ def prepare(
         say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
 
 
+def _tell_of_times(data: PreparedData) -> None:
+    """When the parts begin: a wrong unit of time shows here."""
+    days = [datetime.fromtimestamp(int(t) / 1e6, tz=UTC) for t in (data.time[0], data.time[-1])]
+    first, last = (f"{day:%Y-%m-%d}" for day in days)
+    parts = []
+    for part, time in (("validation", data.split.valid_time), ("test", data.split.test_time)):
+        begins, ends = data.split.range("valid" if part == "validation" else "test")
+        parts.append(f"{part} from {datetime.fromtimestamp(time / 1e6, tz=UTC):%Y-%m-%d}" if ends > begins else "")
+        if ends == begins:
+            say(f"warning: no row is in the {part} part, and training needs some; see --split")
+    say(f"from {first} to {last}{''.join(f', {text}' for text in parts if text)}")
+    if days[0].year < _LONG_AGO or days[-1] > datetime.now(tz=UTC) + timedelta(days=1):
+        say("warning: is the schema's time_unit right?")
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     config: Annotated[Path | None, typer.Argument(help="A run's settings (TOML); see docs/train.md.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder that `prepare` wrote.")] = None,
     knowledge: Annotated[Path | None, typer.Option(help="A folder that `reason` wrote.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone's name.")] = None,
-    enhancer: Annotated[str | None, typer.Option(help="The enhancer's name.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone's name. [default: star]")] = None,
+    enhancer: Annotated[str | None, typer.Option(help="The enhancer's name. [default: none]")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, as in --set train.seed=1 (repeat it).")
     ] = None,
@@ -127,6 +155,8 @@ def train(
     }
     given = [(path, str(value)) for path, value in options.items() if value is not None]
     run_config = read_settings(config, [*given, *map(parse_assignment, settings or [])])
+    if run_config.knowledge_folder is not None and not run_config.needs:
+        say(f"warning: the enhancer {run_config.model.enhancer.name!r} reads no knowledge; --enhancer llm4msr does")
     with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
     if os.environ.get("RANK", "0") != "0":  # one of several processes that train together: the first one speaks
@@ -167,15 +197,15 @@ def _print_scores(run: Path, *, anew: bool = False) -> None:
     from llm4msr.training.identity import run_config
     from llm4msr.training.run import evaluate_run, read_result
 
-    scores = evaluate_run(run) if anew else read_result(run).scores
+    result = read_result(run)  # first: a run that has not ended has none
+    scores = evaluate_run(run) if anew else result.scores
     config = run_config(run)
     data = PreparedData.open(config.data, check=False)
     name = f"{config.model.backbone.name} + {config.model.enhancer.name}"
     for sheet in score_sheets([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
         print_sheet(sheet)
-    leaks = read_result(run).leaks
-    if leaks:
-        say(f"note: {leaks}")
+    if result.leaks:
+        say(f"note: {result.leaks}")
     say(f"everything lies in {run}")
 
 

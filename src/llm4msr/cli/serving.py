@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llm4msr.cli.base import app, say
+from llm4msr.errors import InputError
 
 BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
 StateOption = Annotated[
@@ -87,6 +88,8 @@ def events(
     from llm4msr.serving.harvest import harvest
     from llm4msr.serving.server import default_state
 
+    if state is not None and not state.is_dir():
+        raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
     found, new = harvest(state or default_state(bundle), read_schema(bundle))
     found.write_parquet(out)
     say(f"{out}: {found.height} events")

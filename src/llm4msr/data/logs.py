@@ -63,8 +63,9 @@ def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]
         more.append(None if table is None else accepted[-1].rows)
     aside = [] if tables.rejected is None else [tables.rejected]
     rejected = pl.concat([*aside, *(found.rejected for found in accepted)])
-    for found in accepted:  # a large history must not hide a broken log
-        check_rejected(found.rejected, found.rejected.height + found.rows.height, max_rejected)
+    read = [table for table in (tables.interactions, tables.positives, tables.events) if table is not None]
+    for table, found in zip(read, accepted, strict=True):  # a large history must not hide a broken log
+        check_rejected(found.rejected, found.rejected.height + found.rows.height, max_rejected, table.name)
     check_rejected(rejected, rejected.height + sum(found.rows.height for found in accepted), max_rejected)
     impressions = accepted[0].rows
     if impressions.is_empty():

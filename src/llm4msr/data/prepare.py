@@ -138,7 +138,8 @@ def _check_field_columns(tables: Tables) -> None:
         known = tables.interactions.columns() + ([] if table is None else table.columns())
         if column not in known:
             places = tables.interactions.name + ("" if table is None else f", {table.name}")
-            raise InputError(f"{places}: no column {column!r} ({role}); {nearest(column, dict.fromkeys(known))}")
+            more = f"; is it in a table of {side}s? Give it, too" if table is None and side != "context" else ""
+            raise InputError(f"{places}: no column {column!r} ({role}); {nearest(column, dict.fromkeys(known))}{more}")
 
 
 def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:

@@ -124,8 +124,11 @@ def _rejected(numbered: Table, part: str, unfit: pl.DataFrame, columns: Columns,
     )
 
 
-def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
-    """Raise `InputError` when more than the share `most` of all rows was set aside, with reasons and first rows."""
+def check_rejected(rejected: pl.DataFrame, total: int, most: float, where: str = "") -> None:
+    """Raise `InputError` when more than the share `most` of all rows was set aside, with reasons and first rows.
+
+    `where` names the table's file.
+    """
     if rejected.height <= most * total:
         return
     parts = []
@@ -134,8 +137,9 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float) -> None:
         values = [f", {key} {first[key]}" for key in ("user", "item", "scenario", "time") if reason[0] != MALFORMED]
         place = f"{first['table']} row {first['row']}"
         parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)})")
+    place = f"{where}: " if where else ""
     raise InputError(
-        f"{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "
+        f"{place}{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "
         f"{'; '.join(parts)}. Correct them, or raise the allowed share (--max-rejected)"
     )
 

@@ -16,7 +16,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.tables import EntitySide
-from llm4msr.errors import InputError
+from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.text import clean
 
@@ -57,6 +57,8 @@ class PromptWriter:
         self._origin: dict[str, str] = {}
         self.sources: dict[str, str] = {}
         """The templates' text by name, as used."""
+        if templates is not None:
+            _check_templates(templates)
         for name in NAMES:
             source, where = _read_template(name, templates, language)
             self.sources[name], self._origin[name] = source, where
@@ -186,9 +188,19 @@ def _text(data: PreparedData, side: EntitySide, column: str) -> pl.Series:
     return text.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if text.dtype == pl.List else text
 
 
-def _read_template(name: str, folder: Path | None, language: Language) -> tuple[str, str]:
-    if folder is not None and not folder.is_dir():
+def _check_templates(folder: Path) -> None:
+    """Raise `InputError` unless the folder has templates, and none under a name that no one reads."""
+    if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of templates")
+    names = {path.name for path in folder.glob("*.j2")}
+    known = [f"{name}.j2" for name in NAMES]
+    if unknown := sorted(names - {*known}):
+        raise InputError(f"{folder / unknown[0]}: is no template that is read; {nearest(unknown[0], known)}")
+    if not names:
+        raise InputError(f"{folder}: holds no template; it may have {', '.join(known)}")
+
+
+def _read_template(name: str, folder: Path | None, language: Language) -> tuple[str, str]:
     if folder is not None and (folder / f"{name}.j2").is_file():
         try:
             return (folder / f"{name}.j2").read_text(encoding="utf-8"), str(folder / f"{name}.j2")

@@ -23,6 +23,8 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 _AROUND = 3
 """Columns of the terminal between two columns of a table."""
+_LONGEST = 30
+"""Letters that are not broken in the terminal: a longer value is a text."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Sheet:
         )
         for place, name in enumerate(self.header):
             label = place < self.labels
-            shortest = None if label else self._width(place) - _AROUND
+            shortest = None if label else min(self._width(place) - _AROUND, _LONGEST)
             table.add_column(escape(name), justify="left" if label else "right", min_width=shortest)
         for line in self.lines:
             table.add_row(*(f"[bold]{escape(c.text)}[/]" if c.strong else escape(c.text) for c in line))
@@ -58,7 +60,7 @@ class Sheet:
 
     def parts(self, width: int) -> list[Sheet]:
         """The sheet in as many as the terminal's width takes, each with the labels and some of the columns."""
-        wide = [self._width(place) for place in range(len(self.header))]
+        wide = [min(self._width(place), _LONGEST + _AROUND) for place in range(len(self.header))]
         left = width - 1 - sum(wide[: self.labels])
         groups: list[list[int]] = []
         for place in range(self.labels, len(self.header)):

@@ -115,12 +115,23 @@ class Current:
         bundle = Bundle.open(self._path, trusted=checked)
         if unless is not None and bundle.fingerprint == unless.bundle.fingerprint:
             return unless
+        if unless is not None and _data_of(bundle) != _data_of(unless.bundle):
+            raise InputError(
+                f"{self._path}: is a bundle of other data ({bundle.schema.name}) than the one that is served "
+                f"({unless.bundle.schema.name}), whose events are kept in {self._state}; it needs a server of its own"
+            )
         live = open_live(bundle, self._state)
         serving = Serving(bundle, live, Scorer(bundle, live))
         _warm(serving)
         gc.collect()
         gc.freeze()  # what lives as long as the bundle is not looked through again while requests wait
         return serving
+
+
+def _data_of(bundle: Bundle) -> tuple[str, str, str]:
+    """What stays the same when a bundle is made anew of later logs."""
+    schema = bundle.schema
+    return schema.name, schema.columns.user, schema.columns.item
 
 
 class EventWriter:

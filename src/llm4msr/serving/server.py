@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             f"--host {config.host}: is reached from outside this machine; set a token in the environment variable "
             f"{TOKEN}, or bind to 127.0.0.1"
         )
+    _check_free(config.host, config.port)
     config = config.model_copy(update={"checked": Bundle.open(config.bundle).fingerprint})
     report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
@@ -77,6 +79,17 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             timeout_keep_alive=30,
             timeout_graceful_shutdown=10,
         )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise `InputError` where something listens at the address already, or it is not one of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: {error.strerror or error}; choose another --port or --host") from error
 
 
 def create() -> Guard:

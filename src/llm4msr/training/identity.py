@@ -91,6 +91,8 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read one of a run's files; raises `InputError` where it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: is no run, or not a finished one (it has no {path.name})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

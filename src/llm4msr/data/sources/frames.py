@@ -49,10 +49,22 @@ def _read_file(path: Path) -> Table:
     if len(kinds) > 1:
         raise InputError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one of them")
     if kinds == {"parquet"}:
-        return Table(str(path), pl.scan_parquet(chosen, glob=False))
+        return Table(str(path), _scan(chosen))
     if kinds == {"csv"} or kinds == {"tsv"}:
         return read_delimited(chosen, "," if kinds == {"csv"} else "\t", name=str(path))
+    if path.is_dir():
+        raise InputError(f"{path}: holds no file of data (.parquet, .csv or .tsv)")
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
+
+
+def _scan(paths: list[Path]) -> pl.LazyFrame:
+    """Parquet files as one table; a column that only some of them have is missing in the others."""
+    try:
+        if len({tuple(pl.read_parquet_schema(path)) for path in paths}) == 1:
+            return pl.scan_parquet(paths, glob=False)
+    except (pl.exceptions.PolarsError, OSError):  # whoever reads the table says what is wrong with it
+        return pl.scan_parquet(paths, glob=False)
+    return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal_relaxed")
 
 
 def _kind(path: Path) -> str:
