@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,11 @@ def test_an_unknown_user_is_answered_with_the_nearest(
         (["train", "--out", "x", "--data", "nowhere"], "no such folder"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epochs=many"], "train.epochs"),
         (["train", "--out", "x", "--data", "d", "--set", "train.epoch=2"], "did you mean 'epochs'?"),
+        (["train", "--out", "x", "--data", "d", "--set", "epochs=2"], "did you mean 'train.epochs'?"),
+        (["train", "--out", "x", "--data", "d", "--set", "knowledge.vectors=llm"], "expected a list, as in"),
+        (["prepare", "--out", "x", "--source", "movielens", "--items", "i.csv"], "--items: is for data of your own"),
+        (["prepare", "--out", "x", "--set", "folder=y"], "--set folder=y: is a setting of a --source"),
+        (["events", "nowhere", "--out", "x", "--state", "s"], "--state s: no such folder"),
         (["paper", "m.toml", "--out", "x", "--only", "figure-33"], "no part 'figure-33'; did you mean 'figure-3'"),
         (["paper", "m.toml", "--out", "x", "--layers", "1;2"], "--layers 1;2: expected whole numbers"),
         (["paper", "m.toml", "--out", "x"], "m.toml: the matrix cannot be read"),
@@ -262,3 +268,41 @@ def test_a_wrong_command_says_what_to_do(
     assert code == 2
     assert message in " ".join(out.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_times_are_shown_and_an_odd_unit_is_asked_about(run: Run, logs: Path) -> None:
+    code, out = _prepare(run, logs)
+    assert code == 0
+    assert re.search(r"from 1970-01-\d\d to 1970-01-\d\d, validation from 1970-01-\d\d, test from 1970-01-\d\d", out)
+    assert "is the schema's time_unit right?" in out
+
+
+def test_knowledge_that_no_one_reads_is_told_of(run: Run, logs: Path, shop_knowledge: KnowledgeFolder) -> None:
+    _prepare(run, logs)
+    options = ("--set", "train.epochs=1", "--knowledge", shop_knowledge.path)
+    code, out = run("train", "--out", logs / "run", "--data", logs / "data", *options)
+    assert code == 0
+    assert "warning: the enhancer 'none' reads no knowledge; --enhancer llm4msr does" in " ".join(out.split())
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_served(run: Run, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out = run("serve", tmp_path / "bundle", "--port", port)
+    assert code == 2
+    assert f"127.0.0.1:{port}: " in out
+    assert "choose another --port" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("file", "message"), [("items.j2", "did you mean 'item.j2'"), ("notes.txt", "no template")])
+def test_templates_that_no_one_reads_are_refused(
+    run: Run, shop: PreparedData, llm: Path, tmp_path: Path, file: str, message: str
+) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / file).write_text("x")
+    options = ("--model", llm, "--templates", tmp_path / "words", "--levels", "item")
+    code, out = run("reason", shop.path, "--knowledge", tmp_path / "k", *options)
+    assert code == 2
+    assert message in " ".join(out.split())

@@ -87,6 +87,14 @@ def test_scenarios_are_marked_where_the_difference_is_not_by_chance(matrix: Matr
     assert r"$\star$" in sheet.latex()
 
 
+def test_a_folder_of_other_things_is_refused(matrix: MatrixConfig, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something else than runs"):
+        run_matrix(matrix, tmp_path)
+    with pytest.raises(InputError, match=r"mine\.txt: is a file"):
+        run_matrix(matrix, tmp_path / "mine.txt")
+
+
 def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConfig, tmp_path: Path) -> None:
     raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
     twice = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}, "again": {"name": "none"}}, "seeds": 3})
@@ -172,8 +180,8 @@ def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
     ("lines", "message"),
     [
         ('preset = "paper-amazon"\ntrain = 3\n[data.a]\nfolder = "d"', "train: Input should be"),
-        ('preset = "paper-amazon"\n[data.a]\nfolder = "d"\n[backbones]\nstar = 3', "backbones.star: Input should be"),
-        ('backbones = [["star"]]\n[data.a]\nfolder = "d"', "backbones: Input should be"),
+        ('preset = "paper-amazon"\n[data.a]\nfolder = "d"\n[backbones]\nstar = 3', "star: expected a table of keys"),
+        ('backbones = [["star"]]\n[data.a]\nfolder = "d"', "backbones: expected a table of keys"),
         ('[data.a]\nfoldr = "d"', "unknown key 'data.a.foldr'; did you mean 'folder'?"),
         ('[data.a]\nfolder = "d"\n[train]\nepoch = 2', "unknown key 'train.epoch'; did you mean 'epochs'?"),
         ('[data.a]\nfolder = "d"\n[enhancers.x]\nzzz = 2', "'enhancers.x.zzz'; known: name, settings, controls, know"),

@@ -118,11 +118,11 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(
     raw["enhancers"]["ours"]["settings"] = {**SMALL, "source": "composed"}
     composed = MatrixConfig.model_validate(raw)
     parts = ("figure-4a", "figure-5")
-    made = paper(composed, tmp_path, tiny_engine, parts=parts, user="nobody")
+    made = paper(composed, tmp_path, tiny_engine, parts=parts)
     assert list(made.matrices()) == ["figure-5"]
-    without, unknown = made.sections()
+    without, study = made.sections()
     assert without.remark.startswith("Left out: T changes the users' prompts")
-    assert "there is no user 'nobody'" in unknown.remark
+    assert study.study is not None
     assert without.remark in (tmp_path / "paper.md").read_text(encoding="utf-8")
 
 
@@ -169,11 +169,13 @@ def test_figures_take_any_name(tmp_path: Path, text: str) -> None:
     assert text.replace("&", "&amp;") in (tmp_path / "f.svg").read_text(encoding="utf-8")
 
 
-def test_a_backbone_that_the_matrix_lacks_is_refused(
+def test_a_backbone_or_a_user_that_there_is_not_is_refused(
     matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="no backbone 'ple'; it has star, shared_bottom"):
         paper(matrix, tmp_path, tiny_engine, backbone="ple")
+    with pytest.raises(InputError, match="there is no user 'nobody'"):
+        paper(matrix, tmp_path, tiny_engine, user="nobody")
 
 
 def test_table_1_counts_what_each_scenario_has(matrix: MatrixConfig, shop: PreparedData) -> None:

@@ -14,6 +14,7 @@ import pytest
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.serving import current as current_module
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.export import export_bundle
@@ -195,6 +196,21 @@ def test_a_bundle_that_nobody_answers_from_is_let_go(
     current.reload()
     gc.collect()
     assert [part() for part in old] == [None, None, None]
+
+
+def test_a_bundle_of_other_data_does_not_take_over(
+    bundle_path: Path, other_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle_path)
+    current = Current(link, tmp_path / "state")
+    served = current.now
+    link.unlink()
+    link.symlink_to(other_bundle_path)
+    monkeypatch.setattr(current_module, "_data_of", lambda bundle: bundle.fingerprint)
+    with pytest.raises(InputError, match=r"is a bundle of other data .* than the one that is served"):
+        current.reload()
+    assert current.now is served
 
 
 def test_metrics_say_which_bundle_answers_and_which_could_not(

@@ -50,6 +50,7 @@ def run_matrix(
     """
     cells = cells_of(config)
     path = root / results
+    _check_ours(root)
     _check_kept(cells, path)
     root.mkdir(parents=True, exist_ok=True)
     found: dict[int, list[Run]] = {}
@@ -59,6 +60,15 @@ def run_matrix(
         _write(rows, path)
         say(f"{ended} of {len(cells)}: {_summary(cells[place], runs)}")
     return pl.read_parquet(path)
+
+
+def _check_ours(root: Path) -> None:
+    """Raise `InputError` where the folder holds something else than studies."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is a file; name a folder for the runs")
+    ours = ("runs", "*.parquet", "paper.md", "knowledge-T*")
+    if root.is_dir() and any(root.iterdir()) and not any(found for name in ours for found in root.glob(name)):
+        raise InputError(f"{root}: holds something else than runs; name another folder for them")
 
 
 def _check_kept(cells: Sequence[Cell], path: Path) -> None:

@@ -19,7 +19,7 @@ import polars as pl
 
 from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
-from llm4msr.errors import InputError
+from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.benchmark import Say, run_matrix
 from llm4msr.experiments.case_study import case_study
 from llm4msr.experiments.cells import cells_of
@@ -72,7 +72,7 @@ class Paper:
         say: is told of each cell that ends.
         progress: is told of each batch that the LLM answered.
 
-    Raises `InputError` for a part, an enhancer or a backbone that the matrix does not have.
+    Raises `InputError` for an enhancer or a backbone that the matrix does not have, and for an unknown user.
     """
 
     def __init__(
@@ -93,6 +93,11 @@ class Paper:
         self._backbone = config.backbone or ("star" if "star" in names else names[0])
         if self._backbone not in names:
             raise InputError(f"the matrix has no backbone {self._backbone!r}; it has {', '.join(names)}")
+        if config.user is not None:
+            (choice,) = self._of_backbone(first=True).data.values()
+            users = PreparedData.open(choice.folder, check=False).users["user"]
+            if config.user not in users:
+                raise InputError(f"{choice.folder}: there is no user {config.user!r}; {nearest(config.user, users)}")
 
     def matrices(self) -> dict[str, MatrixConfig]:
         """The matrix of each part that trains models, as far as can be told before the LLM is asked."""
