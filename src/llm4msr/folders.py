@@ -115,7 +115,7 @@ def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected {kind}")
     if not path.is_file():
-        raise InputError(f"{folder}: has no {MANIFEST}, so it is no {kind}")
+        raise InputError(f"{folder}: has no {MANIFEST}, so it is not {kind}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, found_version = manifest["kind"], manifest["version"]
