@@ -253,6 +253,10 @@ def test_an_unknown_user_is_answered_with_the_nearest(
         (["train", "--out", "x", "--data", "d", "--set", "epochs=2"], "did you mean 'train.epochs'?"),
         (["train", "--out", "x", "--data", "d", "--set", "knowledge.vectors=llm"], "expected a list, as in"),
         (["prepare", "--out", "x", "--source", "movielens", "--items", "i.csv"], "--items: is for data of your own"),
+        (
+            ["prepare", "--out", "x", "--source", "movielens", "--events", "e.parquet"],
+            "--events: is for data of your own",
+        ),
         (["prepare", "--out", "x", "--set", "folder=y"], "--set folder=y: is a setting of a --source"),
         (["events", "nowhere", "--out", "x", "--state", "s"], "--state s: no such folder"),
         (["paper", "m.toml", "--out", "x", "--only", "figure-33"], "no part 'figure-33'; did you mean 'figure-3'"),

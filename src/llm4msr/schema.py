@@ -243,7 +243,7 @@ def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(findings)
 
 
-_EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]', "dict_type": "a table of keys with values"}
+_EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]'} | dict.fromkeys(("dict_type", "model_type"), "a table of keys")
 """What Pydantic calls by the names of Python's types."""
 
 

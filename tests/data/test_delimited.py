@@ -85,6 +85,11 @@ def test_a_quote_that_is_closed_rows_later_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "\n".join(lines) + "\n")
 
 
+def test_a_text_with_a_very_long_line_is_a_text(tmp_path: Path) -> None:
+    prose = "\n".join(["a", *["x" * 200_000] * 5, "b"])
+    assert rows(read(tmp_path, f'user,review\nu1,"{prose}"\n')) == [("u1", prose)]
+
+
 def test_texts_may_have_lines_and_separators_of_their_own(tmp_path: Path) -> None:
     prose = "good\nred, small and cheap\nbought, used, liked\nwould, I think, buy again\nend"
     text = f'user,item,review\nu1,i1,"{prose}"\nu2,i2,fine\n'

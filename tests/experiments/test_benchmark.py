@@ -179,7 +179,7 @@ def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('preset = "paper-amazon"\ntrain = 3\n[data.a]\nfolder = "d"', "train: Input should be"),
+        ('preset = "paper-amazon"\ntrain = 3\n[data.a]\nfolder = "d"', "train: expected a table of keys"),
         ('preset = "paper-amazon"\n[data.a]\nfolder = "d"\n[backbones]\nstar = 3', "star: expected a table of keys"),
         ('backbones = [["star"]]\n[data.a]\nfolder = "d"', "backbones: expected a table of keys"),
         ('[data.a]\nfoldr = "d"', "unknown key 'data.a.foldr'; did you mean 'folder'?"),

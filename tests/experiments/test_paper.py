@@ -14,8 +14,9 @@ import pytest
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments import runs
+from llm4msr.experiments.case_study import telling_user
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.paper import PARTS, Paper, PaperConfig, telling_user
+from llm4msr.experiments.paper import PARTS, Paper, PaperConfig
 from llm4msr.experiments.statistics import settings, statistics
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
@@ -98,7 +99,7 @@ def test_figure_3_is_the_improvement_over_the_backbone_of_the_same_seed(
     (sheet,) = section.sheets
     assert list(sheet.header) == [
         *("scenario", "user-bottom", "user-parallel", "domain-bottom", "domain-parallel", "full"),
-        "full, random vectors",
+        "full, random control",
     ]
     rows = pl.read_parquet(tmp_path / "figure-3.parquet")
     aucs = {

@@ -18,14 +18,20 @@ from llm4msr.cli.base import (
     say,
     whole_numbers,
 )
-from llm4msr.cli.studies import ConfigArgument, DryRunOption, EnhancerOption, JobsOption, OutOption
+from llm4msr.cli.matrices import (
+    ConfigArgument,
+    DryRunOption,
+    EnhancerOption,
+    JobsOption,
+    OutOption,
+    cost,
+    print_study,
+    resumable,
+)
 from llm4msr.errors import InputError, nearest
-from llm4msr.report.terminal import Bars, print_explanation, print_text
+from llm4msr.report.terminal import Bars
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from llm4msr.experiments.paper import Paper
     from llm4msr.experiments.sections import Section
 
 
@@ -77,36 +83,15 @@ def paper(
             say=say,
             progress=bars.reasoning,
         )
-        _tell_of_costs(made, out, jobs, dry_run=dry_run)
+        for part, matrix in made.matrices().items():
+            say(f"{part}: {cost(matrix, out, jobs, asked=part != 'figure-4a', timed=dry_run)}")
         if dry_run:
+            say("a run that two parts have is counted for both")
             return
-        try:
+        with resumable():
             for section in made.sections():
                 _show(section)
-        except KeyboardInterrupt:
-            say("stopped; give the same command again to go on from here")
-            raise
     say(f"paper.md, paper.tex and the images lie in {out}")
-
-
-def _tell_of_costs(made: Paper, out: Path, jobs: int, *, dry_run: bool) -> None:
-    from llm4msr.experiments.benchmark import plan
-    from llm4msr.experiments.cells import cells_of
-    from llm4msr.experiments.estimate import seconds_of
-
-    for part, matrix in made.matrices().items():
-        planned = plan(matrix, out)
-        told = f"{part}: {planned.cells} cells, {planned.runs} runs"
-        if part == "figure-4a":  # whose knowledge is not made yet, so that no run can be recognised
-            say(f"{told}, after the LLM was asked for each T")
-            continue
-        told += f", {planned.done} of them finished before"
-        if dry_run:
-            left = seconds_of(cells_of(matrix), matrix, jobs) * (1 - planned.done / planned.runs)
-            told += f", at most about {left / 60:.0f} min of training for the others"
-        say(told)
-    if dry_run:
-        say("parts share runs, and early stopping shortens them")
 
 
 def _show(section: Section) -> None:
@@ -114,8 +99,7 @@ def _show(section: Section) -> None:
     if section.remark:
         say(section.remark)
     if section.study is not None:
-        for title, text in section.study.scenarios.items():
-            print_text(console, title, text)
-        print_explanation(console, section.study.explanation)
+        print_study(section.study)  # its table, too
+        return
     for sheet in section.sheets:
         print_sheet(sheet)

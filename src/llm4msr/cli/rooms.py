@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,10 +25,12 @@ from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llm4msr.data.prepared import PreparedData
 
-_LONG_AGO = 1990
-"""Logs that begin before this year are told of."""
+_LONG_AGO = "1990-01-01"
+"""Logs that begin before this day are told of."""
 
 
 @app.command()
@@ -78,6 +79,7 @@ def prepare(
         raw = {"ratio": negatives, "popularity": popularity, "window": window, "seed": seed}
         sampling = validated(Negatives, raw)
     own = {"--schema": schema, "--interactions": interactions, "--users": users, "--items": items}
+    own |= {"--positives": positives, "--events": events}
     if source is not None and (given := [name for name, value in own.items() if value is not None]):
         raise InputError(f"{given[0]}: is for data of your own, and --source {source} reads its own files")
     if source is None and settings:
@@ -117,18 +119,29 @@ def prepare(
 
 
 def _tell_of_times(data: PreparedData) -> None:
-    """When the parts begin: a wrong unit of time shows here."""
-    days = [datetime.fromtimestamp(int(t) / 1e6, tz=UTC) for t in (data.time[0], data.time[-1])]
-    first, last = (f"{day:%Y-%m-%d}" for day in days)
-    parts = []
-    for part, time in (("validation", data.split.valid_time), ("test", data.split.test_time)):
-        begins, ends = data.split.range("valid" if part == "validation" else "test")
-        parts.append(f"{part} from {datetime.fromtimestamp(time / 1e6, tz=UTC):%Y-%m-%d}" if ends > begins else "")
-        if ends == begins:
-            say(f"warning: no row is in the {part} part, and training needs some; see --split")
-    say(f"from {first} to {last}{''.join(f', {text}' for text in parts if text)}")
-    if days[0].year < _LONG_AGO or days[-1] > datetime.now(tz=UTC) + timedelta(days=1):
+    """When the log and its parts begin: a wrong unit of time shows here."""
+    import numpy as np
+
+    split = data.split
+    first, last, valid, test = (
+        np.datetime64(int(time), "us") for time in (data.time[0], data.time[-1], split.valid_time, split.test_time)
+    )
+    told = f"from {_day(first)} to {_day(last)}"
+    for name, begins, rows in (
+        ("validation", valid, split.test - split.valid),
+        ("test", test, split.rows - split.test),
+    ):
+        if rows:
+            told += f", {name} from {_day(begins)}"
+        else:
+            say(f"warning: no row is in the {name} part, and training needs some; see --split")
+    say(told)
+    if first < np.datetime64(_LONG_AGO) or last > np.datetime64("now") + np.timedelta64(1, "D"):
         say("warning: is the schema's time_unit right?")
+
+
+def _day(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[D]"))
 
 
 @app.command()

@@ -24,22 +24,24 @@ from llm4msr.cli.base import (
     validated,
     whole_numbers,
 )
+from llm4msr.cli.matrices import (
+    ConfigArgument,
+    DryRunOption,
+    EnhancerOption,
+    JobsOption,
+    OutOption,
+    cost,
+    print_study,
+    resumable,
+)
 from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars, print_explanation, print_text
+from llm4msr.report.terminal import Bars, print_explanation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm4msr.experiments.config import MatrixConfig
     from llm4msr.report.sheets import Sheet
-
-ConfigArgument = Annotated[Path, typer.Argument(help="The matrix (TOML); see docs/experiments.md.")]
-OutOption = Annotated[Path, typer.Option(help="The folder of its runs, results and tables.")]
-JobsOption = Annotated[int, typer.Option(min=1, help="Cells run at once, each with its share of the cores.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many runs there are, and how long.")]
-EnhancerOption = Annotated[
-    str | None, typer.Option("--enhancer", help="The label of the llm4msr enhancer. [default: the first]")
-]
 
 
 @app.command()
@@ -120,7 +122,7 @@ def sweep(
         with Bars(console) as bars:
             llm = None if dry_run else make_engine(model, dtype, engine, command)
             matrix = variants.sweep_history(matrix, enhancer, numbers, out, llm, bars.reasoning)
-    _run(matrix, out, jobs, dry_run=dry_run)
+    _run(matrix, out, jobs, dry_run=dry_run, asked=over == "layers" or not dry_run)
 
 
 @app.command()
@@ -150,10 +152,7 @@ def case_study(
     from llm4msr.experiments.case_study import case_study as study
 
     found = study(run, user, lambda: make_engine(model, dtype, engine, command))
-    for title, text in found.scenarios.items():
-        print_text(console, title, text)
-    print_explanation(console, found.explanation)
-    print_sheet(found.scores)
+    print_study(found)
 
 
 @app.command()
@@ -187,23 +186,15 @@ def audit(
         raise InputError(f"{data}: the audit failed: {'; '.join(failed)}")
 
 
-def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool) -> None:
-    from llm4msr.experiments.benchmark import plan, run_matrix
-    from llm4msr.experiments.cells import cells_of
-    from llm4msr.experiments.estimate import seconds_of
+def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bool = True) -> None:
+    from llm4msr.experiments.benchmark import run_matrix
     from llm4msr.experiments.tables import sheets
 
-    planned = plan(matrix, out)
-    say(f"{planned.cells} cells, {planned.runs} runs, {planned.done} of them finished before")
+    say(cost(matrix, out, jobs, asked=asked, timed=dry_run))
     if dry_run:
-        minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - planned.done / planned.runs) / 60
-        say(f"at most about {minutes:.0f} min of training for the others; early stopping shortens it")
         return
-    try:
+    with resumable():
         results = run_matrix(matrix, out, jobs=jobs, say=say)
-    except KeyboardInterrupt:
-        say("stopped; give the same command again to go on from here")
-        raise
     _show(sheets(results, matrix, out), out)
     failed = results.filter(results["status"] == "failed").height
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from llm4msr.errors import InputError
-from llm4msr.experiments.cells import Cell, cells_of
+from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.runs import Run, execute, known
 from llm4msr.experiments.search import Settings, best_of, propose
@@ -50,9 +50,8 @@ def run_matrix(
     """
     cells = cells_of(config)
     path = root / results
-    _check_ours(root)
     _check_kept(cells, path)
-    root.mkdir(parents=True, exist_ok=True)
+    claim(root)
     found: dict[int, list[Run]] = {}
     for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs), start=1):
         found[place] = runs
@@ -62,13 +61,13 @@ def run_matrix(
     return pl.read_parquet(path)
 
 
-def _check_ours(root: Path) -> None:
-    """Raise `InputError` where the folder holds something else than studies."""
+def claim(root: Path) -> None:
+    """Make a folder one of studies. Raises `InputError` where it is a file, or holds something else."""
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; name a folder for the runs")
-    ours = ("runs", "*.parquet", "paper.md", "knowledge-T*")
-    if root.is_dir() and any(root.iterdir()) and not any(found for name in ours for found in root.glob(name)):
+    if root.is_dir() and any(root.iterdir()) and not (root / RUNS).is_dir():
         raise InputError(f"{root}: holds something else than runs; name another folder for them")
+    (root / RUNS).mkdir(parents=True, exist_ok=True)
 
 
 def _check_kept(cells: Sequence[Cell], path: Path) -> None:

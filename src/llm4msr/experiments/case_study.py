@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.errors import InputError, nearest
+from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
-from llm4msr.report.explain import Explanation, explain_user, scenario_texts
+from llm4msr.report.explain import Explanation, code_of_user, explain_user, scenario_texts
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import run_config
@@ -48,9 +49,7 @@ def case_study(
     data, source, model = open_trained(run, config)
     if not source.widths.users or config.knowledge_folder is None:
         raise InputError(f"{run}: its enhancer {config.model.enhancer.name!r} reads no knowledge of users")
-    found = data.users["user"].index_of(user)
-    if found is None:
-        raise InputError(f"{data.path}: there is no user {user!r}; {nearest(user, data.users['user'])}")
+    found = code_of_user(data, user)
     first, last = data.split.range("test")
     rows = np.flatnonzero(np.asarray(data.user[first:last]) == found) + first
     if not len(rows):
@@ -63,6 +62,18 @@ def case_study(
     sheet = _sheet(user, data, batch, own, everybody, most)
     texts = {data.schema.scenarios[d].title: text for d, text in scenario_texts(folder).items()}
     return CaseStudy(texts, explain_user(data, folder, user, engine), sheet)
+
+
+def telling_user(data: PreparedData) -> str:
+    """The id of the user of the test part who has positives in the most scenarios before it, and then the most."""
+    first, last = data.split.range("test")
+    tested = pl.DataFrame({"user": np.unique(np.asarray(data.user[first:last]))})
+    before = data.positives.filter(pl.col("time") < data.split.test_time)
+    counted = before.group_by("user").agg(pl.col("scenario").n_unique(), pl.len()).join(tested, on="user")
+    if counted.is_empty():
+        return str(data.users["user"][int(tested["user"][0])])
+    best = counted.sort("scenario", "len", "user", descending=[True, True, False])["user"][0]
+    return str(data.users["user"][int(best)])
 
 
 def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:

@@ -15,6 +15,8 @@ from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
 from llm4msr.training.config import RunConfig
 
+RUNS = "runs"
+"""The folder of all runs, below a study's own."""
 _LEVEL = {"scenario": "scenario", "prompted": "user", "own": "item", "others": "item", "item": "item"}
 """The level that each kind of knowledge is made from."""
 
@@ -39,7 +41,7 @@ class Cell:
     def folder(self) -> Path:
         """Where its runs lie, below the matrix's own folder."""
         parts = (self.data, self.backbone, self.enhancer + ("" if self.control == "none" else f" {self.control}"))
-        return Path("runs", *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
+        return Path(RUNS, *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
 
     def config(self, learning_rate: float, embedding_decay: float, seed: int) -> RunConfig:
         """The run of one seed with the searched settings."""

@@ -10,7 +10,7 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.tables import BASE
+from llm4msr.experiments.tables import BASE, finished_seeds, label_of
 from llm4msr.report.figures import Panel
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED
@@ -36,8 +36,7 @@ def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
                     for row in rows
                     if (row["enhancer"], row["control"]) == (enhancer, control) and row["number"] in bases
                 ]
-                label = enhancer if control == "none" else f"{enhancer}, {control} vectors"
-                series[label] = [
+                series[label_of(enhancer, control)] = [
                     _summary([_above(row[metric], bases[row["number"]][metric]) for row in seeds])
                     for metric in metrics.values()
                 ]
@@ -84,9 +83,7 @@ def _metrics(data: PreparedData) -> dict[str, str]:
 
 
 def _finished(results: pl.DataFrame, data: str, backbone: str) -> list[dict[str, object]]:
-    chosen = (pl.col("data") == data) & (pl.col("backbone") == backbone)
-    done = (pl.col("kind") == "seed") & (pl.col("status") == "done")
-    return results.filter(chosen & done).to_dicts()
+    return finished_seeds(results).filter(pl.col("data") == data, pl.col("backbone") == backbone).to_dicts()
 
 
 def _columns(config: MatrixConfig) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Every table and figure of the paper from one matrix; what studies have in common is run once.
 
-Tables 2 and Figures 3 to 5 train models, all below one folder: a run that two of them need is theirs together, and a
+Table 2 and Figures 3 to 5 train models, all below one folder: a run that two of them need is theirs together, and a
 finished one is never run again. Figures 3 to 5 and Table 3 are of one backbone, as in the paper; Table 3, Figure 4 and
 Figure 5 of the first data set.
 """
@@ -10,29 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
-from llm4msr.errors import InputError, nearest
-from llm4msr.experiments.benchmark import Say, run_matrix
-from llm4msr.experiments.case_study import case_study
+from llm4msr.errors import InputError
+from llm4msr.experiments.benchmark import Say, claim, run_matrix
+from llm4msr.experiments.case_study import case_study, telling_user
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.efficiency import efficiency
 from llm4msr.experiments.panels import as_sheet, improvements, swept
 from llm4msr.experiments.sections import TITLES, Section
 from llm4msr.experiments.statistics import settings, statistics
-from llm4msr.experiments.tables import failures, leaks, sheets
+from llm4msr.experiments.tables import failures, finished_seeds, leaks, sheets
 from llm4msr.experiments.variants import ablation, sweep_history, sweep_layers, varied
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress
+from llm4msr.report.explain import code_of_user
 from llm4msr.report.figures import Panel, draw
 from llm4msr.report.sheets import Sheet
 from llm4msr.training.identity import run_config
@@ -94,10 +95,7 @@ class Paper:
         if self._backbone not in names:
             raise InputError(f"the matrix has no backbone {self._backbone!r}; it has {', '.join(names)}")
         if config.user is not None:
-            (choice,) = self._of_backbone(first=True).data.values()
-            users = PreparedData.open(choice.folder, check=False).users["user"]
-            if config.user not in users:
-                raise InputError(f"{choice.folder}: there is no user {config.user!r}; {nearest(config.user, users)}")
+            code_of_user(self._first_data(), config.user)
 
     def matrices(self) -> dict[str, MatrixConfig]:
         """The matrix of each part that trains models, as far as can be told before the LLM is asked."""
@@ -107,12 +105,13 @@ class Paper:
             "figure-4b": self._layers_matrix(),
             "figure-5": self._user_matrix(),
         }
-        if not self._no_history():
+        with suppress(InputError):  # where T cannot be swept, the section says why
             found["figure-4a"] = self._history_matrix(None)
         return {part: found[part] for part in self._config.parts if part in found}
 
     def sections(self) -> Iterator[Section]:
         """Each part in turn."""
+        claim(self._root)
         for part in self._config.parts:
             self._say(TITLES[part])
             section: Section = {
@@ -129,7 +128,6 @@ class Paper:
             yield section
 
     def _write(self, section: Section) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
         head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"
         for ending, mark, text, first in (
             ("md", f"<!-- of the matrix {self._identity} -->", section.markdown(), [head]),
@@ -144,15 +142,15 @@ class Paper:
     @cached_property
     def _identity(self) -> str:
         """Tells the matrix by its settings and by what its folders hold, wherever they lie."""
-        settings = self._matrix.model_dump(mode="json", exclude={"data": {"__all__"}})
+        written = self._matrix.model_dump(mode="json", exclude={"data": {"__all__"}})
         held = []
         for name, choice in self._matrix.data.items():
             folders = [choice.knowledge, *(enhancer.knowledge for enhancer in self._matrix.enhancers.values())]
             known = [KnowledgeFolder.fingerprint_of(folder) for folder in folders if folder is not None]
             held.append([name, PreparedData.open(choice.folder, check=False).fingerprint, *known])
-        for choice in settings["enhancers"].values():
-            del choice["knowledge"]
-        return hashlib.sha256(json.dumps([settings, held], sort_keys=True).encode()).hexdigest()[:12]
+        for enhancer in written["enhancers"].values():
+            del enhancer["knowledge"]
+        return hashlib.sha256(json.dumps([written, held], sort_keys=True).encode()).hexdigest()[:12]
 
     def _of_backbone(self, *, first: bool = False) -> MatrixConfig:
         """The matrix of the one backbone, and of the first data set alone."""
@@ -160,33 +158,21 @@ class Paper:
         backbones = {self._backbone: self._matrix.backbones[self._backbone]}
         return self._matrix.model_copy(update={"data": data, "backbones": backbones})
 
+    def _first_data(self) -> PreparedData:
+        choice = next(iter(self._matrix.data.values()))
+        return PreparedData.open(choice.folder, check=False)
+
     def _layers_matrix(self) -> MatrixConfig:
         return sweep_layers(self._of_backbone(first=True), self._label, self._config.layers)
 
     def _history_matrix(self, engine: Engine | None) -> MatrixConfig:
         matrix = self._of_backbone(first=True)
-        values = self._config.history or _fractions(self._knowledge().config.history)
-        return sweep_history(matrix, self._label, values, self._root, engine, self._progress)
+        return sweep_history(matrix, self._label, self._config.history, self._root, engine, self._progress)
 
     def _user_matrix(self) -> MatrixConfig:
         matrix = self._of_backbone(first=True)
         enhancers = {self._label: matrix.enhancers[self._label].model_copy(update={"controls": ()})}
         return matrix.model_copy(update={"enhancers": enhancers, "seeds": 1})
-
-    def _knowledge(self) -> KnowledgeFolder:
-        (choice,) = self._of_backbone(first=True).data.values()
-        folder = self._matrix.enhancers[self._label].knowledge or choice.knowledge
-        if folder is None:
-            raise InputError("the data set names no knowledge folder")
-        return KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
-
-    def _no_history(self) -> str:
-        """Why T cannot be swept, or nothing."""
-        try:
-            self._history_matrix(None)
-        except InputError as error:
-            return str(error)
-        return ""
 
     def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
         (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be of other values; its runs are kept
@@ -217,9 +203,8 @@ class Paper:
         return self._drawn("figure-3", panels, tables, results)
 
     def _figure_4a(self) -> Section:
-        if why := self._no_history():
-            return Section("figure-4a", remark=f"Left out: {why}.")
         try:
+            self._history_matrix(None)  # before the LLM is made
             matrix = self._history_matrix(self._engine())
         except InputError as error:
             return Section("figure-4a", remark=f"Left out: {error}.")
@@ -237,12 +222,11 @@ class Paper:
     def _figure_5(self) -> Section:
         matrix = self._user_matrix()
         results = self._run("figure-5", matrix)
-        done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
+        done = finished_seeds(results)
         if done.is_empty():
             failed = results.filter(pl.col("status") == "failed")
             return Section("figure-5", remark=f"Left out: the run of {self._label} failed: {failed['reason'][-1]}")
-        (choice,) = self._of_backbone(first=True).data.values()
-        user = self._config.user or telling_user(PreparedData.open(choice.folder, check=False))
+        user = self._config.user or telling_user(self._first_data())
         try:
             (cell,) = cells_of(matrix)
             run = self._root / done["folder"][0]
@@ -251,19 +235,3 @@ class Paper:
         except InputError as error:
             return Section("figure-5", remark=f"Left out: {error}.")
         return Section("figure-5", [found.scores], study=found)
-
-
-def telling_user(data: PreparedData) -> str:
-    """The id of the user of the test part who has positives in the most scenarios before it, and then the most."""
-    first, last = data.split.range("test")
-    tested = pl.DataFrame({"user": np.unique(np.asarray(data.user[first:last]))})
-    before = data.positives.filter(pl.col("time") < data.split.test_time)
-    counted = before.group_by("user").agg(pl.col("scenario").n_unique(), pl.len()).join(tested, on="user")
-    if counted.is_empty():
-        return str(data.users["user"][int(tested["user"][0])])
-    best = counted.sort("scenario", "len", "user", descending=[True, True, False])["user"][0]
-    return str(data.users["user"][int(best)])
-
-
-def _fractions(most: int) -> tuple[int, ...]:
-    return tuple(sorted({max(1, most // 4), max(1, most // 2), most}))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.experiments.cells import Cell
+from llm4msr.experiments.cells import RUNS, Cell
 from llm4msr.experiments.slices import Mask, test_slices
 from llm4msr.folders import write_json
 from llm4msr.training.config import RunConfig
@@ -61,7 +61,7 @@ def known(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) ->
     folder, identity = run_folder(cell, root, kind, number, config)
     if (run := finished(folder)) is not None:
         return run
-    for path in sorted(root.glob(f"runs/*/*/*/{folder.name}/{ROW}")):
+    for path in sorted(root.glob(f"{RUNS}/*/*/*/{folder.name}/{ROW}")):
         run = finished(path.parent)
         if run is not None and run.row["settings"] == identity:
             return Run(run.row | _labels(cell), run.folder)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.experiments.config import MatrixConfig
+from llm4msr.experiments.config import DataChoice, MatrixConfig
 from llm4msr.experiments.variants import varied
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import BACKBONES, ENHANCERS
@@ -70,21 +72,21 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
         same["learning rate"] += f", searched from {low} to {high} in {search.trials} trials a model"
         low, high = (f"{bound:g}" for bound in search.embedding_decay)
         same["embedding decay"] += f", searched from {low} to {high} with it"
-    lines = [[Cell(name), *(Cell(value) for _ in config.data)] for name, value in same.items()]
-    lines.append([Cell("T of the users' prompts")])
-    lines.append([Cell("protocol of the users' prompts")])
-    lines.append([Cell("the language model")])
-    for choice in config.data.values():
-        folder = ours.knowledge or choice.knowledge
-        if folder is None:
-            for line in lines[-3:]:
-                line.append(Cell(""))
-            continue
-        known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
-        engine = known.manifest["engine"].values()
-        prompted = "user" in known.config.levels
-        protocol = known.config.snapshots.protocol + (f" (leaks: {known.leaks})" if known.leaks else "")
-        lines[-3].append(Cell(str(known.config.history) if prompted else "no prompts"))
-        lines[-2].append(Cell(protocol if prompted else ""))
-        lines[-1].append(Cell(", ".join(str(part)[:12] for part in engine)))  # a model is told by a long checksum
-    return Sheet("Settings", ["setting", *config.data], lines)
+    lines = {name: [value] * len(config.data) for name, value in same.items()}
+    known = [_of_knowledge(choice, ours.knowledge or choice.knowledge) for choice in config.data.values()]
+    for place, name in enumerate(("T of the users' prompts", "protocol of the users' prompts", "the language model")):
+        lines[name] = [values[place] for values in known]
+    cells = [[Cell(name), *map(Cell, values)] for name, values in lines.items()]
+    return Sheet("Settings", ["setting", *config.data], cells)
+
+
+def _of_knowledge(choice: DataChoice, folder: Path | None) -> tuple[str, str, str]:
+    """T, the protocol, and the language model, which is told by a checksum."""
+    if folder is None:
+        return "", "", ""
+    known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
+    model = ", ".join(str(part)[:12] for part in known.manifest["engine"].values())
+    if "user" not in known.config.levels:
+        return "no prompts", "", model
+    protocol = known.config.snapshots.protocol + (f" (leaks: {known.leaks})" if known.leaks else "")
+    return str(known.config.history), protocol, model

@@ -30,13 +30,18 @@ def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Shee
     A note says so where what a model read shows rows what they must not know.
     """
     found = []
-    done = results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
+    done = finished_seeds(results)
     for name, choice in config.data.items():
         part = done.filter(pl.col("data") == name)
         if part.height:
             data = PreparedData.open(choice.folder, check=False)
             found += [_scenarios(name, part, data), _differences(name, part, data, root), _slices(name, part)]
     return [sheet for sheet in [*found, *failures(results)] if sheet is not None]
+
+
+def finished_seeds(results: pl.DataFrame) -> pl.DataFrame:
+    """The runs that tables are made of."""
+    return results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
 
 
 def failures(results: pl.DataFrame) -> list[Sheet]:
@@ -57,7 +62,8 @@ def _noted(*notes: str) -> str:
     return " ".join(f"{note.rstrip('.')}." for note in notes if note)
 
 
-def _label(enhancer: str, control: str) -> str:
+def label_of(enhancer: str, control: str) -> str:
+    """What tables and figures call a model."""
     return enhancer if control == "none" else f"{enhancer}, {control} control"
 
 
@@ -66,7 +72,7 @@ def _groups(part: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
     groups: dict[str, dict[str, pl.DataFrame]] = {}
     keys = ["backbone", "enhancer", "control"]
     for (backbone, enhancer, control), rows in part.group_by(keys, maintain_order=True):
-        groups.setdefault(str(backbone), {})[_label(str(enhancer), str(control))] = rows.sort("number")
+        groups.setdefault(str(backbone), {})[label_of(str(enhancer), str(control))] = rows.sort("number")
     return groups
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
+from llm4msr.experiments.benchmark import claim
 from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
@@ -84,7 +85,8 @@ def sweep_history(
 
     The matrix must have one data set, with knowledge whose other settings are kept and whose answers are used again.
     The knowledge of each value lies in a folder of its own below `root`. Without an `engine` nothing is reasoned, and
-    the matrix's knowledge stands for each value's: enough to see what would be run. Raises `InputError` where the
+    the matrix's knowledge stands for each value's: enough to see what would be run. No values stand for a quarter, a
+    half and all of the T that the matrix's knowledge has. Raises `InputError` where the
     enhancer reads no prompted knowledge, for a value that T cannot have, and for another LLM than the matrix's.
     """
     _, ours = varied(config, label)
@@ -98,12 +100,12 @@ def sweep_history(
         raise InputError("the data set names no knowledge folder, whose settings the sweep starts from")
     data = PreparedData.open(choice.folder)
     known = KnowledgeFolder.open(folder, data)
+    most = known.config.history
+    values = values or sorted({max(1, most // 4), max(1, most // 2), most})
     configs = {value: _with_history(known.config, value) for value in values}  # all, before anything is asked
-    if engine is not None and engine.identity != known.manifest["engine"]:
-        raise InputError(
-            f"{folder}: was made with the language model {known.manifest['engine']}, and the one given is "
-            f"{engine.identity}; name the same model and number format"
-        )
+    if engine is not None:
+        known.require(engine)
+        claim(root)
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         place = folder

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.history import LEAKS
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Level
@@ -66,6 +67,14 @@ class KnowledgeFolder:
     def leaks(self) -> str:
         """What the protocol of the users' prompts shows to rows that must not know it; empty where it is nothing."""
         return LEAKS.get(self.config.snapshots.protocol, "")
+
+    def require(self, engine: Engine) -> None:
+        """Raise `InputError` unless the LLM is the one that the knowledge was made with."""
+        if engine.identity != self.manifest["engine"]:
+            raise InputError(
+                f"{self.path}: was made with the language model {self.manifest['engine']}, and the one given is "
+                f"{engine.identity}; name the same model and number format"
+            )
 
     def subjects(self, level: Level) -> pl.DataFrame:
         """Whom and when a level is about: subject, time and key; raises `InputError` where the level is absent."""

@@ -24,6 +24,8 @@ _HOW = {
     "mean_prompt": "the mean hidden state of the prompt's tokens; the model needs no text",
 }
 
+_FEW = 20_000
+"""Users among whom the nearest ids are looked for."""
 FOR_PEOPLE = Generation(pooling="last_generated", max_new_tokens=160)
 """How a text is written on request, where the vectors needed none."""
 
@@ -58,16 +60,22 @@ class Explanation:
     counts: dict[str, int]
 
 
+def code_of_user(data: PreparedData, user: str) -> int:
+    """The code of a user's id; raises `InputError`, with the nearest ids where users are few, for an unknown one."""
+    ids = data.users["user"]
+    found = ids.index_of(user)
+    if found is None:
+        close = nearest(user, ids) if len(ids) <= _FEW else f"there are {len(ids)} users"
+        raise InputError(f"{data.path}: there is no user {user!r}; {close}")
+    return found
+
+
 def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: Callable[[], Engine]) -> Explanation:
     """Explain one user. The `engine` is made only where a text has to be written; it is then kept in the store.
 
     Raises `InputError` for a user that the data does not have, and for an engine that the knowledge was not made with.
     """
-    ids = data.users["user"]
-    found = (ids == user).arg_max() if (ids == user).any() else None
-    if found is None:
-        close = nearest(user, ids.to_list()) if len(ids) <= 20_000 else f"there are {len(ids)} users"
-        raise InputError(f"{data.path}: there is no user {user!r}; {close}")
+    found = code_of_user(data, user)
     config = folder.config
     events = data.positives.filter(pl.col("user") == found)
     names = [s.title for s in data.schema.scenarios]
@@ -85,7 +93,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
         if answer is None:
             raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
         writer = folder.writer(data)
-        prompt = writer.user(int(found), latest["time"])
+        prompt = writer.user(found, latest["time"])
         shown = events.filter(pl.col("time") < latest["time"])
         history = _history(data, shown, names, writer.title, config.history)
         on_request = not config.user.generates
@@ -94,11 +102,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
             kept = store.read(key)
             if kept is None:
                 llm = engine()
-                if llm.identity != folder.manifest["engine"]:
-                    raise InputError(
-                        f"{folder.path}: was made with the language model {folder.manifest['engine']}, and the one "
-                        f"given is {llm.identity}; name the same model and number format"
-                    )
+                folder.require(llm)
                 (written,) = [answer for batch in llm.run([prompt], FOR_PEOPLE) for _, answer in batch]
                 if isinstance(written, Refusal):
                     raise InputError(f"no text can be written for user {user!r}: {written.reason}")

@@ -125,7 +125,10 @@ class _Rows:
         inside = text.split("\n")[1:-1]
         if len(inside) < self._least:
             return False
-        return all(len(row) == self._values for row in lines_of.reader(inside, delimiter=self._separator))
+        try:
+            return all(len(row) == self._values for row in lines_of.reader(inside, delimiter=self._separator))
+        except lines_of.Error:  # a line longer than it reads is none of a table
+            return False
 
 
 def _of_many_lines(columns: Sequence[pa.Array]) -> Iterator[tuple[int, str]]:

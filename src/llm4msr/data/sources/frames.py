@@ -50,8 +50,9 @@ def _read_file(path: Path) -> Table:
         raise InputError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one of them")
     if kinds == {"parquet"}:
         return Table(str(path), _scan(chosen))
-    if kinds == {"csv"} or kinds == {"tsv"}:
-        return read_delimited(chosen, "," if kinds == {"csv"} else "\t", name=str(path))
+    for kind, separator in (("csv", ","), ("tsv", "\t")):
+        if kinds == {kind}:
+            return read_delimited(chosen, separator, name=str(path))
     if path.is_dir():
         raise InputError(f"{path}: holds no file of data (.parquet, .csv or .tsv)")
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
@@ -60,9 +61,10 @@ def _read_file(path: Path) -> Table:
 def _scan(paths: list[Path]) -> pl.LazyFrame:
     """Parquet files as one table; a column that only some of them have is missing in the others."""
     try:
-        if len({tuple(pl.read_parquet_schema(path)) for path in paths}) == 1:
-            return pl.scan_parquet(paths, glob=False)
-    except (pl.exceptions.PolarsError, OSError):  # whoever reads the table says what is wrong with it
+        alike = len({tuple(pl.read_parquet_schema(path)) for path in paths}) == 1
+    except (pl.exceptions.PolarsError, OSError):
+        alike = True  # whoever reads the table says what is wrong with the file
+    if alike:
         return pl.scan_parquet(paths, glob=False)
     return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal_relaxed")
 

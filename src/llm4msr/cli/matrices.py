@@ -1,0 +1,63 @@
+"""What the commands of matrices share: their options, what a matrix will cost, and how a case study is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm4msr.cli.base import console, print_sheet, say
+from llm4msr.report.terminal import print_explanation, print_text
+
+if TYPE_CHECKING:
+    from llm4msr.experiments.case_study import CaseStudy
+    from llm4msr.experiments.config import MatrixConfig
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The matrix (TOML); see docs/experiments.md.")]
+OutOption = Annotated[Path, typer.Option(help="The folder of its runs, results and tables.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Cells run at once, each with its share of the cores.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many runs there are, and how long.")]
+EnhancerOption = Annotated[
+    str | None, typer.Option("--enhancer", help="The label of the llm4msr enhancer. [default: the first]")
+]
+
+
+def cost(matrix: MatrixConfig, out: Path, jobs: int, *, asked: bool, timed: bool) -> str:
+    """How many runs a matrix has and, where `timed`, about how long those that are left take.
+
+    Without knowledge that the LLM was `asked` for already no run can be recognised as finished. Raises `InputError` for
+    a cell that cannot be run.
+    """
+    from llm4msr.experiments.benchmark import plan
+    from llm4msr.experiments.cells import cells_of
+    from llm4msr.experiments.estimate import seconds_of
+
+    planned = plan(matrix, out)
+    done = planned.done if asked else 0
+    told = f"{planned.cells} cells, {planned.runs} runs, "
+    told += f"{done} of them finished before" if asked else "after the LLM was asked"
+    if timed:
+        minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - done / planned.runs) / 60
+        told += f"; at most about {minutes:.0f} min of training, and early stopping shortens it"
+    return told
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say how to go on where the work inside is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; give the same command again to go on from here")
+        raise
+
+
+def print_study(study: CaseStudy) -> None:
+    """Print a case study."""
+    for title, text in study.scenarios.items():
+        print_text(console, title, text)
+    print_explanation(console, study.explanation)
+    print_sheet(study.scores)
