@@ -105,6 +105,16 @@ def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConf
     assert [cell.text for cell in differences.lines[0][2:4]] == ["+0.0000", "+0.0000 to +0.0000"]
 
 
+def test_each_runs_progress_is_told_by_its_name(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 1}}
+    one = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}}, "seeds": 1})
+    told: list[tuple[str, int, int]] = []
+    run_matrix(one, tmp_path, progress=lambda name, p: told.append((name, p.step, p.steps)))
+    cell = "shop: shared_bottom with none"
+    assert list(dict.fromkeys(name for name, *_ in told)) == [f"{cell}, trial 0", f"{cell}, seed 0"]
+    assert all(step == steps for _, step, steps in (told[-1], told[0]))
+
+
 def test_a_matrix_that_was_stopped_gives_the_same_table(matrix: MatrixConfig, tmp_path: Path) -> None:
     def stop(message: str) -> None:
         if message.startswith("3 of 8"):
@@ -122,10 +132,10 @@ def test_a_failure_is_recorded_and_the_others_go_on(
 ) -> None:
     true = train_run
 
-    def planted(config: Any, folder: Path) -> Any:
+    def planted(config: Any, folder: Path, progress: Any) -> Any:
         if config.model.backbone.name == "mmoe" and config.model.enhancer.name == "epnet":
             raise InputError("the loss is not a number")
-        return true(config, folder)
+        return true(config, folder, progress)
 
     monkeypatch.setattr(runs, "train_run", planted)
     found = run_matrix(matrix, tmp_path)

@@ -54,9 +54,9 @@ def test_every_part_is_made_and_no_run_twice(
 ) -> None:
     trained: list[str] = []
 
-    def counted(config: Any, folder: Path) -> Any:
+    def counted(config: Any, folder: Path, progress: Any) -> Any:
         trained.append(folder.parent.name)
-        return train_run(config, folder)
+        return train_run(config, folder, progress)
 
     monkeypatch.setattr(runs, "train_run", counted)
     sections = {section.part: section for section in paper(matrix, tmp_path, tiny_engine).sections()}
@@ -130,10 +130,10 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(
 def test_runs_that_failed_leave_gaps_and_are_listed(
     matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planted(config: Any, folder: Path) -> Any:
+    def planted(config: Any, folder: Path, progress: Any) -> Any:
         if folder.parent.name in ("user-bottom", "ours"):
             raise InputError("odd")
-        return train_run(config, folder)
+        return train_run(config, folder, progress)
 
     monkeypatch.setattr(runs, "train_run", planted)
     user, figure = paper(matrix, tmp_path, tiny_engine, parts=("figure-5", "figure-3")).sections()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm4msr.cli.base import console, print_sheet, say
+from llm4msr.cli.base import console, print_sheet
 from llm4msr.report.terminal import print_explanation, print_text
 
 if TYPE_CHECKING:
@@ -43,16 +41,6 @@ def cost(matrix: MatrixConfig, out: Path, jobs: int, *, asked: bool, timed: bool
         minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - done / planned.runs) / 60
         told += f"; at most about {minutes:.0f} min of training, and early stopping shortens it"
     return told
-
-
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Say how to go on where the work inside is stopped."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("stopped; give the same command again to go on from here")
-        raise
 
 
 def print_study(study: CaseStudy) -> None:

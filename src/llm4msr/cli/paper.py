@@ -26,7 +26,6 @@ from llm4msr.cli.matrices import (
     OutOption,
     cost,
     print_study,
-    resumable,
 )
 from llm4msr.errors import InputError, nearest
 from llm4msr.report.terminal import Bars
@@ -81,16 +80,16 @@ def paper(
             engine=lambda: make_engine(model, dtype, engine, command),
             jobs=jobs,
             say=say,
-            progress=bars.reasoning,
+            reasoning=bars.reasoning,
+            training=bars.training,
         )
         for part, matrix in made.matrices().items():
             say(f"{part}: {cost(matrix, out, jobs, asked=part != 'figure-4a', timed=dry_run)}")
         if dry_run:
             say("a run that two parts have is counted for both")
             return
-        with resumable():
-            for section in made.sections():
-                _show(section)
+        for section in made.sections():
+            _show(section)
     say(f"paper.md, paper.tex and the images lie in {out}")
 
 

@@ -32,7 +32,6 @@ from llm4msr.cli.matrices import (
     OutOption,
     cost,
     print_study,
-    resumable,
 )
 from llm4msr.errors import InputError
 from llm4msr.report.terminal import Bars, print_explanation
@@ -193,8 +192,8 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bo
     say(cost(matrix, out, jobs, asked=asked, timed=dry_run))
     if dry_run:
         return
-    with resumable():
-        results = run_matrix(matrix, out, jobs=jobs, say=say)
+    with Bars(console) as bars:
+        results = run_matrix(matrix, out, jobs=jobs, say=say, progress=bars.training)
     _show(sheets(results, matrix, out), out)
     failed = results.filter(results["status"] == "failed").height
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")

@@ -17,8 +17,10 @@ from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.runs import Run, execute, known
 from llm4msr.experiments.search import Settings, best_of, propose
+from llm4msr.training.fit import TrainProgress
 
 Say = Callable[[str], None]
+Training = Callable[[str, TrainProgress], None]
 RESULTS = "results.parquet"
 
 
@@ -39,13 +41,20 @@ def plan(config: MatrixConfig, root: Path) -> Plan:
 
 
 def run_matrix(
-    config: MatrixConfig, root: Path, *, jobs: int = 1, say: Say = lambda message: None, results: str = RESULTS
+    config: MatrixConfig,
+    root: Path,
+    *,
+    jobs: int = 1,
+    say: Say = lambda message: None,
+    progress: Training = lambda name, progress: None,
+    results: str = RESULTS,
 ) -> pl.DataFrame:
     """Run every cell that is not finished, `jobs` at once, and give the results table: one row a run.
 
-    The table is written to the file `results` in `root` whenever a cell ends; several matrices may share a `root`, and
-    what two of them have in common is run once. A run that fails is in the table with its reason, and the others go on;
-    it is tried again the next time. Raises `InputError` before anything runs where a cell is impossible, and where the
+    The table is written to the file `results` in `root` whenever a cell ends; several matrices may share a `root`,
+    and what two of them have in common is run once. `progress` is told of each run's validations, with its name,
+    where cells do not run at once. A run that fails is in the table with its reason, and the others go on; it is
+    tried again the next time. Raises `InputError` before anything runs where a cell is impossible, and where the
     file has results of cells that this matrix does not have, which its tables would leave out.
     """
     cells = cells_of(config)
@@ -53,7 +62,7 @@ def run_matrix(
     _check_kept(cells, path)
     claim(root)
     found: dict[int, list[Run]] = {}
-    for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs), start=1):
+    for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs, progress), start=1):
         found[place] = runs
         rows = [run.row for _, cell_runs in sorted(found.items()) for run in cell_runs]
         _write(rows, path)
@@ -84,7 +93,9 @@ def _check_kept(cells: Sequence[Cell], path: Path) -> None:
         )
 
 
-def run_cell(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
+def run_cell(
+    cell: Cell, config: MatrixConfig, root: Path, progress: Training = lambda name, progress: None
+) -> list[Run]:
     """The trials of a cell, then its seeds with the best trial's settings; no seeds where every trial fails."""
     start: Settings = {
         "learning_rate": cell.base.train.learning_rate,
@@ -94,7 +105,7 @@ def run_cell(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
     history: list[tuple[Settings, float | None]] = []
     for number in range(config.search.trials):
         settings = propose(config.search, start, history, seed=cell.base.train.seed)
-        trial = execute(cell, root, "trial", number, cell.config(**settings, seed=cell.base.train.seed))
+        trial = execute(cell, root, "trial", number, cell.config(**settings, seed=cell.base.train.seed), progress)
         runs.append(trial)
         history.append((settings, None if trial.failed else trial.row["valid_auc"]))
     if runs and all(run.failed for run in runs):
@@ -102,7 +113,7 @@ def run_cell(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
     best = best_of(history, start)
     for number in range(config.seeds):
         seed = cell.base.train.seed + number
-        runs.append(execute(cell, root, "seed", number, cell.config(**best, seed=seed)))
+        runs.append(execute(cell, root, "seed", number, cell.config(**best, seed=seed), progress))
     return runs
 
 
@@ -127,11 +138,13 @@ def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
     return runs
 
 
-def _run_all(cells: Sequence[Cell], config: MatrixConfig, root: Path, jobs: int) -> Iterator[tuple[int, list[Run]]]:
+def _run_all(
+    cells: Sequence[Cell], config: MatrixConfig, root: Path, jobs: int, progress: Training
+) -> Iterator[tuple[int, list[Run]]]:
     """Every cell's runs, as they end."""
     if jobs == 1:
         for place, cell in enumerate(cells):
-            yield place, run_cell(cell, config, root)
+            yield place, run_cell(cell, config, root, progress)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_threads, initargs=(threads,))

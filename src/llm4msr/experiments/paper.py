@@ -20,7 +20,7 @@ import polars as pl
 from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.experiments.benchmark import Say, claim, run_matrix
+from llm4msr.experiments.benchmark import Say, Training, claim, run_matrix
 from llm4msr.experiments.case_study import case_study, telling_user
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig
@@ -71,7 +71,8 @@ class Paper:
         engine: makes the LLM where Figure 4(a) or Figure 5 has to ask it.
         jobs: cells run at once.
         say: is told of each cell that ends.
-        progress: is told of each batch that the LLM answered.
+        reasoning: is told of each batch that the LLM answered.
+        training: is told of each validation of a run, with its name, where cells do not run at once.
 
     Raises `InputError` for an enhancer or a backbone that the matrix does not have, and for an unknown user.
     """
@@ -85,10 +86,12 @@ class Paper:
         engine: Callable[[], Engine],
         jobs: int = 1,
         say: Say = lambda message: None,
-        progress: Callable[[Progress], None] = lambda progress: None,
+        reasoning: Callable[[Progress], None] = lambda progress: None,
+        training: Training = lambda name, progress: None,
     ) -> None:
         self._matrix, self._config, self._root = matrix, config, root
-        self._engine, self._jobs, self._say, self._progress = engine, jobs, say, progress
+        self._engine, self._jobs, self._say = engine, jobs, say
+        self._reasoning, self._training = reasoning, training
         self._label, _ = varied(matrix, config.label)
         names = list(matrix.backbones)
         self._backbone = config.backbone or ("star" if "star" in names else names[0])
@@ -167,7 +170,7 @@ class Paper:
 
     def _history_matrix(self, engine: Engine | None) -> MatrixConfig:
         matrix = self._of_backbone(first=True)
-        return sweep_history(matrix, self._label, self._config.history, self._root, engine, self._progress)
+        return sweep_history(matrix, self._label, self._config.history, self._root, engine, self._reasoning)
 
     def _user_matrix(self) -> MatrixConfig:
         matrix = self._of_backbone(first=True)
@@ -176,7 +179,14 @@ class Paper:
 
     def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
         (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be of other values; its runs are kept
-        return run_matrix(matrix, self._root, jobs=self._jobs, say=self._say, results=f"{part}.parquet")
+        return run_matrix(
+            matrix,
+            self._root,
+            jobs=self._jobs,
+            say=self._say,
+            progress=self._training,
+            results=f"{part}.parquet",
+        )
 
     def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet], results: pl.DataFrame) -> Section:
         draw(panels, self._root / part, "bars" if part == "figure-3" else "lines")

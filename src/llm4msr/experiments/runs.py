@@ -6,9 +6,9 @@ import hashlib
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from llm4msr.experiments.cells import RUNS, Cell
 from llm4msr.experiments.slices import Mask, test_slices
 from llm4msr.folders import write_json
 from llm4msr.training.config import RunConfig
+from llm4msr.training.fit import TrainProgress
 from llm4msr.training.identity import resolved_config
 from llm4msr.training.metrics import score
 from llm4msr.training.run import train_run
@@ -72,7 +73,14 @@ def _labels(cell: Cell) -> dict[str, str]:
     return {"data": cell.data, "backbone": cell.backbone, "enhancer": cell.enhancer, "control": cell.control}
 
 
-def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> Run:
+def execute(
+    cell: Cell,
+    root: Path,
+    kind: Kind,
+    number: int,
+    config: RunConfig,
+    progress: Callable[[str, TrainProgress], None] = lambda name, progress: None,
+) -> Run:
     """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason."""
     if (before := known(cell, root, kind, number, config)) is not None:
         return before
@@ -88,7 +96,7 @@ def execute(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) 
     }
     (folder / ROW).unlink(missing_ok=True)  # what an earlier try left would make the folder look like another's
     try:
-        result = train_run(config, folder)
+        result = train_run(config, folder, partial(progress, f"{cell.name}, {kind} {number}"))
         data = PreparedData.open(config.data, check=False)
         row |= {
             "status": "done",
