@@ -43,8 +43,8 @@ def checksums(paths: Sequence[Path]) -> list[str]:
 def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `target` that takes its name when the block ends well, and goes when it does not.
 
-    An existing `target` is replaced only when its manifest says that it is of the kind `replaces`; otherwise, and
-    always for a folder of the user's own, `InputError` is raised before anything is done.
+    An existing `target` is replaced only when it is empty or its manifest says that it is of the kind `replaces`;
+    otherwise, and always for a folder of the user's own, `InputError` is raised before anything is done.
     """
     target = Path(os.path.abspath(target))
     _check_replaceable(target, replaces)
@@ -54,7 +54,7 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
         yield aside
         aside.chmod(0o755)
         _check_replaceable(target, replaces)
-        if target.exists():
+        if target.exists() and not _is_empty(target):
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             os.rename(target, old / "was")
             os.rename(aside, target)
@@ -67,30 +67,45 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
 
 
 def _check_replaceable(target: Path, kind: str | None) -> None:
-    if not target.exists():
+    if not target.exists() or _is_empty(target):
         return
-    if kind is None:
-        raise InputError(f"{target}: exists already; choose another folder, or replace it with --overwrite")
     try:
         found = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
+    if kind is None:
+        more = ", or replace it with --overwrite" if found else ""
+        raise InputError(f"{target}: exists already; choose another folder{more}")
     if found != kind:
         raise InputError(f"{target}: is not {kind}, so it is left alone; choose another folder")
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace one file in a single step, so that a reader sees the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
+def _is_empty(target: Path) -> bool:
+    return target.is_dir() and not any(target.iterdir())
+
+
+@contextmanager
+def file_aside(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Give a path beside `path` for a file that takes its name, synced, when the block ends well, and goes otherwise.
+
+    A reader sees the old content or the new, never a part. By default the file has the process' number in its name;
+    with a fixed `suffix` what a killed process leaves is overwritten by the next.
+    """
+    aside = path.with_name(f".{path.name}-{suffix or os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield aside
+        with aside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace one file in a single step."""
+    with file_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -35,6 +35,14 @@ def test_features_come_from_the_table_of_the_side_and_others_are_missing() -> No
     assert items.frame.rows() == [("i0", None), ("i1", "red"), ("i7", "blue")]
 
 
+@pytest.mark.parametrize("rows", [{"item": [], "colour": []}, {"item": [None], "colour": ["red"]}])
+def test_a_table_of_the_side_may_know_nobody(rows: dict[str, list[Any]]) -> None:
+    empty = pl.DataFrame(rows, schema={"item": pl.String, "colour": pl.String})
+    items = gather("item", schema(COLOUR), items=empty)
+    assert items.frame.rows() == [("i0", None), ("i1", None)]
+    assert items.without_row == 2
+
+
 @pytest.mark.parametrize(("table", "interactions"), [([0.0, 1.0], [0, 1] * 5), ([0, 1], [0.0, 1.0] * 5)])
 def test_float_and_integer_ids_meet(table: list[Any], interactions: list[Any]) -> None:
     items = pl.DataFrame({"item": table, "colour": ["red", "blue"]})

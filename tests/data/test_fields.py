@@ -69,6 +69,12 @@ def test_a_constant_is_only_centred() -> None:
     assert field.column.tolist() == [0.0, 0.0, 2.0]
 
 
+def test_a_constant_whose_sum_is_rounded_is_only_centred() -> None:
+    field = encode([9.99] * 1000 + [10.99], training=1000, kind="numeric")
+    assert field.record["deviation"] == 1.0
+    np.testing.assert_allclose(field.column, [0.0] * 1000 + [1.0], atol=1e-6)
+
+
 def test_a_number_that_training_never_has_keeps_its_scale() -> None:
     field = encode([None, None, 7.0], training=2, kind="numeric")
     assert (field.record["mean"], field.record["deviation"]) == (0.0, 1.0)

@@ -95,6 +95,14 @@ def test_parquet_files_may_lack_some_columns(tmp_path: Path) -> None:
     assert found.rows() == [(1, "red", None), (2, None, None), (3, None, 0.5)]
 
 
+def test_a_column_of_parquet_files_may_change_its_type(tmp_path: Path) -> None:
+    pl.DataFrame({"click": [1, 0], "size": [24.0, 2.5]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"click": [None, 1.0], "size": ["24", "small"]}).write_parquet(tmp_path / "b.parquet")
+    found = read_table(tmp_path, "items").frame.collect()
+    assert found["click"].to_list() == [1.0, 0.0, None, 1.0]
+    assert found["size"].to_list() == ["24", "2.5", "24", "small"]
+
+
 @pytest.mark.parametrize("other", ["b.parquet", "b.tsv", "b.csv.gz"])
 def test_a_folder_of_several_kinds_is_refused(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.csv").write_text("user\nu\n")

@@ -195,6 +195,13 @@ def test_an_item_field_that_only_the_log_has_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_item_field_that_the_log_lends_as_a_text_is_refused(tmp_path: Path) -> None:
+    lent = choices().with_columns(colour=pl.col("item"))
+    tables = from_frames(schema(FIELDS, item_text={"details": ["colour"]}), lent)
+    with pytest.raises(InputError, match=r"'colour'.*give a table of items"):
+        prepare(tables, tmp_path / "data", negatives=Negatives(ratio=1))
+
+
 def test_the_items_own_id_needs_no_table(tmp_path: Path) -> None:
     tables = from_frames(schema(FIELDS[:2]), choices())
     data = prepare(tables, tmp_path / "data", negatives=Negatives(ratio=1))

@@ -20,8 +20,10 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.states import StateTable
 from llm4msr.schema import Schema
 from tests.conftest import shop_frames
+from tests.knowledge.kiosk import ROWS, kiosk
 from tests.knowledge.stub_engine import StubEngine
 
 CONFIG = KnowledgeConfig(dimensions=6, half_life_days=1.0)
@@ -37,6 +39,27 @@ def test_sound_data_pass_every_check(shop: PreparedData) -> None:
     assert failed(checks) == []
     assert len(checks) == 8
     assert "| yes |" in checks_sheet(checks).markdown()
+
+
+def test_honest_data_of_one_scenario_pass(tmp_path: Path) -> None:
+    rows = [(at, who, what, "h", click, paid) for at, who, what, _, click, paid in ROWS]
+    data = kiosk(tmp_path / "data", rows=rows, scenarios=[{"value": "h"}])
+    checks = audit(data, CONFIG, snapshots=SNAPSHOTS, users=4)
+    assert failed(checks) == []
+    (others,) = [check for check in checks if "(others) equal" in check.name]
+    assert "none with a history" in others.seen
+
+
+def test_states_that_know_nothing_are_found(shop: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_: object) -> dict[str, StateTable]:
+        table = StateTable(np.zeros((1, 3), np.float32), np.zeros(shop.rows, np.int32))
+        return {"own": table, "others": table}
+
+    monkeypatch.setattr("llm4msr.experiments.audit.composed_tables", empty)
+    found = failed(audit(shop, CONFIG, snapshots=SNAPSHOTS, users=10))
+    assert [name for name in found if "brute force" in name] == [
+        f"composed states ({source}) equal brute force over the raw events" for source in ("own", "others")
+    ]
 
 
 def test_a_history_that_includes_its_own_moment_is_found(shop: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:

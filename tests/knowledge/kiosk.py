@@ -62,7 +62,7 @@ def kiosk(
     folder: Path,
     *,
     rows: list[tuple[int, str, str, str, int, int]] = ROWS,
-    items: list[tuple[str, Any, Any, Any]] = ITEMS,
+    items: list[tuple[str, Any, Any, Any]] | pl.DataFrame = ITEMS,
     positives: list[Event] | None = None,
     history_share: float = 0.0,
     **changes: Any,
@@ -74,7 +74,9 @@ def kiosk(
     tables = from_frames(
         Schema.from_dict({**SCHEMA, **changes}, "the kiosk"),
         pl.DataFrame(rows, schema=["at", "who", "what", "place", "click", "paid"], orient="row"),
-        items=pl.DataFrame(items, schema=["what", "title", "kind", "made_by"], orient="row"),
+        items=items
+        if isinstance(items, pl.DataFrame)
+        else pl.DataFrame(items, schema=["what", "title", "kind", "made_by"], orient="row"),
         users=pl.DataFrame(USERS, schema=["who", "home_town"], orient="row"),
         positives=beside,
     )

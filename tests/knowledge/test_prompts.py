@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from llm4msr.data.prepared import PreparedData
@@ -92,6 +93,28 @@ def test_an_items_prompt_has_the_texts_that_it_has(data: PreparedData) -> None:
         'Item: "item tea".',
         'Item: "Sweet bun". Category: "bakery". Made by: "Oven & Co".',
         'Item: "Coffee". Category: "drinks".',
+    ]
+
+
+def test_items_of_which_the_same_is_said_have_one_prompt(tmp_path: Path) -> None:
+    nameless = [("bun", None, "food", None), ("coffee", None, "food", None), ("tea", None, None, None)]
+    own = writer(kiosk(tmp_path / "data", items=nameless))
+    assert own.items([BUN, COFFEE, TEA]) == [
+        'Item without a title. Category: "food".',
+        'Item without a title. Category: "food".',
+        'Item: "item tea".',
+    ]
+    assert 'clicked "item bun" (food)' in str(own.user(ANN, END))
+
+
+def test_numbers_and_fixed_lists_are_texts_too(tmp_path: Path) -> None:
+    kinds = pl.Series([[1.0, 2.5], None, [3.0, 4.0]], dtype=pl.Array(pl.Float64, 2))
+    frame = {"what": ["bun", "coffee", "tea"], "title": [24.0, float("nan"), 2.5], "kind": kinds, "made_by": [1, 2, 3]}
+    own = writer(kiosk(tmp_path / "data", items=pl.DataFrame(frame)))
+    assert own.items([BUN, COFFEE, TEA]) == [
+        'Item: "24". Category: "1.0, 2.5". Made by: "1".',
+        'Item without a title. Made by: "2".',
+        'Item: "2.5". Category: "3.0, 4.0". Made by: "3".',
     ]
 
 

@@ -19,13 +19,15 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import ALWAYS, LEVELS
+from llm4msr.knowledge.readings import reading_path, readings
 from llm4msr.knowledge.reason import Progress, ReasonConfig, Summary, reason
 from llm4msr.knowledge.store import Store, answer_key
 from llm4msr.knowledge.stores import Stores
-from llm4msr.knowledge.upkeep import altered
+from llm4msr.knowledge.upkeep import altered, collect_garbage
 from tests.conftest import FAST
 from tests.knowledge.kiosk import ROWS, SECOND, Event, kiosk
 from tests.knowledge.stub_engine import BATCH, StubEngine, stub_answer
+from tests.knowledge.test_upkeep import Picky
 
 CONFIG = ReasonConfig(history=5, snapshots=Snapshots(slices=2))
 POSITIVES: list[Event] = [(at, who, what, place) for at, who, what, place, click, _ in ROWS if click]
@@ -239,3 +241,37 @@ def test_a_folder_of_something_else_is_left_alone(data: PreparedData, tmp_path: 
         assert sorted(folder.iterdir()) == before
     with pytest.raises(InputError, match="is a file"):
         reason(data, StubEngine(), tmp_path / "notes.txt", CONFIG)
+
+
+def test_levels_that_are_not_named_stay_where_nothing_they_are_made_of_changed(tmp_path: Path) -> None:
+    data = kiosk(tmp_path / "data")
+    items = CONFIG.model_copy(update={"levels": ("item", "scenario"), "history": 7})
+    users = CONFIG.model_copy(update={"levels": ("user",)})
+    reason(data, StubEngine(), tmp_path / "k", items)
+    assert len(reason(data, StubEngine(), tmp_path / "k", users)) == 1
+    reason(data, StubEngine(), tmp_path / "whole", CONFIG)
+    found, whole = (KnowledgeFolder.open(tmp_path / name, data) for name in ("k", "whole"))
+    assert found.config == CONFIG
+    order = ["level", "subject", "time"]
+    assert found.index.sort(order).equals(whole.index.sort(order))
+    assert collect_garbage(tmp_path / "k") == 0
+    again = StubEngine()
+    reason(data, again, tmp_path / "k", CONFIG.model_copy(update={"levels": ("scenario",), "history": 1}))
+    assert again.asked == []
+    assert KnowledgeFolder.open(tmp_path / "k", data).config.history == 5  # the users' own
+    reason(data, StubEngine(), tmp_path / "k", items.model_copy(update={"levels": ("item",), "text_limit": 50}))
+    assert set(KnowledgeFolder.open(tmp_path / "k", data).index["level"]) == {"item"}
+
+
+def test_what_was_set_aside_of_a_level_that_is_not_named_stays_so(shop: PreparedData, tmp_path: Path) -> None:
+    reason(shop, Picky(), tmp_path, FAST.model_copy(update={"levels": ("item",)}))
+    before = (tmp_path / "rejected.parquet").read_bytes()
+    reason(shop, StubEngine(), tmp_path, FAST.model_copy(update={"levels": ("scenario",)}))
+    assert (tmp_path / "rejected.parquet").read_bytes() == before
+
+
+def test_a_reading_may_be_made_first(data: PreparedData, tmp_path: Path) -> None:
+    reason(data, StubEngine(), reading_path(tmp_path, "other"), CONFIG.model_copy(update={"levels": ("item",)}))
+    reason(data, StubEngine(), tmp_path, CONFIG)
+    assert readings(tmp_path) == ["other"]
+    assert KnowledgeFolder.open(tmp_path, data).index.height == 9

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +218,30 @@ def test_a_store_that_another_process_holds_is_named(path: Path, monkeypatch: py
     with Store(path) as store:
         store.write([(C, answer(1, 2))])
         assert len(store) == 3
+
+
+def test_what_a_killed_write_left_is_taken_back_by_whoever_reads(path: Path) -> None:
+    script = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA cache_size = 1')\n"  # so that what is not committed goes to the file
+        "db.execute('BEGIN')\n"
+        "db.execute('UPDATE answers SET text = ?', ('x' * 100_000,))\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").is_file()
+    with Store(path, read_only=True) as store:
+        assert store.altered() == []
+        assert len(store) == 2
+
+
+def test_a_store_that_may_not_be_opened_now_is_not_to_be_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm4msr.knowledge.store._PATIENCE", 0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match=r"cannot be opened now \(database is locked\)"):
+            Store(path, read_only=True)
 
 
 def test_a_full_disk_is_named_and_what_was_stored_stays(path: Path) -> None:

@@ -171,10 +171,25 @@ def test_a_compact_folder_in_eight_bits_says_nearly_the_same(
     monkeypatch.setattr("llm4msr.knowledge.upkeep._FEWEST", 20)
     opened = KnowledgeFolder.open(folder, shop)
     before = {level: opened.level(level)[1].astype(np.float32) for level in ("scenario", "user", "item")}
+    fingerprint = opened.fingerprint
+    compact(folder)
+    assert opened.fingerprint == fingerprint
     compact(folder, int8=True)
+    assert opened.fingerprint != fingerprint  # runs that read other vectors are not taken for runs of these
+    fingerprint = opened.fingerprint
+    reason(shop, StubEngine(), folder, FAST)
+    assert opened.fingerprint == fingerprint
+    KnowledgeFolder.open(folder, shop)
     np.testing.assert_array_equal(opened.level("scenario")[1], before["scenario"])  # too few for a scale
     for level in ("user", "item"):
         after = opened.level(level)[1].astype(np.float32)
         deviation = before[level].std(0)
         assert 0 < (np.abs(after - before[level]) / deviation).max() < 0.05
     assert altered(folder) == {"store.sqlite": 0}
+
+
+def test_a_folder_without_a_store_is_not_made_one(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match="has no store of answers"):
+            compact(path)
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm4msr.errors import InputError
+from llm4msr.models.model import BACKBONES
 from llm4msr.models.own import VARIABLE, load_own_models
 
 DOCS = Path(__file__).parents[2] / "docs" / "train.md"
@@ -35,3 +36,26 @@ def test_a_module_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(VARIABLE, "json, no_such_models")
     with pytest.raises(InputError, match="LLM4MSR_MODELS: the module 'no_such_models' cannot be imported"):
         load_own_models()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def (", "cannot be imported (SyntaxError"),
+        ("1 / 0", "cannot be imported (ZeroDivisionError"),
+        (
+            "from llm4msr.models.registry import BACKBONES, ModelPartConfig\n"
+            "@BACKBONES.register('star', ModelPartConfig)\nclass Star: pass\n",
+            "there is a backbone 'star' already (llm4msr.models.backbones.star.STAR); give own_star.Star another name",
+        ),
+    ],
+)
+def test_a_module_that_fails_is_named_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    (tmp_path / "own_star.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(VARIABLE, "own_star")
+    monkeypatch.delitem(sys.modules, "own_star", raising=False)
+    with pytest.raises(InputError, match="LLM4MSR_MODELS: the module .own_star." + ".*" + re.escape(message)):
+        BACKBONES.get("star")

@@ -134,6 +134,31 @@ def test_harvested_events_and_items_are_prepared_with_the_logs(
     assert data.positives["time"].max() == 2_100_000_000_000
 
 
+@pytest.mark.parametrize(
+    ("values", "expected", "dtype"),
+    [
+        ([3, None, 5], [3, None, 5], pl.Int64),
+        ([3, 2.5], [3.0, 2.5], pl.Float64),
+        ([True, False], [True, False], pl.Boolean),
+        (["a|b", ["a", "c"]], ["a|b", "a|c"], pl.String),
+        ([["a", "c"], ["b"]], [["a", "c"], ["b"]], pl.List(pl.String)),
+        ([["a", 1], ["b"]], ["a|1", "b"], pl.String),
+        ([5, "five", 2.0, True, 1e-7], ["5", "five", "2", "true", "1e-7"], pl.String),
+        ([2**70, 1], [str(2**70), "1"], pl.String),
+        ([None, None], [None, None], pl.String),
+    ],
+)
+def test_new_items_may_say_the_same_in_several_ways(
+    bundle: Bundle, tmp_path: Path, values: list[Any], expected: list[Any], dtype: Any
+) -> None:
+    log = EventLog(tmp_path)
+    log.append([ItemRecord(f"n{place}", {"tags": value}) for place, value in enumerate(values)], 0)
+    _, items = harvest(tmp_path, bundle.schema)
+    assert items["item"].to_list() == [f"n{place}" for place in range(len(values))]
+    assert items["tags"].dtype == dtype
+    assert items["tags"].to_list() == expected
+
+
 def test_what_the_bundle_knows_already_is_not_counted_again(bundle: Bundle, tmp_path: Path, shop: PreparedData) -> None:
     user, item, scenario, time, _ = shop.positives.row(7)
     known = EventRecord(
@@ -189,6 +214,56 @@ def test_what_was_not_synced_is_not_there(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert live.write([_record(item="i2")]) == [True]
     live.close()
+
+
+def test_what_cannot_be_counted_is_not_in_the_log(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(bundle, tmp_path)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(live, "_apply", broken)
+    with pytest.raises(ZeroDivisionError):
+        live.write([_record()])
+    monkeypatch.undo()
+    assert (tmp_path / FILE).read_bytes() == b""
+    assert live.write([_record()]) == [True]
+    live.close()
+
+
+@pytest.mark.parametrize("torn", [b"", b'0badc0de {"type":"event","us'], ids=["whole", "torn"])
+@pytest.mark.parametrize("new", [[], ["i3"], ["i3", "i4", "i5", "i6"]], ids=["empty", "shorter", "longer"])
+def test_a_new_log_in_the_place_of_the_old_is_read_from_its_beginning(
+    bundle: Bundle, tmp_path: Path, new: list[str], torn: bytes
+) -> None:
+    live = Live(bundle, tmp_path)
+    live.write([_record(item="i1"), _record(item="i2"), ItemRecord("n", {"colour": "red"})])
+    live.close()
+    (tmp_path / FILE).rename(tmp_path / "old.log")
+    if new:
+        EventLog(tmp_path).append([_record(item=item) for item in new], 0)
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(torn)
+    live = Live(bundle, tmp_path)
+    assert live.write([_record(item="i1"), _record(item="i9")]) == [True, True]
+    assert {event.item for event in live.history("u1")} == {*new, "i1", "i9"}
+    assert live.new_items(["n"]) == {}
+    assert [record.item for record, _ in EventLog(tmp_path).read(0)] == [*new, "i1", "i9"]
+    alone = Live(bundle, tmp_path / "alone")
+    alone.write([_record(item=item) for item in (*new, "i1", "i9")])
+    code = bundle.lookup.number("user", "u1")
+    np.testing.assert_allclose(live.sums("u1", code).total, alone.sums("u1", code).total, atol=1e-12)
+    for each in (live, alone):
+        each.close()
+
+
+def test_a_log_is_not_written_beyond_its_end(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    with pytest.raises(OSError, match="shorter"):
+        log.append([_record()], 1000)
+    assert log.size() == 0
 
 
 def test_two_processes_of_different_bundles_share_one_log(

@@ -14,6 +14,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.live import Live
+from llm4msr.serving.log import EventRecord
 from llm4msr.serving.scorer import Scorer
 from tests.conftest import shop_frames
 from tests.models.zoo import BACKBONES
@@ -69,6 +70,16 @@ def test_states_by_events_in_place_of_time_are_the_offline_ones(
     online = _replay(tmp_path, run, shop, context)
     offline = 1 / (1 + np.exp(-np.load(run / "test_logits.npy").astype(np.float64)))
     assert np.abs(online - offline).max() < 1e-6
+    bundle = Bundle.open(tmp_path / "bundle")
+    live = Live(bundle, tmp_path / "state of strangers")
+    try:  # events at one time, and one that comes late, of a user whom the bundle does not have
+        times = (2_100_000_000_000, 2_100_000_000_000, 2_000_000_000_000)
+        events = [EventRecord("a stranger", f"i{n}", "feed", time, "clicked") for n, time in enumerate(times, 1)]
+        assert live.write(events[:2]) + live.write(events[2:]) == [True, True, True]
+        feed = live.sums("a stranger", -1).count[bundle.scenario_index["feed"]]
+        assert feed == 3
+    finally:
+        live.close()
 
 
 def _replay(folder: Path, run: Path, data: PreparedData, context: pl.DataFrame) -> np.ndarray:

@@ -55,11 +55,14 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.parametrize("user", [0, -1], ids=["known", "stranger"])
 @pytest.mark.parametrize("half_life_events", [None, 2.0])
 @given(rows=ROWS)
 @settings(max_examples=60, deadline=None)
-def test_sums_of_a_whole_history(half_life_events: float | None, rows: list[tuple[int, int, int, int]]) -> None:
-    rule, events = _rule(half_life_events), _events(rows)
+def test_sums_of_a_whole_history(
+    half_life_events: float | None, user: int, rows: list[tuple[int, int, int, int]]
+) -> None:
+    rule, events = _rule(half_life_events), _events(rows, user)
     _assert_equal_to_composed(sums_of_user(events, VECTORS, rule), events, rule)
 
 

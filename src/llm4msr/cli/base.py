@@ -45,7 +45,7 @@ def main() -> None:
     except InputError as error:
         _fail(str(error), 2)
     except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error), 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -132,10 +132,12 @@ def efficiency(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the models take turns.")] = 5,
 ) -> None:
     """Time training and inference of each model of a matrix side by side (the paper's Table 3)."""
+    from llm4msr.experiments.benchmark import claim
     from llm4msr.experiments.config import read_matrix
     from llm4msr.experiments.efficiency import efficiency as measure
 
-    _show(measure(read_matrix(config), batches=batches, rounds=rounds), out)
+    claim(out)
+    _show(measure(read_matrix(config), batches=batches, rounds=rounds), out, "efficiency")
 
 
 @app.command(name="case-study")
@@ -199,10 +201,9 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bo
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
 
 
-def _show(sheets: Sequence[Sheet], out: Path) -> None:
+def _show(sheets: Sequence[Sheet], out: Path, name: str = "tables") -> None:
     """Print tables and write them as Markdown and LaTeX."""
-    out.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
         print_sheet(sheet)
-    (out / "tables.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
-    (out / "tables.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")
+    (out / f"{name}.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
+    (out / f"{name}.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")

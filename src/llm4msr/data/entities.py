@@ -75,7 +75,7 @@ def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) 
         places = pl.Series(first.of(frame[side]))
         without_row = int((places == -1).sum())
         if own:
-            frame = frame.with_columns(raw.select(own)[places.set(places == -1, None)])
+            frame = frame.with_columns(raw.select(pl.col(own).gather(places.set(places == -1, None))))
     lent = [c for c in texts if c not in own and c != key]
     if lent:
         earliest = _earliest(tables.interactions, side, lent, seen[0])

@@ -148,10 +148,9 @@ def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encod
     array = raw.over_rows(_numbers(spec, raw.values, where))
     known = array[: split.valid]
     known = known[~np.isnan(known)]
-    mean = float(known.mean()) if len(known) else 0.0
-    deviation = float(known.std()) if len(known) else 1.0
-    if not deviation > 0:
-        deviation = 1.0
+    mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+    if len(known) and known.min() == known.max():  # whose computed deviation is not 0 but what rounding leaves
+        mean, deviation = float(known[0]), 1.0
     record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
     return EncodedField(spec, _standardised(array, mean, deviation), None, record)
 

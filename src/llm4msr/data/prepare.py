@@ -77,7 +77,7 @@ def _write(
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
-        _check_items_are_known_alone(schema, items, tables)
+        _check_items_are_known_alone(tables)
         rows = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
         split = split.over(rows["time"].to_numpy())
 
@@ -147,10 +147,12 @@ def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame
     return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
 
 
-def _check_items_are_known_alone(schema: Schema, items: Entities, tables: Tables) -> None:
+def _check_items_are_known_alone(tables: Tables) -> None:
     """A sampled item has no row of its own, so its fields must come from the table of items."""
+    schema = tables.schema
+    known = [schema.columns.item, *([] if tables.items is None else tables.items.columns())]
     for spec in schema.fields:
-        if spec.side == "item" and spec.source != items.key_column and spec.source not in items.frame.columns:
+        if spec.side == "item" and spec.source not in known:
             raise InputError(
                 f"{tables.interactions.name}: the item field {spec.name!r} (column {spec.source!r}) is in the "
                 "interactions only, so a sampled negative would have its positive's value; give a table of items"

@@ -12,7 +12,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.ordering import EVENT_ORDER
+from llm4msr.data.raw import as_text
 from llm4msr.data.split import Split
+from llm4msr.data.tables import EntitySide
 from llm4msr.data.vocabulary import Vocabulary
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
 from llm4msr.schema import FieldSpec, Schema
@@ -113,6 +115,21 @@ class PreparedData:
     def items(self) -> pl.DataFrame:
         """Ids, texts and features; an item's code is the row."""
         return pl.read_parquet(self.path / "items.parquet")
+
+    def texts(self, side: EntitySide, column: str) -> pl.Series:
+        """A text of every user or item, null where missing: lists joined by commas, 24.0 as "24".
+
+        The column of the ids, which lies here under the side's name, is one, too.
+        """
+        frame, key = (
+            (self.users, self.schema.columns.user) if side == "user" else (self.items, self.schema.columns.item)
+        )
+        values = frame[side if column == key else column]
+        if isinstance(values.dtype, pl.Array):
+            values = values.arr.to_list()
+        if isinstance(values.dtype, pl.List):
+            return values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+        return values.to_frame().select(as_text(pl.col(values.name), values.dtype)).to_series()
 
     @cached_property
     def positives(self) -> pl.DataFrame:

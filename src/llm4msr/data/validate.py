@@ -17,7 +17,8 @@ _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NO_LABEL = 2
 """Stands where a label is neither 0 nor 1."""
 
-_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d %H:%M")
+_TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+"""Of texts; a zone may follow, and a space may stand in place of the T."""
 
 REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
 
@@ -158,15 +159,11 @@ def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
             f"{table.name}: the time column {name!r} is a number; say what it counts: time_unit = 's', 'ms' or 'us'"
         )
     if dtype == pl.String:
-        text = value.str.strip_chars()
+        text = value.str.strip_chars().str.replace(" ", "T", literal=True).str.replace("Z$", "+00:00")
         parsed = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _TIMES]
-        parsed.append(
-            text.str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False
-            ).dt.replace_time_zone(None)
-        )
+        zoned = [text.str.to_datetime(f"{form}%:z", time_unit="us", time_zone="UTC", strict=False) for form in _TIMES]
         days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-        return pl.coalesce(*parsed, days).cast(pl.Int64)
+        return pl.coalesce(*parsed, *(moment.dt.replace_time_zone(None) for moment in zoned), days).cast(pl.Int64)
     raise InputError(f"{table.name}: the time column {name!r} has type {dtype}, which is not a time")
 
 

@@ -15,8 +15,9 @@ import torch
 from llm4msr.errors import InputError
 from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.runs import Run, execute, known
+from llm4msr.experiments.runs import Kind, Run, execute, known
 from llm4msr.experiments.search import Settings, best_of, propose
+from llm4msr.training.config import RunConfig
 from llm4msr.training.fit import TrainProgress
 
 Say = Callable[[str], None]
@@ -97,45 +98,32 @@ def run_cell(
     cell: Cell, config: MatrixConfig, root: Path, progress: Training = lambda name, progress: None
 ) -> list[Run]:
     """The trials of a cell, then its seeds with the best trial's settings; no seeds where every trial fails."""
-    start: Settings = {
-        "learning_rate": cell.base.train.learning_rate,
-        "embedding_decay": cell.base.train.embedding_decay,
-    }
+    return _taken(cell, config, lambda kind, number, settings: execute(cell, root, kind, number, settings, progress))
+
+
+def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
+    """The finished runs of a cell, as far as what was searched before allows to tell."""
+    return _taken(cell, config, lambda kind, number, settings: known(cell, root, kind, number, settings))
+
+
+def _taken(cell: Cell, config: MatrixConfig, take: Callable[[Kind, int, RunConfig], Run | None]) -> list[Run]:
+    """The runs that `take` gives, of the trials as they follow from each other, then of the seeds."""
+    train = cell.base.train
+    start: Settings = {"learning_rate": train.learning_rate, "embedding_decay": train.embedding_decay}
     runs: list[Run] = []
     history: list[tuple[Settings, float | None]] = []
     for number in range(config.search.trials):
-        settings = propose(config.search, start, history, seed=cell.base.train.seed)
-        trial = execute(cell, root, "trial", number, cell.config(**settings, seed=cell.base.train.seed), progress)
+        settings = propose(config.search, start, history, seed=train.seed)
+        trial = take("trial", number, cell.config(**settings, seed=train.seed))
+        if trial is None:
+            return runs
         runs.append(trial)
         history.append((settings, None if trial.failed else trial.row["valid_auc"]))
     if runs and all(run.failed for run in runs):
         return runs
     best = best_of(history, start)
-    for number in range(config.seeds):
-        seed = cell.base.train.seed + number
-        runs.append(execute(cell, root, "seed", number, cell.config(**best, seed=seed), progress))
-    return runs
-
-
-def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
-    """The finished runs of a cell, as far as what was searched before allows to tell."""
-    start = {"learning_rate": cell.base.train.learning_rate, "embedding_decay": cell.base.train.embedding_decay}
-    runs: list[Run] = []
-    history: list[tuple[Settings, float | None]] = []
-    for number in range(config.search.trials):
-        settings = propose(config.search, start, history, seed=cell.base.train.seed)
-        run_config = cell.config(**settings, seed=cell.base.train.seed)
-        trial = known(cell, root, "trial", number, run_config)
-        if trial is None:
-            return runs
-        runs.append(trial)
-        history.append((settings, trial.row["valid_auc"]))
-    best = best_of(history, start)
-    for number in range(config.seeds):
-        run_config = cell.config(**best, seed=cell.base.train.seed + number)
-        if (run := known(cell, root, "seed", number, run_config)) is not None:
-            runs.append(run)
-    return runs
+    seeds = (take("seed", n, cell.config(**best, seed=train.seed + n)) for n in range(config.seeds))
+    return [*runs, *(run for run in seeds if run is not None)]
 
 
 def _run_all(

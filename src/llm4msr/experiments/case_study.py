@@ -59,7 +59,7 @@ def case_study(
     mean_state = _with_mean_state(batch, source.make(_sample(first, last)), source.widths.users)
     everybody = _scores(model, mean_state)
     folder = KnowledgeFolder.open(config.knowledge_folder, data)
-    sheet = _sheet(user, data, batch, own, everybody, most)
+    sheet = _sheet(user, data, batch, own, everybody, folder.writer(data).title, most)
     texts = {data.schema.scenarios[d].title: text for d, text in scenario_texts(folder).items()}
     return CaseStudy(texts, explain_user(data, folder, user, engine), sheet)
 
@@ -96,18 +96,22 @@ def _scores(model: torch.nn.Module, batch: Batch) -> NDArray[np.float32]:
 
 
 def _sheet(
-    user: str, data: PreparedData, batch: Batch, own: NDArray[np.float32], mean: NDArray[np.float32], most: int
+    user: str,
+    data: PreparedData,
+    batch: Batch,
+    own: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    title: Callable[[int], str],
+    most: int,
 ) -> Sheet:
     rows, scenario = batch.rows.cpu().numpy(), batch.scenario_ids().cpu().numpy()
-    text = data.schema.item_text.title or data.schema.item_text.category
     lines = []
     for d, titled in enumerate(data.schema.scenarios):
         there = np.flatnonzero(scenario == d)
         order = there[np.argsort(-np.abs(own[there] - mean[there]), kind="stable")][:most]
         for place in order:
-            item = int(data.item[rows[place]])
-            name = data.items["item"][item] if text is None else data.items[text][item]
-            line = [titled.title, str(name), "yes" if data.label[rows[place]] else ""]
+            name = title(int(data.item[rows[place]]))
+            line = [titled.title, name, "yes" if data.label[rows[place]] else ""]
             change = own[place] - mean[place]
             lines.append([*(Cell(v) for v in line), *(Cell(f"{v:.3f}") for v in (own[place], mean[place]))])
             lines[-1].append(Cell(f"{change:+.3f}", bool((change > 0) == (data.label[rows[place]] == 1))))

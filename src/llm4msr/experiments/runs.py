@@ -93,6 +93,7 @@ def execute(
         "embedding_decay": config.train.embedding_decay,
         "settings": identity,
         "folder": str(folder.relative_to(root)),
+        "leaks": "",
     }
     (folder / ROW).unlink(missing_ok=True)  # what an earlier try left would make the folder look like another's
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig, behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.states import Composed, Source, States, StateTable, as_of, compose, first_events
+from llm4msr.knowledge.states import Composed, Source, States, StateTable, as_of, begins_of, compose
 from llm4msr.knowledge.vectors import Reduction
 
 
@@ -67,7 +67,7 @@ class _Pool:
         scenario = events["scenario"].to_numpy()
         wanted = dict.fromkeys(some for source in sources for some in self._scenarios(source))
         chosen = {some: np.flatnonzero(usable & np.isin(scenario, list(some))) for some in wanted}
-        sizes = [len(first_events(user[e], time[e])) for e in chosen.values()]
+        sizes = [len(begins_of(user[e], time[e])) for e in chosen.values()]
         self._begins = dict(zip(chosen, 1 + np.cumsum([0, *sizes])[:-1], strict=True))
         self.vectors = np.empty((1 + sum(sizes), items.vectors.shape[1]), dtype=np.float32)
         self.vectors[0] = 0.0

@@ -105,6 +105,5 @@ def _categories(data: PreparedData, codes: NDArray[np.int32]) -> list[str]:
     column = data.schema.item_text.category or data.schema.item_text.title
     if column is None:
         return [""] * len(codes)
-    name = "item" if column == data.schema.columns.item else column
-    texts: list[str] = data.items[name].cast(pl.String).fill_null("").gather(codes).to_list()
+    texts: list[str] = data.texts("item", column).gather(codes).fill_null("").to_list()
     return texts

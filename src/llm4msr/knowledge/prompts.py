@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.data.tables import EntitySide
 from llm4msr.errors import InputError, nearest
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.text import clean
@@ -73,10 +71,10 @@ class PromptWriter:
             "user_description": schema.user_description,
             "item_description": schema.item_description,
         }
-        self._user_details = {name: _text(data, "user", name) for name in schema.user_text.details}
-        self._item_details = {name: _text(data, "item", name) for name in schema.item_text.details}
-        self._titles = _text(data, "item", schema.item_text.title) if schema.item_text.title else None
-        self._categories = _text(data, "item", schema.item_text.category) if schema.item_text.category else None
+        self._user_details = {name: data.texts("user", name) for name in schema.user_text.details}
+        self._item_details = {name: data.texts("item", name) for name in schema.item_text.details}
+        self._titles = data.texts("item", schema.item_text.title) if schema.item_text.title else None
+        self._categories = data.texts("item", schema.item_text.category) if schema.item_text.category else None
         self.title = lru_cache(_KEPT)(self._title)
         """What prompts call the item of a code."""
         self._category = lru_cache(_KEPT)(self._category_of)
@@ -129,19 +127,18 @@ class PromptWriter:
         return next((prompt for _, prompt in self.users(before, range(code, code + 1))), None)
 
     def items(self, codes: list[int]) -> list[str]:
-        """The prompts of the items."""
+        """The prompts of the items: equal for items of which the same is said, whatever their ids.
+
+        Its id stands for an item of which nothing is said.
+        """
         columns = {name: column.gather(codes).to_list() for name, column in self._item_details.items()}
         prompts = []
         for place, code in enumerate(codes):
             values = [(name, self._clean(column[place])) for name, column in columns.items()]
-            prompts.append(
-                self._render(
-                    "item",
-                    title=self.title(code),
-                    category=self._category(code),
-                    details=[{"name": name.replace("_", " ").capitalize(), "value": v} for name, v in values if v],
-                )
-            )
+            details = [{"name": name.replace("_", " ").capitalize(), "value": v} for name, v in values if v]
+            category = self._category(code)
+            title = self._own_title(code) if category or details else self.title(code)
+            prompts.append(self._render("item", title=title, category=category, details=details))
         return prompts
 
     def _user(self, code: int, rows: Iterable[tuple[Any, ...]]) -> str:
@@ -168,8 +165,10 @@ class PromptWriter:
         return clean(value, limit=self._limit, forbidden=self._forbidden)
 
     def _title(self, code: int) -> str:
-        own = "" if self._titles is None else self._clean(self._titles[code])
-        return own or f"item {self._clean(self._data.items['item'][code])}"
+        return self._own_title(code) or f"item {self._clean(self._data.items['item'][code])}"
+
+    def _own_title(self, code: int) -> str:
+        return "" if self._titles is None else self._clean(self._titles[code])
 
     def _category_of(self, code: int) -> str:
         return "" if self._categories is None else self._clean(self._categories[code])
@@ -179,13 +178,6 @@ class PromptWriter:
             return self._templates[name].render(**slots).strip()
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"{self._origin[name]}: the template cannot be filled: {error}") from error
-
-
-def _text(data: PreparedData, side: EntitySide, column: str) -> pl.Series:
-    """A text column, lists joined by commas. The id's own column is in the prepared data under the side's name."""
-    frame, key = (data.users, data.schema.columns.user) if side == "user" else (data.items, data.schema.columns.item)
-    text = frame[side if column == key else column]
-    return text.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if text.dtype == pl.List else text
 
 
 def _check_templates(folder: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.states import begins_of
 
 Level = Literal["scenario", "user", "item"]
 LEVELS: tuple[Level, ...] = ("scenario", "user", "item")
@@ -34,8 +35,7 @@ def count(level: Level, data: PreparedData, moments: list[int]) -> int:
     if level == "item":
         return int(_occurring(data).sum())
     user, time = data.positives["user"].to_numpy(), data.positives["time"].to_numpy()
-    begins = np.flatnonzero(np.diff(user, prepend=-1))
-    first = time[begins]  # of each user's positives, which are in order of time
+    first = time[begins_of(user)]  # of each user's positives, which are in order of time
     return int(sum((first < moment).sum() for moment in moments))
 
 

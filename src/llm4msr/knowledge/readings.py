@@ -14,9 +14,8 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import MANIFEST
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.stores import READINGS
 
-READINGS = "readings"
-"""The folder of a folder of knowledge that they lie in."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 OWN = ("none", "random", "shuffled", "counts", "llm", "text", "categories")
 """Names that mean something else: controls, and vectors that every folder has."""

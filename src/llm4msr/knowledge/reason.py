@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import seal, write_text_atomically
+from llm4msr.folders import MANIFEST, read_manifest, seal, verify, write_text_atomically
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import Language, PromptWriter
 from llm4msr.knowledge.questions import LEVELS, Block, Level, blocks, count
 from llm4msr.knowledge.store import answer_key
-from llm4msr.knowledge.stores import MAIN, Stores
+from llm4msr.knowledge.stores import MAIN, READINGS, Stores
 
 KIND = "llm4msr knowledge"
 VERSION = 2
@@ -114,32 +114,34 @@ def reason(
     Stop it at any time and start it again: only what is missing is asked. A prompt that gets no answer is set aside in
     `rejected.parquet` with its reason; its subject counts as unknown. With a `shard` only that part of what is missing
     is asked, into a store file of its own, and the folder is not completed: once all parts are there, a call without a
-    shard does that. Raises `InputError` for a store or a template that cannot be used, and for a folder that holds
-    anything else than knowledge.
+    shard does that. Levels that the config does not name stay as they are, where they were asked of the same model
+    about the same data, with the same templates, `text_limit` and `language`; else they go. Raises `InputError` for a
+    store or a template that cannot be used, and for a folder that holds anything else than knowledge.
     """
     check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer = make_writer(data, engine, config, templates)
     moments = snapshot_times(data, config.snapshots)
     summaries: list[Summary] = []
-    rejected: list[tuple[Level, int, int, str]] = []
-    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, _index(folder, shard) as index:
+    kept = _kept(folder, data, engine, config, writer)
+    rejected = kept.rejected
+    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, _index(folder, shard, kept) as index:
         for level in config.levels:
             level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
             total = count(level, data, moments)
             progress(Progress(level, 0, total, 0))
             for block in blocks(level, data, writer, moments):
                 keys = level_.settle(block, total)
-                kept = [place for place, key in enumerate(keys) if key not in level_.refused]
+                answered = [place for place, key in enumerate(keys) if key not in level_.refused]
                 rejected += [
                     (level, block.subjects[place], block.times[place], level_.refused[key])
                     for place, key in enumerate(keys)
                     if key in level_.refused
                 ]
-                index(level, block, keys, kept)
+                index(level, block, keys, answered)
             summaries.append(level_.summary())
     if shard is None:
-        _complete(data, engine, folder, config, writer, rejected)
+        _complete(data, engine, folder, kept.config, writer, rejected)
     return summaries
 
 
@@ -147,8 +149,15 @@ def check_usable(folder: Path) -> None:
     """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")
-    if folder.is_dir() and not Stores.paths(folder) and any(folder.iterdir()):
+    others = [path for path in folder.iterdir() if path.name != READINGS] if folder.is_dir() else []
+    if others and not Stores.paths(folder):
         raise InputError(f"{folder}: holds something else than knowledge; name another folder for it")
+
+
+def vectors_kept(folder: Path) -> dict[str, str]:
+    """What the manifest says of vectors that are kept in 8 bits: the knowledge is another one than in 16."""
+    with Stores(folder, read_only=True) as stores:
+        return {"vectors": "int8"} if any(store.has_eight_bits for store in stores.files) else {}
 
 
 def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:
@@ -217,21 +226,60 @@ def _checked(outcome: Outcome) -> Outcome:
     return outcome
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What earlier calls found out of levels that this one does not name, and the config of all levels together."""
+
+    config: ReasonConfig
+    index: pa.Table
+    rejected: list[tuple[Level, int, int, str]]
+
+
+def _kept(folder: Path, data: PreparedData, engine: Engine, config: ReasonConfig, writer: PromptWriter) -> _Kept:
+    nothing = _Kept(config, _INDEX.empty_table(), [])
+    if not (folder / MANIFEST).is_file():
+        return nothing
+    try:
+        manifest = read_manifest(folder, KIND, VERSION)
+        verify(folder, manifest)
+    except InputError:  # what cannot be relied on is found out anew
+        return nothing
+    old = ReasonConfig.model_validate(manifest["config"])
+    kept = [level for level in old.levels if level not in config.levels]
+    now = (data.fingerprint, engine.identity, list(engine.special_tokens), config.text_limit, config.language)
+    before = (*(manifest[name] for name in ("prepared", "engine", "special_tokens")), old.text_limit, old.language)
+    templates = folder / "templates"
+    if now != before or any((templates / f"{n}.j2").read_text(encoding="utf-8") != writer.sources[n] for n in kept):
+        return nothing
+    update: dict[str, object] = {level: old.generation(level) for level in kept} | {
+        "levels": tuple(level for level in LEVELS if level in kept or level in config.levels)
+    }
+    if "user" in kept:
+        update |= {"snapshots": old.snapshots, "history": old.history}
+    of_kept = pl.col("level").is_in(kept)
+    index = pl.read_parquet(folder / "index.parquet").filter(of_kept).to_arrow().cast(_INDEX)
+    rejected = pl.read_parquet(folder / "rejected.parquet").filter(of_kept).rows()
+    return _Kept(config.model_copy(update=update), index, rejected)
+
+
 @contextmanager
-def _index(folder: Path, shard: Shard | None) -> Iterator[Callable[[Level, Block, list[bytes], list[int]], None]]:
+def _index(
+    folder: Path, shard: Shard | None, kept: _Kept
+) -> Iterator[Callable[[Level, Block, list[bytes], list[int]], None]]:
     """Writes whose answer is which, block by block; the file takes its name when the block ends well."""
     if shard is not None:
-        yield lambda level, block, keys, kept: None
+        yield lambda level, block, keys, answered: None
         return
     aside = folder / "index.parquet.part"
     with pq.ParquetWriter(aside, _INDEX) as file:
+        file.write_table(kept.index)
 
-        def write(level: Level, block: Block, keys: list[bytes], kept: list[int]) -> None:
+        def write(level: Level, block: Block, keys: list[bytes], answered: list[int]) -> None:
             columns = [
-                [level] * len(kept),
-                [block.subjects[place] for place in kept],
-                [block.times[place] for place in kept],
-                [keys[place] for place in kept],
+                [level] * len(answered),
+                [block.subjects[place] for place in answered],
+                [block.times[place] for place in answered],
+                [keys[place] for place in answered],
             ]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
             file.write_table(pa.Table.from_arrays(arrays, schema=_INDEX))
@@ -258,6 +306,7 @@ def _complete(
         "engine": engine.identity,
         "special_tokens": list(engine.special_tokens),
         "config": config.model_dump(mode="json"),
+        **vectors_kept(folder),
     }
     files = ["index.parquet", "rejected.parquet", *(f"templates/{n}.j2" for n in writer.sources)]
     seal(folder, KIND, VERSION, content, files=files)

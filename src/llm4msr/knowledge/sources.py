@@ -53,9 +53,11 @@ def load_knowledge(
     reductions: dict[str, Reduction] = {}
     scenario = None
     if "scenario" in needs:
-        raw = _scenario_vectors(folder, data, config)
+        known, raw = _scenario_vectors(folder, data, config)
         reductions["scenario"] = Reduction.fit(raw, 0)
-        scenario = _disturbed(reductions["scenario"].apply(raw), np.arange(len(raw)), config, "scenario")
+        reduced = _disturbed(reductions["scenario"].apply(raw), known, config, "scenario")
+        scenario = np.zeros((data.scenario_count, reduced.shape[1]), np.float32)  # whoever is unknown is as the mean
+        scenario[known] = reduced
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
         states, reductions["user"] = prompted_states(folder, data, config)
@@ -83,12 +85,17 @@ def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
 
 def _scenario_vectors(
     folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
-) -> NDArray[np.float16] | NDArray[np.float32]:
+) -> tuple[NDArray[np.int64], NDArray[np.float16] | NDArray[np.float32]]:
+    """The scenarios that have a vector, ascending, and their vectors: a prompt that was set aside has none."""
+    everyone = np.arange(data.scenario_count)
     if config.control == "counts":
-        return scenario_counts(data)
+        return everyone, scenario_counts(data)
     if takes_items_place(config.control):
-        return scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
-    return folder.level("scenario")[1]
+        return everyone, scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
+    index, vectors = folder.level("scenario")
+    subjects = index["subject"].to_numpy()
+    order = np.argsort(subjects)
+    return subjects[order].astype(np.int64), vectors[order]
 
 
 def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[States, Reduction]:

@@ -7,7 +7,8 @@ event's time, so ties count as later and no row ever sees a state made from itse
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -104,7 +105,7 @@ def compose(
         block: events handled at once, which bounds memory.
         out: where the states' vectors are written, `(states, d)`; an array of their own where not given.
     """
-    first = first_events(user, time)
+    first = begins_of(user, time)
     state_user, state_time = user[first], time[first]
     events_at = np.diff(np.append(first, len(user)))
     begins = np.searchsorted(state_user, state_user, side="left")
@@ -114,7 +115,7 @@ def compose(
     clock = state_time / DAY / half_life_days if half_life_events is None else count / half_life_events
     if out is None:
         out = np.empty((len(first), vectors.shape[1]), dtype=np.float32)
-    for start, stop in _whole_users(state_user, first, len(user), block):
+    for start, stop in whole_users(state_user, first, block):
         events = slice(first[start], first[stop] if stop < len(first) else len(user))
         inside = first[start:stop] - first[start]
         weighted = vectors[item[events]].astype(np.float64)
@@ -127,27 +128,30 @@ def compose(
     return States(state_user, state_time, out, count)
 
 
-def first_events(user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first event of each moment of each user, of events sorted by both: as many as `compose` makes states."""
-    new = np.ones(len(user), dtype=bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+def begins_of(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each run of lines with equal keys begins: of events sorted by user, the first event of each user.
+
+    With user and time it is the first event of each moment, of which `compose` makes a state.
+
+    >>> begins_of(np.array([-1, -1, 4, 7, 7])).tolist()
+    [0, 2, 3]
+    """
+    new = np.ones(len(keys[0]), dtype=bool)
+    new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.flatnonzero(new)
 
 
-def _whole_users(user: NDArray[np.int32], first: NDArray[np.int64], events: int, block: int) -> list[tuple[int, int]]:
-    """Ranges of states that hold whole users and about `block` events each."""
-    if not len(user):
-        return []
-    begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
-    ranges: list[tuple[int, int]] = []
-    start = 0
-    for begin, end in zip(begins, np.append(begins[1:], len(user)), strict=True):
-        last_event = first[end] if end < len(first) else events
-        if begin > start and last_event - first[start] > block:
-            ranges.append((start, int(begin)))
-            start = int(begin)
-    ranges.append((start, len(user)))
-    return ranges
+def whole_users(user: NDArray[np.int32], first: NDArray[np.int64], block: int) -> list[tuple[int, int]]:
+    """Ranges of lines, sorted by user, that hold whole users and about `block` events each.
+
+    `first` is the place of each line's first event.
+    """
+    begins, cuts = begins_of(user), [0]
+    places = first[begins]
+    while cuts[-1] < len(user):
+        following = np.searchsorted(places, first[cuts[-1]] + block)
+        cuts.append(int(begins[following]) if following < len(begins) else len(user))
+    return list(pairwise(cuts))
 
 
 def _decayed_means(
@@ -160,7 +164,7 @@ def _decayed_means(
 
     One vectorised step for the first states of all users, one for the second, and so on.
     """
-    begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
+    begins = begins_of(user)
     lengths = np.diff(np.append(begins, len(user)))
     order = np.argsort(-lengths, kind="stable")  # users with more states first: those still active are a prefix
     begins, lengths = begins[order], lengths[order]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,10 @@ class Store:
         if read_only and not path.is_file():
             raise InputError(f"{path}: no such store; run `llm4msr reason` first")
         fresh = not path.exists() or path.stat().st_size == 0
+        if read_only:
+            _finish_a_killed_write(path)
         try:
-            mode = "ro" if read_only else "rwc"
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE)
+            self._db = _connected(path, "ro" if read_only else "rwc")
             self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text then fails its checksum
             if fresh:
                 self._db.executescript(
@@ -75,9 +76,7 @@ class Store:
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise InputError(
-                f"{path}: is not a knowledge store ({error}); remove it and run `llm4msr reason`"
-            ) from error
+            raise InputError(f"{path}: {_advice(error)}") from error
         if application != _APPLICATION:
             self._db.close()
             raise InputError(f"{path}: is an SQLite file but not a knowledge store; choose another path")
@@ -179,6 +178,12 @@ class Store:
         with self._explained(), self._db:
             self._db.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in keys])
 
+    @property
+    def has_eight_bits(self) -> bool:
+        """Whether `quantise` was over it."""
+        with self._explained():
+            return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM scales)").fetchone()[0])
+
     def keys(self) -> set[bytes]:
         """All keys."""
         with self._explained():
@@ -228,6 +233,24 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise InputError(f"{self.path}: the store cannot be used: {error}") from error
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE)
+
+
+def _finish_a_killed_write(path: Path) -> None:
+    """Take back the batch that a killed process was writing, which whoever may only read cannot do."""
+    if path.with_name(f"{path.name}-journal").is_file():
+        with suppress(sqlite3.Error), closing(_connected(path, "rw")) as db:
+            db.execute("PRAGMA user_version")
+
+
+def _advice(error: sqlite3.Error) -> str:
+    """What is wrong with a store that cannot be opened. A file is called none of ours only where it cannot be one."""
+    if isinstance(error, sqlite3.OperationalError):
+        return f"cannot be opened now ({error}); may this account write there, and does another process write it?"
+    return f"is not a knowledge store ({error}); remove it and run `llm4msr reason`"
 
 
 def _is_sound(row: tuple[Any, ...]) -> bool:

@@ -13,6 +13,8 @@ from llm4msr.knowledge.engines.base import Answer
 from llm4msr.knowledge.store import Store, stacked
 
 MAIN = "store.sqlite"
+READINGS = "readings"
+"""The folder of a folder of knowledge that its readings lie in; see `llm4msr.knowledge.readings`."""
 
 
 class Stores:

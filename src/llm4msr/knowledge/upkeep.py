@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import read_manifest, verify
+from llm4msr.folders import read_manifest, seal, verify
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.questions import LEVELS, Level
-from llm4msr.knowledge.reason import KIND, VERSION
+from llm4msr.knowledge.reason import KIND, VERSION, vectors_kept
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
 
@@ -100,10 +100,10 @@ def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
     with Stores(folder, read_only=True) as stores:
         names = [store.path.name for store in stores.files]
     for name in names:
-        with Stores(folder, writes=name) as stores:
-            bad = stores.files[0].altered()
+        with Store(folder / name) as store:
+            bad = store.altered()
             if bad and remove:
-                stores.files[0].delete(bad)
+                store.delete(bad)
         found[name] = len(bad)
     return found
 
@@ -112,8 +112,11 @@ def compact(folder: Path, *, int8: bool = False) -> int:
     """Bring all store files into one, and give back unused room. Returns how many answers it holds.
 
     With `int8` the vectors of the folder's users and items are kept in 8 bits a number, each level with a scale of its
-    own; levels of fewer than 1,000 different vectors stay as they are.
+    own; levels of fewer than 1,000 different vectors stay as they are. The knowledge is another one then: runs that
+    read it before are trained anew. Raises `InputError` where the folder has no store.
     """
+    if not Stores.paths(folder):
+        raise InputError(f"{folder}: has no store of answers; name a folder that `llm4msr reason` wrote")
     with Stores(folder) as stores:
         main, *others = stores.files
         for other in others:
@@ -126,6 +129,10 @@ def compact(folder: Path, *, int8: bool = False) -> int:
         paths = [other.path for other in others]
     for path in paths:
         path.unlink()
+    if int8:
+        manifest = read_manifest(folder, KIND, VERSION)
+        content = {name: value for name, value in manifest.items() if name not in ("kind", "version", "files")}
+        seal(folder, KIND, VERSION, content | vectors_kept(folder), files=list(manifest["files"]))
     return count
 
 
@@ -147,11 +154,10 @@ def collect_garbage(folder: Path) -> int:
     with Stores(folder, read_only=True) as stores:
         names = [store.path.name for store in stores.files]
     for name in names:
-        with Stores(folder, writes=name) as stores:
-            own = stores.files[0]
-            unnamed = own.keys() - named
-            own.delete(unnamed)
-            own.shrink()
+        with Store(folder / name) as store:
+            unnamed = store.keys() - named
+            store.delete(unnamed)
+            store.shrink()
             removed += len(unnamed)
     return removed
 

@@ -44,6 +44,10 @@ class ModelConfig(BaseModel):
     backbone: PartChoice = PartChoice(name="star")
     enhancer: PartChoice = PartChoice(name="none")
 
+    def backbone_config(self) -> Any:
+        """The backbone's settings, checked."""
+        return BACKBONES.config(self.backbone.name, self.backbone.settings)
+
     def enhancer_config(self) -> Any:
         """The enhancer's settings, checked."""
         return ENHANCERS.config(self.enhancer.name, self.enhancer.settings)
@@ -85,8 +89,7 @@ def build_model(
     Raises `InputError` for a backbone, an enhancer or a setting that does not exist.
     """
     backbone_type, enhancer_type = BACKBONES.get(config.backbone.name), ENHANCERS.get(config.enhancer.name)
-    backbone_config = BACKBONES.config(config.backbone.name, config.backbone.settings)
-    enhancer_config = config.enhancer_config()
+    backbone_config, enhancer_config = config.backbone_config(), config.enhancer_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embedding = FeatureEmbedding(layout, config.embedding_dim, empty=empty)

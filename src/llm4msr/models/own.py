@@ -19,7 +19,10 @@ def load_own_models() -> None:
     for name in os.environ.get(VARIABLE, "").replace(",", " ").split():
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except InputError as error:
+            raise InputError(f"{VARIABLE}: the module {name!r}: {error}") from error
+        except Exception as error:
+            hint = "; is its folder in PYTHONPATH?" if isinstance(error, ImportError) else ""
             raise InputError(
-                f"{VARIABLE}: the module {name!r} cannot be imported ({error}); is its folder in PYTHONPATH?"
+                f"{VARIABLE}: the module {name!r} cannot be imported ({type(error).__name__}: {error}){hint}"
             ) from error

@@ -84,9 +84,18 @@ class Registry(Generic[Part]):
         self._types: dict[str, type[Part]] = {}
 
     def register(self, name: str, config_type: type[ModelPartConfig]) -> Callable[[type[Part]], type[Part]]:
-        """Decorate a class to make it known under `name`, with the type of its settings."""
+        """Decorate a class to make it known under `name`, with the type of its settings.
+
+        Raises `InputError` where another class has that name.
+        """
 
         def remember(kind: type[Part]) -> type[Part]:
+            before = self._types.get(name, kind)
+            if (before.__module__, before.__qualname__) != (kind.__module__, kind.__qualname__):
+                raise InputError(
+                    f"there is a {self._what} {name!r} already ({before.__module__}.{before.__qualname__}); give "
+                    f"{kind.__module__}.{kind.__qualname__} another name"
+                )
             kind.config_type = config_type
             self._types[name] = kind
             return kind
@@ -100,8 +109,7 @@ class Registry(Generic[Part]):
 
     def get(self, name: str) -> type[Part]:
         """The class of a name; raises `InputError` for one that is not known."""
-        if name not in self._types:
-            load_own_models()
+        load_own_models()
         if name not in self._types:
             raise InputError(f"there is no {self._what} {name!r}; {nearest(name, self.names())}")
         return self._types[name]

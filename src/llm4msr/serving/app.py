@@ -14,7 +14,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import Response
 
 from llm4msr import __version__
-from llm4msr.errors import nearest
+from llm4msr.errors import InputError, nearest
 from llm4msr.serving.current import LOG, Current, Serving
 from llm4msr.serving.explain import ExplainAnswer
 from llm4msr.serving.fields import item_columns
@@ -49,8 +49,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in (
         (400, "The body is no JSON"),
         (401, "A bearer token is needed"),
+        (403, "Without a token, the request names another machine than this one"),
         (404, "Unknown scenario, user or address"),
         (405, "The address has no such method"),
+        (409, "The bundle to be served is broken"),
         (413, "The body is too large"),
         (415, "The body is not said to be JSON"),
         (422, "A value is not as expected"),
@@ -200,7 +202,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         serving = current.now
         blank = serving.bundle.fields.rows(-1, serving.bundle.lookup.numbers("item", [""]), 0)
         for item in body.items:
-            serving.bundle.fields.give_known(blank, item.columns, 0)
+            serving.bundle.fields.give_item(blank, item.columns, 0)
         names = list(dict.fromkeys(item.item for item in body.items))
         queued = _queued(serving, names)
         waiting = set(queued)
@@ -256,6 +258,6 @@ def _queued(serving: Serving, items: Sequence[str]) -> list[str]:
 async def _written(current: Current, records: list[Record]) -> list[bool]:
     try:
         return await current.events.write(records)
-    except OSError as error:
+    except (OSError, InputError) as error:
         LOG.error("events cannot be written: %s", error)
         raise RequestError(503, "log_unavailable", "events cannot be made durable now; send them again") from None

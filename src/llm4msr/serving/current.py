@@ -6,7 +6,10 @@ import asyncio
 import gc
 import logging
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +27,10 @@ from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
 
 LOG = logging.getLogger("llm4msr.serving")
-_PAUSE = 0.5
-"""Seconds between two looks at the bundle's folder and the log."""
+_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+"""Seconds between two looks at the bundle's folder and the log; between two tries at a bundle that cannot be opened,
+which may be one that is still being copied, they double each time up to the longest."""
+_SERVED_ON, _NOT_TAKEN_UP = "the bundle before is served on", "events of the log are not taken up"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class Current:
         self._path, self._state = path, state
         self.metrics = Metrics()
         self._swapping = threading.Lock()
-        self._seen = self._identity()
+        self._seen = self._tried = self._identity()
+        self._pause, self._next_try = _PAUSE, 0.0
+        self._failures: dict[str, str] = {}
         self.now = self._open(checked=checked)
         self.metrics.serves(self.now.bundle.fingerprint)
         self._writer = EventWriter(self)
@@ -68,12 +75,12 @@ class Current:
         return self._writer
 
     def reload(self) -> Serving:
-        """Open what the path leads to now, and serve it. Raises `InputError`, and serves on as before, if it is broken.
+        """Open what the path leads to now, and serve it; the same bundle as before stays as it is.
 
-        The same bundle as before stays as it is.
+        Raises `InputError` or `OSError`, and serves on as before, if it is broken.
         """
         with self._swapping:
-            self._seen = self._identity()
+            identity = self._identity()
             try:
                 found = self._open(unless=self.now)
             except Exception:
@@ -82,26 +89,43 @@ class Current:
             if found is not self.now:
                 LOG.info("serving the bundle %s", found.bundle.fingerprint)
                 self.metrics.serves(found.bundle.fingerprint, self.now.bundle.fingerprint)
-            self.now = found
+            self.now, self._seen = found, identity
+            self._failures.pop(_SERVED_ON, None)
             return found
 
     async def watch(self) -> None:
         """Follow the path and the log until cancelled."""
         while True:
             await asyncio.sleep(_PAUSE)
-            try:
-                await asyncio.to_thread(self._look)
-            except InputError as error:
-                LOG.error("the bundle before is served on: %s", error)
-            except OSError as error:
-                LOG.error("the bundle before is served on: %s", error.strerror or error)
-            except Exception:  # to look again is better than to look no more
-                LOG.exception("the bundle before is served on")
+            await asyncio.to_thread(self._look)
 
     def _look(self) -> None:
-        if self._identity() != self._seen:
-            self.reload()
-        self.now.live.catch_up()
+        with self._told(_SERVED_ON):
+            self._follow()
+        with self._told(_NOT_TAKEN_UP):
+            self.now.live.catch_up()
+            self._failures.pop(_NOT_TAKEN_UP, None)
+
+    def _follow(self) -> None:
+        """Open the bundle at the path where it is another one, and again, after a while, where that failed."""
+        identity, now = self._identity(), time.monotonic()
+        if identity == self._seen or (identity == self._tried and now < self._next_try):
+            return
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE) if identity == self._tried else _PAUSE
+        self._tried, self._next_try = identity, now + self._pause
+        self.reload()
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Log what fails, the same failure once, and go on: to look again is better than to look no more."""
+        try:
+            yield
+        except Exception as error:
+            expected = isinstance(error, InputError | OSError)
+            text = f"{what}: {error if expected else repr(error)}"
+            if self._failures.get(what) != text:
+                LOG.error(text, exc_info=None if expected else error)
+            self._failures[what] = text
 
     def _identity(self) -> tuple[int, int, int] | None:
         """Changes when another bundle lies at the path."""
@@ -173,9 +197,8 @@ class EventWriter:
 def _warm(serving: Serving) -> None:
     """Score something, so that the first request finds everything in place."""
     bundle = serving.bundle
-    users, items = (bundle.lookup.starting_with(side, "", 8) for side in ("user", "item"))
+    users, items = (bundle.lookup.starting_with(side, "", 8) or ["-"] for side in ("user", "item"))
     with torch.inference_mode():
-        for declared in bundle.schema.scenarios:
-            serving.scorer.score(
-                [ScoreRequest(user=(users or ["-"])[0], scenario=declared.value, items=items or ["-"])]
-            )
+        for declared in bundle.schema.scenarios:  # not checked as a request is: an id may be longer than one may have
+            request = ScoreRequest.model_construct(user=users[0], scenario=declared.value, items=items)
+            serving.scorer.score([request])

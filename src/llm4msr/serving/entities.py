@@ -65,12 +65,10 @@ def write_vocabularies(data: PreparedData, lookup: LookupWriter) -> None:
 
 def titles_of(data: PreparedData) -> list[str]:
     """What people call an item: its title or category, or its id."""
-    text = data.schema.item_text
-    columns = [c for c in (text.title, text.category) if c is not None and c in data.items.columns][:1]
-    titles: list[str] = data.items.select(pl.coalesce([pl.col(c).cast(pl.String) for c in [*columns, "item"]]))[
-        :, 0
-    ].to_list()
-    return titles
+    column = data.schema.item_text.title or data.schema.item_text.category
+    ids = data.items["item"]
+    titles = ids if column is None else data.texts("item", column)
+    return titles.zip_with(titles.is_not_null(), ids).to_list()
 
 
 def write_histories(trained: Trained, folder: Path) -> None:

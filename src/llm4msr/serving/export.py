@@ -45,6 +45,10 @@ def export_bundle(
 
     Raises `InputError` where the run has not ended, its data or knowledge changed, or it was trained with a control.
     """
+    if onnx:
+        from llm4msr.serving.onnx import check_packages, write_onnx
+
+        check_packages()
     report("opening the run")
     trained = open_for_export(run, as_of_time)
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
@@ -77,8 +81,6 @@ def export_bundle(
         content = _manifest(trained, sources, rule)
         write_text_atomically(folder / "card.md", model_card(content, cards))
         if onnx:
-            from llm4msr.serving.onnx import write_onnx
-
             report("ONNX")
             scenarios = trained.data.scenario_count
             write_onnx(model, sources.widths(rule, scenarios), trained.source.layout, scenarios, folder / "onnx")

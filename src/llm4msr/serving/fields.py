@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from decimal import Decimal
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.fields import PADDING, SEPARATOR
-from llm4msr.data.raw import as_text
 from llm4msr.data.vocabulary import MISSING, UNKNOWN
 from llm4msr.errors import nearest
 from llm4msr.schema import FieldSpec, Schema, Side
 from llm4msr.serving.lookup import Lookup
 from llm4msr.serving.requests import RequestError
+
+_SMALLEST_WITHOUT = -5
+"""The smallest power of ten that polars writes without an e."""
 
 KINDS = ("categorical", "multi", "numeric")
 TYPES: dict[str, Any] = {"categorical": np.int32, "multi": np.int32, "numeric": np.float32}
@@ -128,10 +131,20 @@ class FieldReader:
                 raise RequestError(422, "id_field", f"the field {name!r} is the id itself and cannot be given")
             rows[place.spec.kind][row, place.start : place.stop] = self.encode(name, value)
 
-    def give_known(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
+    def give_item(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
         """Put the raw columns of a new item into a row; those that no field reads are texts. Raises `RequestError`."""
+        self.give(rows, self._of_item(columns), row, "item")
+
+    def give_kept_item(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
+        """The same with columns that were accepted before: what this bundle's fields cannot be is missing."""
+        for name, value in self._of_item(columns).items():
+            with suppress(RequestError):
+                self.give(rows, {name: value}, row, "item")
+
+    def _of_item(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """An item's fields by name, of its raw columns."""
         fields = [p.spec for p in self._places.values() if p.spec.side == "item" and not is_id(p.spec, self._schema)]
-        self.give(rows, {spec.name: columns[spec.source] for spec in fields if spec.source in columns}, row, "item")
+        return {spec.name: columns[spec.source] for spec in fields if spec.source in columns}
 
     def encode(self, name: str, value: Any) -> Any:
         """A raw value as `prepare` would encode it: an id, a standardised number, or the ids of several values."""
@@ -142,9 +155,9 @@ class FieldReader:
             if isinstance(value, list):
                 raise RequestError(422, "wrong_value", f"the field {name!r} takes one value, not a list")
             return self._ids(name, [raw_text(value)])[0]
-        texts = [raw_text(part).strip() for part in _parts(value, spec)]
+        texts = (raw_text(part).strip() for part in _parts(value, spec))
         ids = np.full(spec.max_values, PADDING, dtype=np.int64)
-        chosen = [text for text in texts if text != MISSING][: spec.max_values]
+        chosen = list(islice((text for text in texts if text != MISSING), spec.max_values))
         ids[: len(chosen)] = self._ids(name, chosen)
         return ids
 
@@ -189,10 +202,14 @@ def raw_text(value: Any) -> str:
 
 
 def _float_text(value: float) -> str:
+    """A number with a fraction as polars writes it, whose powers of ten differ from Python's."""
     if value.is_integer() and abs(value) < 2**63:
         return str(int(value))
-    text = repr(value)
-    if "e" not in text and math.isfinite(value):
-        return text
-    found: str | None = pl.select(as_text(pl.lit(value), pl.Float64())).item()  # polars' way with powers of ten
-    return MISSING if found is None else found
+    if math.isnan(value):
+        return MISSING
+    digits, _, power = repr(value).partition("e")
+    if not power:
+        return digits
+    if int(power) == _SMALLEST_WITHOUT:
+        return format(Decimal(repr(value)), "f")
+    return f"{digits}e{'+' if int(power) > 0 else ''}{int(power)}"

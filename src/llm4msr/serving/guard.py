@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Guard:
     Args:
         app: what is guarded.
         metrics: where answers are counted.
-        token: the bearer token that everything but health and the page's files asks for, or none.
+        token: the bearer token that everything but health and the page's files asks for, or none. Without one a
+            request must name this machine in `Host`: a web page whose name was made to lead here names another.
         limits: see there.
     """
 
@@ -81,6 +83,9 @@ class Guard:
         path, headers = scope["path"], dict(scope["headers"])
         if path in _OPEN or path == "/" or path.startswith("/page/"):
             await self.inner(scope, receive, answer)
+        elif self._token is None and not _names_this_machine(headers.get(b"host", b"").decode("latin-1")):
+            text = "without a token only this machine is answered, by its name localhost or its address 127.0.0.1"
+            await answer.refuse(403, "wrong_host", text)
         elif not self._allowed(headers):
             await answer.refuse(401, "unauthorized", "a bearer token is needed", {"www-authenticate": "Bearer"})
         elif self._running >= self._limits.concurrency:
@@ -155,6 +160,20 @@ class _Answer:
         await self(start)
         await self({"type": "http.response.body", "body": body})
         self._refused = True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether the header `Host`, with or without a port, names this machine; one that is not given does no harm."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return not host or is_loopback(name)
 
 
 def error_body(code: str, message: str) -> bytes:

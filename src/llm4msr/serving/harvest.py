@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from llm4msr.data.fields import SEPARATOR
 from llm4msr.schema import Schema
+from llm4msr.serving.fields import raw_text
 from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord
 
 
@@ -33,6 +36,30 @@ def harvest(state: Path, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
             "behaviour": pl.Series([e.behaviour for e in events], dtype=pl.String),
         }
     )
-    rows = [{**record.columns, columns.item: name} for name, record in items.items()]
-    new = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema={columns.item: pl.String})
-    return found, new
+    new = {columns.item: pl.Series(list(items), dtype=pl.String)}
+    for name in dict.fromkeys(name for record in items.values() for name in record.columns):
+        if name != columns.item:
+            new[name] = _column([record.columns.get(name) for record in items.values()], name, schema)
+    return found, pl.DataFrame(new)
+
+
+def _column(values: list[Any], name: str, schema: Schema) -> pl.Series:
+    """Values of JSON under one type: that which all of them have, else text, as `prepare` would write each."""
+    types = {type(value) for value in values if value is not None}
+    dtype: Any = pl.String
+    if types == {bool}:
+        dtype = pl.Boolean
+    elif types and types <= {int, float}:
+        dtype = pl.Float64 if float in types else pl.Int64
+    elif types == {list} and all(isinstance(part, str) for value in values for part in value or ()):
+        dtype = pl.List(pl.String)
+    try:
+        return pl.Series(values, dtype=dtype)
+    except (TypeError, OverflowError):  # of several types, or whole numbers that do not fit 64 bits
+        separators = [f.separator for f in schema.fields if f.source == name and f.kind == "multi"]
+        by = next((found for found in separators if found is not None), SEPARATOR)
+        return pl.Series([None if value is None else _text(value, by) for value in values], dtype=pl.String)
+
+
+def _text(value: Any, separator: str) -> str:
+    return separator.join(map(raw_text, value)) if isinstance(value, list) else raw_text(value)

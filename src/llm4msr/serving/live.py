@@ -4,7 +4,8 @@ Everything here follows from the log and the bundle. It is kept in an LMDB file 
 all processes of a server see the same and none holds it in memory; LMDB's own lock makes writers take turns. A writer
 first takes up what the log has and the file has not, which is how a crash, or another bundle's process, is caught up
 with; then it appends to the log, syncs it, and commits. Whoever was acknowledged is therefore in the log, and an event
-that is there already, or in the bundle's histories, is not counted again.
+that is there already, or in the bundle's histories, is not counted again. Where another log lies in the place of the
+one that was read, the file is begun anew.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record
 from llm4msr.serving.states import Events, Sums, sums_of_user
 
-_APPLIED = b"applied"
+_APPLIED, _LOG = b"applied", b"log"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _CHUNK = 5_000
+_READERS = 4096
+"""At once, of all processes together; those of processes that were killed are given back by the next that opens."""
 
 
 class Live:
@@ -52,7 +55,10 @@ class Live:
             if other != self._path and (_unused(other) or other.name.startswith(f"live-{bundle.fingerprint}-")):
                 shutil.rmtree(other, ignore_errors=True)
         try:
-            self._env = lmdb.open(str(self._path), map_size=1 << 40, max_dbs=8, sync=False, max_spare_txns=8)
+            self._env = lmdb.open(
+                str(self._path), map_size=1 << 40, max_dbs=8, sync=False, max_spare_txns=8, max_readers=_READERS
+            )
+            self._env.reader_check()
             self._states, self._events, self._items = (
                 self._env.open_db(name) for name in (b"states", b"events", b"items")
             )
@@ -64,45 +70,47 @@ class Live:
     def catch_up(self) -> None:
         """Take up what other processes wrote for other bundles, or what a crash left, if there is anything.
 
-        Raises `OSError` where it cannot.
+        Raises `OSError` where it cannot, and `InputError` where the log is damaged.
         """
         with _as_os_errors():
             with self._env.begin() as transaction:
-                if self._log.size() <= self._applied(transaction):
+                if self._log.size() == self._applied(transaction) and self._is_same_log(transaction):
                     return
-            with self._lock:
+            with self._lock, self._log.locked():
                 behind = True
                 while behind:
                     with self._env.begin(write=True) as transaction:
                         behind = self._take_up(transaction, _CHUNK)
 
     def write(self, records: Sequence[Record]) -> list[bool]:
-        """Make records durable and count them; says of each whether it was new. Raises `OSError` where it cannot."""
+        """Make records durable and count them; says of each whether it was new.
+
+        Raises `OSError` where it cannot, and `InputError` where the log is damaged.
+        """
         with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
             while self._take_up(transaction, _CHUNK):
                 pass
             new = [self._is_new(transaction, record) for record in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
             if fresh:
-                end = self._log.append(fresh, self._applied(transaction))
-                self._apply(transaction, fresh)
-                transaction.put(_APPLIED, end.to_bytes(8, "big"))
+                self._apply(transaction, fresh)  # first: what cannot be counted must not be in the log
+                self._remember(transaction, self._log.append(fresh, self._applied(transaction)))
         return new
 
     def sums(self, user: str, code: int) -> Sums:
         """The sums of a user's states now."""
-        with self._env.begin(db=self._states) as transaction:
+        with _as_os_errors(), self._env.begin(db=self._states) as transaction:
             raw = transaction.get(_digest(user))
         return self._bundle.sums(code) if raw is None else Sums.from_bytes(bytes(raw), self._bundle.rule)
 
     def history(self, user: str, most: int = 10_000) -> list[EventRecord]:
         """A user's events since the export, in order of time; the latest ones where there are more than `most`."""
-        with self._env.begin() as transaction:
+        with _as_os_errors(), self._env.begin() as transaction:
             return self._history(transaction, user)[-most:]
 
     def new_items(self, items: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The raw columns of those of the items that are new since the export."""
-        with self._env.begin(db=self._items) as transaction:
+        with _as_os_errors(), self._env.begin(db=self._items) as transaction:
             found = {item: transaction.get(_digest(item)) for item in items}
         return {item: msgspec.json.decode(raw)["columns"] for item, raw in found.items() if raw is not None}
 
@@ -114,8 +122,22 @@ class Live:
     def _applied(self, transaction: lmdb.Transaction) -> int:
         return int.from_bytes(transaction.get(_APPLIED, b""), "big")
 
+    def _is_same_log(self, transaction: lmdb.Transaction) -> bool:
+        """Whether the log is the one that was read, where any was, and has all that was read of it."""
+        applied = self._applied(transaction)
+        return not applied or (self._log.size() >= applied and transaction.get(_LOG, b"") == self._log.begins_with())
+
+    def _remember(self, transaction: lmdb.Transaction, end: int) -> None:
+        """That the log was read up to a position."""
+        transaction.put(_APPLIED, end.to_bytes(8, "big"))
+        transaction.put(_LOG, self._log.begins_with())
+
     def _take_up(self, transaction: lmdb.Transaction, most: int) -> bool:
         """Apply the next records of the log that the file does not have; says whether there may be more."""
+        if not self._is_same_log(transaction):
+            for table in (self._states, self._events, self._items):
+                transaction.drop(table, delete=False)
+            transaction.delete(_APPLIED)
         start = self._applied(transaction)
         if self._log.size() <= start:
             return False
@@ -127,7 +149,8 @@ class Live:
             if len(found) == most:
                 break
         self._apply(transaction, found)
-        transaction.put(_APPLIED, end.to_bytes(8, "big"))
+        if end > start:
+            self._remember(transaction, end)
         return len(found) == most
 
     def _is_new(self, transaction: lmdb.Transaction, record: Record) -> bool:

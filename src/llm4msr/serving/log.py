@@ -69,6 +69,15 @@ class EventLog:
         """The bytes of the file now, a line that is being written included."""
         return os.fstat(self._file.fileno()).st_size
 
+    def begins_with(self) -> bytes:
+        """What tells one log from another that took its place: its first line, which never changes; empty before it.
+
+        Of a line longer than 4 KiB its beginning.
+        """
+        with open(self.path, "rb") as file:
+            line, end, _ = file.read(4096).partition(b"\n")
+        return line if end or len(line) == 4096 else b""
+
     def read(self, start: int) -> Iterator[tuple[Record, int]]:
         """The records from a position on, and the position after each, up to the first line that is not whole.
 
@@ -91,6 +100,8 @@ class EventLog:
 
         Where that fails nothing is added. The caller holds the lock.
         """
+        if self.size() < after:
+            raise OSError(f"{self.path}: is shorter than what was read of it")
         if self.size() > after:
             self._file.truncate(after)
         body = b"".join(_line(record) for record in records)

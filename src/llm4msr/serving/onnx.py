@@ -7,6 +7,7 @@ knowledge; and gives `probability` `(B,)`. Every scenario's tower runs on every 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import warnings
@@ -59,6 +60,13 @@ class _Rows(nn.Module):
         return torch.sigmoid(torch.stack(logits, 1).gather(1, scenario[:, None])[:, 0])
 
 
+def check_packages() -> None:
+    """Raise `InputError` unless all that writes and checks ONNX is installed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError("ONNX needs further packages; install them with: pip install 'llm4msr[onnx]'")
+
+
 def write_onnx(
     model: MultiScenarioModel, widths: KnowledgeWidths, layout: FieldLayout, scenarios: int, folder: Path
 ) -> None:
@@ -66,10 +74,8 @@ def write_onnx(
 
     Raises `InputError` where onnxruntime's probabilities are further than 1e-5 from PyTorch's.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError("ONNX needs further packages; install them with: pip install 'llm4msr[onnx]'") from error
+    import onnxruntime
+
     inputs = _example(layout, widths, scenarios, 7)
     rows = torch.export.Dim("rows", min=2, max=1 << 20)
     folder.mkdir(parents=True)

@@ -52,7 +52,7 @@ def add_operation(app: FastAPI, current: Current, metrics: Metrics, *, admin: bo
         """Serve what the bundle's path leads to now. A broken bundle is refused, and the old one goes on."""
         try:
             serving = await asyncio.to_thread(current.reload)
-        except InputError as error:
+        except (InputError, OSError) as error:
             LOG.error("the bundle before is served on: %s", error)
             raise RequestError(409, "broken_bundle", "the bundle is broken; the server's log says how") from None
         return as_json({"bundle": serving.bundle.fingerprint})

@@ -74,7 +74,7 @@ class Scorer:
         if codes.min() < 0:
             new = self.live.new_items(self._unknown(request.items, codes))
             for place in np.flatnonzero(codes < 0).tolist():
-                bundle.fields.give_known(fields, new.get(request.items[place], {}), place)
+                bundle.fields.give_kept_item(fields, new.get(request.items[place], {}), place)
         if request.features:
             bundle.fields.give(fields, request.features, slice(None))
         if request.item_features is not None:
@@ -87,8 +87,10 @@ class Scorer:
             for place, features in enumerate(request.item_features):
                 if features:
                     bundle.fields.give(fields, features, place)
-        state = self.state(request, user, scenario)
+        state = self.state(request.user, user, scenario)
         known = state is not None and bool((state[0, self._flags] == 0).any())
+        if state is not None and request.knowledge == "mean":
+            state = bundle.means["users"].numpy()
         return Rows(scenario, codes, fields, state, user >= 0, known)
 
     def scenario(self, name: str) -> int:
@@ -99,20 +101,18 @@ class Scorer:
             raise RequestError(404, "unknown_scenario", f"there is no scenario {name[:80]!r}; {known}")
         return index[name]
 
-    def state(self, request: ScoreRequest, user: int, scenario: int) -> NDArray[np.float32] | None:
-        """The user's state `(1, d)`, its sources side by side, each with its flag."""
+    def state(self, name: str, user: int, scenario: int) -> NDArray[np.float32] | None:
+        """The state `(1, d)` of a user, by id and code: its sources side by side, each with its flag."""
         bundle, rule = self.bundle, self.bundle.rule
         if not bundle.sources.users:
             return None
-        if request.knowledge == "mean":
-            return bundle.means["users"].numpy()
         composed = rule.state_width + 1
         prompted = bundle.sources.prompted + 1 if bundle.sources.prompted else 0
         out = np.empty((1, prompted + composed * len(rule.sources)), np.float32)
         if prompted:
             out[0, :prompted] = bundle.arrays["users/prompted"][user]
         if rule.sources:
-            sums = self.live.sums(request.user, user)
+            sums = self.live.sums(name, user)
             for place, source in enumerate(rule.sources):
                 start = prompted + place * composed
                 sums.state(scenario, source, rule, out[0, start : start + composed])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
@@ -20,7 +19,7 @@ from llm4msr.serving import metrics
 from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
-from llm4msr.serving.guard import Guard, Limits
+from llm4msr.serving.guard import Guard, Limits, is_loopback
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
@@ -46,7 +45,8 @@ class ServeConfig(BaseModel):
 
 def default_state(bundle: Path) -> Path:
     """Where the log of events lies unless said otherwise: beside the bundle, under the name it is served by."""
-    return bundle.with_name(f"{bundle.name}.state")
+    named = Path(os.path.abspath(bundle))  # a link keeps its own name
+    return named.with_name(f"{named.name}.state")
 
 
 def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: None) -> None:
@@ -54,7 +54,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
 
     Raises `InputError` for a broken bundle, or an open address without a token.
     """
-    if not _is_loopback(config.host) and not os.environ.get(TOKEN):
+    if not is_loopback(config.host) and not os.environ.get(TOKEN):
         raise InputError(
             f"--host {config.host}: is reached from outside this machine; set a token in the environment variable "
             f"{TOKEN}, or bind to 127.0.0.1"
@@ -101,10 +101,3 @@ def create() -> Guard:
     limits = Limits(config.body, config.concurrency, config.seconds)
     current = Current(config.bundle, config.state, checked=config.checked)
     return make_app(current, token=os.environ.get(TOKEN) or None, limits=limits)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.knowledge.history import DAY
-from llm4msr.knowledge.states import Composed
+from llm4msr.knowledge.states import Composed, begins_of, whole_users
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def sums_of_users(
     Returns `user * streams + stream` of each, ascending, `(n,)`, and the sums, a line each.
     """
     keys, parts = [np.zeros(0, np.int64)], [Sums.empty(rule)]
-    for start, stop in _whole_users(events.user, block):
+    for start, stop in whole_users(events.user, np.arange(len(events)), block):
         chosen = events[start:stop]
         lists = [_stream(chosen, s, rule) for s in range(rule.streams)]
         found = [(s, chosen[there]) for s, there in enumerate(lists) if len(there)]
@@ -205,7 +204,7 @@ def _stream(events: Events, stream: int, rule: StateRule) -> NDArray[np.int64]:
 
 def _sums(events: Events, vectors: NDArray[np.float32], rule: StateRule) -> Sums:
     """The sums of one stream, a line a user that has events in it."""
-    begins = np.flatnonzero(np.diff(events.user, prepend=-1) != 0)
+    begins = begins_of(events.user)
     lengths = np.diff(np.append(begins, len(events)))
     last = events.time[begins + lengths - 1]
     weight = np.asarray(rule.behaviour_weights)[events.behaviour]
@@ -224,13 +223,3 @@ def _sums(events: Events, vectors: NDArray[np.float32], rule: StateRule) -> Sums
 
 def _joined(parts: Sequence[Sums], order: Any) -> Sums:
     return Sums(*(np.concatenate(columns)[order] for columns in zip(*(vars(p).values() for p in parts), strict=True)))
-
-
-def _whole_users(user: NDArray[np.int32], block: int) -> list[tuple[int, int]]:
-    """Ranges that hold whole users and about `block` events each."""
-    begins = np.flatnonzero(np.diff(user, prepend=-1) != 0)
-    cuts = [0]
-    while cuts[-1] < len(user):
-        following = np.searchsorted(begins, cuts[-1] + block)
-        cuts.append(int(begins[following]) if following < len(begins) else len(user))
-    return list(pairwise(cuts))

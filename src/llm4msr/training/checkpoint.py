@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llm4msr.errors import InputError
+from llm4msr.folders import file_aside
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.optim import Optimizers
 
@@ -42,7 +42,7 @@ def save_checkpoint(
     path: Path, model: MultiScenarioModel, best: dict[str, Tensor], optimizers: Optimizers, position: Position
 ) -> None:
     """Replace the checkpoint in one step."""
-    tensors = {f"model/{name}": tensor for name, tensor in copy_of(model).items()}
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
     tensors["random"] = torch.get_rng_state()
@@ -68,13 +68,15 @@ def load_checkpoint(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, in one step."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.touch()
-    mode = aside.stat().st_mode  # what the user's umask gives; safetensors makes files that only she can read
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
-    aside.chmod(mode)
-    os.replace(aside, path)
+    """Write tensors as safetensors, in one step. Raises `OSError` where the disk is full."""
+    with file_aside(path, "part") as aside:
+        aside.touch()
+        mode = aside.stat().st_mode  # what the user's umask gives; safetensors makes files that only she can read
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written: {error}") from error
+        aside.chmod(mode)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -66,12 +66,12 @@ class TrainConfig(BaseModel):
         )
 
     def torch_device(self) -> torch.device:
-        """The device to train on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device == "cuda" and not torch.cuda.is_available():
+        """The device to train on: of several GPUs this process' own, by number, since threads do not share a choice."""
+        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
             raise InputError("device = 'cuda', but PyTorch finds no GPU here; take 'auto' or 'cpu'")
-        return torch.device(self.device)
+        return torch.device("cuda", torch.cuda.current_device())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llm4msr.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -89,15 +91,26 @@ ALONE = Group()
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
-    """The group that `torchrun` made this process part of, or a group of this process alone."""
+def joined(device: str = "auto") -> Iterator[Group]:
+    """The group that `torchrun` made this process part of, or a group of this process alone.
+
+    On GPUs, which are used where there are any and the `device` is not "cpu", each process takes one of its own; raises
+    `InputError` where there are too few.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or dist.is_initialized():
         yield ALONE if size == 1 else Group(dist.get_rank(), dist.get_world_size())
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= there:
+            raise InputError(
+                f"--nproc-per-node: more processes than GPUs, of which there are {there}; start fewer, or train with "
+                "device = 'cpu'"
+            )
+        torch.cuda.set_device(number)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield Group(dist.get_rank(), size)
         dist.barrier()  # none leaves, and takes what the others still talk to with it, before all are done

@@ -52,11 +52,12 @@ def train_run(
     Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
     """
     keep_freed_memory()
-    with joined() as group:
+    with joined(config.train.device) as group:
         return _train(config.absolute(), folder, progress, group)
 
 
 def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], None], group: Group) -> RunResult:
+    config.model.backbone_config()  # what is wrong with it is said before all else is read
     data = PreparedData.open(config.data)
     reasoned = open_knowledge(config, data)
     run = resolved(config, data, reasoned)
@@ -71,6 +72,9 @@ def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], 
     group.wait()
     if group.writes:
         claim(folder, run)
+    group.wait()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not seen by all processes; name a folder that all machines share")
     position = fit(model, data, source, config.train, folder, progress, group)
     logits = predict(model, data, source, "test", group)
     if group.writes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from llm4msr.data.raw import as_text
 from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
@@ -59,14 +60,25 @@ def _read_file(path: Path) -> Table:
 
 
 def _scan(paths: list[Path]) -> pl.LazyFrame:
-    """Parquet files as one table; a column that only some of them have is missing in the others."""
+    """Parquet files as one table.
+
+    A column that only some of them have is missing in the others. One that is text in some and of another type in
+    others is read as text, and as a number where it is whole in some and has fractions in others.
+    """
     try:
-        alike = len({tuple(pl.read_parquet_schema(path)) for path in paths}) == 1
+        schemas = [pl.read_parquet_schema(path) for path in paths]
     except (pl.exceptions.PolarsError, OSError):
-        alike = True  # whoever reads the table says what is wrong with the file
-    if alike:
+        schemas = []  # whoever reads the table says what is wrong with the file
+    if all(schema == schemas[0] and list(schema) == list(schemas[0]) for schema in schemas):
         return pl.scan_parquet(paths, glob=False)
-    return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal_relaxed")
+    texts = {name for schema in schemas for name, dtype in schema.items() if dtype == pl.String}
+    frames = [
+        pl.scan_parquet(path, glob=False).with_columns(
+            as_text(pl.col(name), dtype) for name, dtype in schema.items() if name in texts and not dtype.is_nested()
+        )
+        for path, schema in zip(paths, schemas, strict=True)
+    ]
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def _kind(path: Path) -> str:
