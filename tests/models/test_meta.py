@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from llm4msr.errors import InputError
 from llm4msr.models.batch import EmbeddingShape, KnowledgeWidths, UserStates
-from llm4msr.models.enhancers.llm4msr import LLM4MSR, LLM4MSRConfig
+from llm4msr.models.enhancers.llm4msr import LLM4MSR
+from llm4msr.models.enhancers.llm4msr_config import LLM4MSRConfig
 from llm4msr.models.meta import MetaLayers, grouped_matmul
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone
 from tests.models.zoo import WIDTHS, make_rows
@@ -98,9 +99,10 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.testing.assert_close(same, applied(layers, x, z[:1].expand(7, -1), None))
 
 
+@pytest.mark.parametrize("more", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
-def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any, gated: bool) -> None:
+def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any, gated: bool, more: bool) -> None:
     torch.manual_seed(0)
     layers = MetaLayers(3, (4, 6, 4), weights=weights, rank=2).double()
     with torch.no_grad():
@@ -111,7 +113,10 @@ def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any
     gate = torch.rand(7, 1, dtype=torch.float64) if gated else None
     expected = x.clone()
     expected[:, :4] += applied(layers, x[:, :4], z, inverse) * (1 if gate is None else gate)
-    torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate), expected)
+    factors = (torch.randn(7, 5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)) if more else None
+    if factors is not None:
+        expected[:, :4] += factors[0] @ factors[1]
+    torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate, factors), expected)
 
 
 def test_low_rank_layers_start_close_to_one_shared_network() -> None:
@@ -271,6 +276,48 @@ def test_match_features_are_product_and_dot() -> None:
     logits, _ = enhancer(torch.tensor([[1.5]]), batch, SumOfInputs())
     torch.testing.assert_close(logits, 1.5 + product.sum(1) + product.sum(1))
     assert enhancer.backbone_width == 1 + 2 + 1
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(
+    ("user", "scenario"), [("bottom", "bottom"), ("none", "bottom"), ("bottom", "parallel"), ("none", "none")]
+)
+def test_added_features_are_added_to_what_the_lowest_layers_give(user: str, scenario: str, residual: bool) -> None:
+    settings = {"user": user, "scenario": scenario, "residual": residual, "layers": 1, "weights": "factored"}
+    features = {"match": True, "candidate": True, "match_dim": 2, "features": "added"}
+    enhancer = LLM4MSR(plain(**settings, **features), EmbeddingShape(1, 2), 3, WIDTHS)
+    batch = make_rows([3, 1, 0])
+    assert batch.users is not None
+    assert batch.item is not None
+    assert batch.users.inverse is not None
+    e = torch.randn(4, 2)
+    product = enhancer.match_user(batch.users.vectors)[batch.users.inverse] * enhancer.match_item(batch.item)
+    columns = [enhancer.candidate(batch.item), product, product.sum(1, keepdim=True)]
+    expected = e
+    if enhancer.user_layers is not None:
+        generated = enhancer.user_layers.generate(batch.users.vectors)
+        out = enhancer.user_layers(e, generated, batch.users.inverse)
+        expected = e + out if residual else out
+    if user == "bottom" or scenario != "bottom":
+        expected = expected + torch.cat(columns, 1) @ enhancer.feature_map
+    if scenario == "bottom":
+        assert enhancer.scenario_layers is not None
+        out = enhancer.scenario_layers(
+            expected, enhancer.scenario_layers.generate(enhancer.scenario_vectors), batch.scenario_ids()
+        )
+        expected = expected + out if residual else out
+        if user != "bottom":
+            expected = expected + torch.cat(columns, 1) @ enhancer.feature_map
+    seen: list[torch.Tensor] = []
+
+    class Spy(SumOfInputs):
+        def forward(self, x: torch.Tensor, offsets: tuple[int, ...]) -> torch.Tensor:
+            seen.append(x)
+            return super().forward(x, offsets)
+
+    enhancer(e, batch, Spy())
+    torch.testing.assert_close(seen[0], expected)
+    assert enhancer.backbone_width == 2
 
 
 @pytest.mark.parametrize(

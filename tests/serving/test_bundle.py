@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import weakref
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,12 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path, run: Path) -> 
     with pytest.raises(InputError, match="left alone"):
         export_bundle(run, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_a_bundle_of_a_time_before_all_else_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1960-01-01.*nothing happened before; the data begin at"):
+        export_bundle(run, tmp_path / "bundle", as_of_time=datetime(1960, 1, 1, tzinfo=UTC))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_open_address_needs_a_token(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ def test_a_stranger_becomes_known_by_her_events(bundle_path: Path, tmp_path: Pat
         running.client.post("/v1/events", json={"events": [{**EVENT, "user": "a stranger"}]})
         assert running.client.post("/v1/score", json=stranger).json()["knowledge_known"]
         assert running.client.get("/v1/users/a stranger/history").json()["scenarios"][1]["count"] == 1
+        assert "since the bundle was made" in running.client.get("/v1/users/a stranger/knowledge").json()["note"]
+        assert running.client.get("/v1/users/another stranger/knowledge").status_code == 404
 
 
 def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
@@ -281,6 +283,18 @@ def test_two_processes_of_different_bundles_share_one_log(
     assert np.allclose(first.sums("u1", code).total, second.sums("u1", code).total, atol=1e-12)
     first.close()
     second.close()
+
+
+def test_the_latest_events_of_one_user_are_hers_alone(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    users = [f"u{n}" for n in range(5)]
+    live.write([_record(user, f"i{n}", time=2_100_000_000_000 - n) for user in users for n in range(4)])
+    for user in users:
+        assert [event.item for event in live.history(user)] == ["i3", "i2", "i1", "i0"]
+        assert [event.item for event in live.history(user, 2)] == ["i1", "i0"]
+        assert {event.user for event in live.history(user)} == {user}
+    assert live.history("nobody") == []
+    live.close()
 
 
 def test_an_item_record_is_replaced_by_one_that_says_more(bundle: Bundle, tmp_path: Path) -> None:

@@ -118,23 +118,31 @@ class MetaLayers(nn.Module):
         return functional.relu(out) if self.activate_last else out
 
     def added(
-        self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None, gate: Tensor | None = None
+        self,
+        x: Tensor,
+        generated: Sequence[Tensor],
+        inverse: Tensor | None,
+        gate: Tensor | None = None,
+        more: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """`x + gate * layers(x)`: the layers read, and add to, the first columns of `x` `(B, at least widths[0])`.
 
-        `gate` `(B, 1)` is 1 where not given.
+        `gate` `(B, 1)` is 1 where not given. `more` `(B, n), (n, widths[K])` are two factors of what else is added.
         """
         last, beside = len(generated) - 1, x.shape[1] - self.widths[-1]
         if self.weights == "full" or self.activate_last:
             out = self(x[:, : self.widths[0]], generated, inverse)
-            return x + functional.pad(out if gate is None else gate * out, (0, beside))
+            out = out if gate is None else gate * out
+            return x + functional.pad(out if more is None else torch.addmm(out, *more), (0, beside))
         # Products with zeros for the columns beside, and one that adds to x: no other pass over wide rows.
         h = self._below_last(x, generated, inverse)
         turned = self._turned(last, h, generated[last], inverse)
         one = turned.new_ones(turned.shape[0], 1) if gate is None else gate
-        turned = torch.cat([turned if gate is None else turned * gate, one], 1)
-        weight = torch.cat([self.right[last], self.bias[last][None]])
-        return torch.addmm(x, turned, functional.pad(weight, (0, beside)))
+        left = [turned if gate is None else turned * gate, one]
+        right = [self.right[last], self.bias[last][None]]
+        if more is not None:
+            left, right = [*left, more[0]], [*right, more[1]]
+        return torch.addmm(x, torch.cat(left, 1), functional.pad(torch.cat(right), (0, beside)))
 
     def _below_last(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
         """What the last layer reads."""

@@ -172,7 +172,8 @@ def _add_people(app: FastAPI, current: Current) -> None:
     @app.get("/v1/users/{user:path}/knowledge", response_model=UserKnowledge, tags=["people"])
     async def knowledge(user: str) -> Response:
         """What the LLM wrote of a user at the latest snapshot, and the history that it was made from."""
-        return as_json(knowledge_of(current.now.bundle, user[:256]).model_dump())
+        serving = current.now
+        return as_json(knowledge_of(serving.bundle, serving.live, user[:256]).model_dump())
 
     @app.get("/v1/users/{user:path}/history", response_model=UserHistory, tags=["people"])
     async def history(user: str, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> Response:

@@ -31,6 +31,8 @@ from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record
 from llm4msr.serving.states import Events, Sums, sums_of_user
 
 _APPLIED, _LOG = b"applied", b"log"
+_LAST = b"\xff" * 24
+"""Greater than what any key of an event has after its user."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _CHUNK = 5_000
 _READERS = 4096
@@ -106,7 +108,7 @@ class Live:
     def history(self, user: str, most: int = 10_000) -> list[EventRecord]:
         """A user's events since the export, in order of time; the latest ones where there are more than `most`."""
         with _as_os_errors(), self._env.begin() as transaction:
-            return self._history(transaction, user)[-most:]
+            return self._history(transaction, user, most)
 
     def new_items(self, items: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The raw columns of those of the items that are new since the export."""
@@ -237,14 +239,16 @@ class Live:
         events = events[usable]
         return sums_of_user(events[np.argsort(events.time, kind="stable")], bundle.vectors[:, :-1], bundle.rule)
 
-    def _history(self, transaction: lmdb.Transaction, user: str) -> list[EventRecord]:
-        prefix, found = _digest(user), []
+    def _history(self, transaction: lmdb.Transaction, user: str, most: int | None = None) -> list[EventRecord]:
+        """A user's events in order of time, all of them or the latest; read from the last one backwards."""
+        prefix = _digest(user)
+        found: list[EventRecord] = []
         cursor = transaction.cursor(db=self._events)
-        more = cursor.set_range(prefix)
-        while more and bytes(cursor.key()).startswith(prefix):
+        more = cursor.prev() if cursor.set_range(prefix + _LAST) else cursor.last()
+        while more and bytes(cursor.key()).startswith(prefix) and (most is None or len(found) < most):
             found.append(msgspec.json.decode(cursor.value(), type=EventRecord))
-            more = cursor.next()
-        return found
+            more = cursor.prev()
+        return found[::-1]
 
 
 @contextmanager

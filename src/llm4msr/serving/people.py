@@ -80,11 +80,13 @@ def history_of(bundle: Bundle, live: Live, user: str, most: int) -> UserHistory:
     return UserHistory(user=user, scenarios=found)
 
 
-def knowledge_of(bundle: Bundle, user: str) -> UserKnowledge:
-    """The text of the latest snapshot and its history. Raises `RequestError` for a user the bundle does not have."""
+def knowledge_of(bundle: Bundle, live: Live, user: str) -> UserKnowledge:
+    """The text of the latest snapshot and its history. Raises `RequestError` for a user that nothing is known of."""
     code = bundle.lookup.number("user", user)
     if code < 0:
-        raise unknown_user(bundle, user)
+        if not live.history(user, 1):
+            raise unknown_user(bundle, user)
+        return UserKnowledge(user=user, note="This user is known by events since the bundle was made alone.")
     raw = bundle.lookup.text("knowledge", code)
     if raw is None:
         return UserKnowledge(user=user, note=_why_nothing(bundle))

@@ -12,6 +12,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import MultiScenarioModel
+from llm4msr.serving.bundle import iso
 from llm4msr.serving.states import Events
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.config import RunConfig
@@ -45,7 +46,11 @@ class Trained:
 
 
 def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
-    """Open a finished run. Raises `InputError` for one that has not ended, changed, or was trained with a control."""
+    """Open a finished run.
+
+    Raises `InputError` for one that has not ended, changed, or was trained with a control, and for a time before which
+    nothing happened.
+    """
     config = run_config(run)
     if config.knowledge.control != "none":
         raise InputError(
@@ -54,8 +59,11 @@ def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
         )
     data, source, model = open_trained(run)
     folder = None if config.knowledge_folder is None else KnowledgeFolder.open(config.knowledge_folder, data)
-    latest = data.positives["time"].max() if data.positives.height else 0
-    moment = max(int(data.time[-1]), int(latest)) + 1  # type: ignore[arg-type]
-    if as_of_time is not None:
-        moment = round(as_of_time.timestamp() * 1e6)
+    ends = [int(data.time[0]), int(data.time[-1])]
+    if data.positives.height:
+        ends += [int(time) for time in data.positives["time"].sort()[[0, -1]]]
+    first, last = min(ends), max(ends)
+    moment = last + 1 if as_of_time is None else round(as_of_time.timestamp() * 1e6)
+    if moment <= first:
+        raise InputError(f"the bundle as of {iso(moment)}: nothing happened before; the data begin at {iso(first)}")
     return Trained(config, read_result(run), data, source, model, folder, moment)

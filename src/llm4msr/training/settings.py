@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,23 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read `path=value`; the value is JSON where it can be read as such, and text otherwise.
+    """Read `path=value`; the value is JSON, a list or a table of TOML, or else text.
 
     >>> parse_assignment("train.seed=3"), parse_assignment("model.backbone.name=star")
     (('train.seed', 3), ('model.backbone.name', 'star'))
+    >>> parse_assignment("model.backbone.settings={hidden = [64, 32]}")
+    ('model.backbone.settings', {'hidden': [64, 32]})
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise InputError(f"{text!r} is not a setting; write path=value, as in train.seed=3")
-    try:
-        return path.strip(), json.loads(value)
-    except ValueError:
-        return path.strip(), value.strip()
+    text = value.strip()
+    with suppress(ValueError):
+        return path.strip(), json.loads(text)
+    if text.startswith(("[", "{")):
+        with suppress(tomllib.TOMLDecodeError):
+            return path.strip(), tomllib.loads(f"value = {text}")["value"]
+    return path.strip(), text
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

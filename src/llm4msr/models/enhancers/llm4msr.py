@@ -4,95 +4,27 @@ User-level meta layers transform the embeddings below the backbone; scenario-lev
 
     h = backbone(h_u),   logit = alpha * h_s + (1 - alpha) * h          (equations 8 and 9)
 
-Level, placement and source of the knowledge are settings, so that each variant of the paper's Figure 3 is a config.
 Beyond the paper there are the candidate's vector as a field, match features (product and dot of the projected user
-state and candidate), which go to the backbone beside the embeddings, and a gate that can close the user's layers.
+state and candidate), both beside the embeddings or added to them, and a gate that can close the user's layers.
 `llm4msr` has them on, `llm4msr_paper` is the paper's model.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
-from llm4msr.models.meta import MetaLayers, Weights
-from llm4msr.models.readers import (
-    USER_TABLES,
-    UserSource,
-    UserTable,
-    given,
-    of_rows,
-    of_scenarios,
-    scenario_vectors,
-    together,
-    user_states,
-)
-from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConfig
+from llm4msr.models.enhancers.llm4msr_config import LLM4MSRConfig, PaperConfig, Placement
+from llm4msr.models.meta import MetaLayers
+from llm4msr.models.readers import given, of_rows, of_scenarios, scenario_vectors, together, user_states
+from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
 
-Placement = Literal["bottom", "parallel", "none"]
-
-
-class LLM4MSRConfig(ModelPartConfig):
-    """Settings of the enhancer. The defaults are those that validation data chose (docs/results/defaults.md).
-
-    - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
-    - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
-    - `layers` (K), `hidden`: number and hidden width of the meta layers; `weights`, `rank`, `factors`: see there.
-    - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
-    - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
-      and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
-      `gate_start`. Other layers have no gate.
-    - `alpha`: where the mixing weight starts; it is learned.
-    - `candidate`, `match`: features beyond the paper, of `match_dim + 1` numbers each; both need item vectors.
-    - `dropout`: share of the numbers of users' and items' vectors that is dropped while training.
-    """
-
-    source: UserSource = "composed"
-    user: Placement = "bottom"
-    scenario: Placement = "none"
-    layers: int = Field(default=2, ge=1, le=8)
-    hidden: int = Field(default=64, ge=1)
-    weights: Weights = "factored"
-    rank: int = Field(default=16, ge=1)
-    factors: int = Field(default=32, ge=1)
-    residual: bool = True
-    gate: bool = True
-    gate_start: float = -4.0
-    alpha: float = 0.2
-    candidate: bool = True
-    match: bool = True
-    match_dim: int = Field(default=15, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _does_something(self) -> LLM4MSRConfig:
-        if self.user == "none" and self.scenario == "none" and not (self.candidate or self.match):
-            raise ValueError("user, scenario, candidate and match are all off: take the enhancer 'none' instead")
-        return self
-
-    @property
-    def gated(self) -> bool:
-        """Whether there is something that the gate scales."""
-        return self.gate and self.user == "bottom" and self.residual
-
-    @property
-    def user_sources(self) -> tuple[UserTable, ...]:
-        """The user-level tables that the model reads, in the order in which their vectors stand side by side."""
-        if self.user == "none" and not self.match:
-            return ()
-        return USER_TABLES[self.source]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Every kind of knowledge that the model reads."""
-        item = {"item"} if self.candidate or self.match else set()
-        scenario = {"scenario"} if self.scenario != "none" else set()
-        return frozenset({*self.user_sources, *item, *scenario})
+_SMALL = 0.1
+"""Factor on the initial weights of what is added to the embeddings."""
 
 
 @ENHANCERS.register("llm4msr", LLM4MSRConfig)
@@ -109,9 +41,14 @@ class LLM4MSR(Enhancer):
         width = shape.width
         if "item" in config.needs:
             given(knowledge.item, "item vectors")
+        of_one = config.match_dim + 1
         if config.candidate:
-            self.candidate = nn.Linear(knowledge.item, config.match_dim + 1)
-            width += config.match_dim + 1
+            self.candidate = nn.Linear(knowledge.item, of_one)
+        if config.features == "beside":
+            width += of_one * config.candidate
+        elif config.candidate or config.match:
+            start = nn.init.xavier_uniform_(torch.empty(of_one * (config.candidate + config.match), width))
+            self.feature_map = nn.Parameter(start * _SMALL)
         self._width = width
         user_width = given(sum(knowledge.users), "user states") if config.user_sources else 0
         self.user_layers = self._layers(config.user, user_width, width)
@@ -147,13 +84,14 @@ class LLM4MSR(Enhancer):
             rank=c.rank,
             factors=c.factors,
             activate_last=placement == "bottom" and not c.residual,
-            last_scale=0.1 if placement == "bottom" and c.residual else 1.0,
+            last_scale=_SMALL if placement == "bottom" and c.residual else 1.0,
         )
 
     @property
     def backbone_width(self) -> int:
         """`E`, and the widths of candidate and match features where they are on."""
-        return self._width + (self.config.match_dim + 1 if self.config.match else 0)
+        beside = self.config.match and self.config.features == "beside"
+        return self._width + (self.config.match_dim + 1 if beside else 0)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -189,16 +127,20 @@ class LLM4MSR(Enhancer):
             states = user_states(batch)
             z, inverse = self._dropped(states.vectors), states.inverse
         made = self._made(z)
-        parts = [e]
+        features: list[Tensor] = []
         if "item" in c.needs:
             item = self._dropped(given(batch.item, "item vectors"))
             readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
             read = together(item, readers)
-            parts += read[: len(read) - c.match]
+            features += read[: len(read) - c.match]
             if c.match:
                 product = of_rows(made["match"], inverse) * read[-1]
-                parts += [product, product.sum(1, keepdim=True)]
-        x = torch.cat(parts, 1) if len(parts) > 1 else e
+                features += [product, product.sum(1, keepdim=True)]
+        x, more = e, None
+        if features and c.features == "beside":
+            x = torch.cat([e, *features], 1)
+        elif features:
+            more = (torch.cat(features, 1), self.feature_map)
         below, beside = x, []
         made_for_rows: list[tuple[MetaLayers, list[Tensor]]] = []
         if self.user_layers is not None:
@@ -209,7 +151,7 @@ class LLM4MSR(Enhancer):
                 ids = batch.scenario_ids()
                 gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
             if c.user == "bottom":
-                below = self._bottom(self.user_layers, x, generated, inverse, gate)
+                below, more = self._bottom(self.user_layers, x, generated, inverse, gate, more), None
             else:
                 beside.append(self.user_layers(x[:, : self._width], generated, inverse)[:, 0])
             made_for_rows.append((self.user_layers, generated))
@@ -218,10 +160,12 @@ class LLM4MSR(Enhancer):
             generated = self._of_scenarios(self.scenario_layers)
             seen, ids = of_scenarios(generated, batch.offsets, e.device)
             if c.scenario == "bottom":
-                below = self._bottom(self.scenario_layers, below, seen, ids, None)
+                below, more = self._bottom(self.scenario_layers, below, seen, ids, None, more), None
             else:
                 beside.append(self.scenario_layers(x[:, : self._width], seen, ids)[:, 0])
             made_for_rows.append((self.scenario_layers, generated))
+        if more is not None:
+            below = torch.addmm(below, *more)
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
@@ -241,24 +185,19 @@ class LLM4MSR(Enhancer):
         return {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
 
     def _bottom(
-        self, layers: MetaLayers, x: Tensor, generated: list[Tensor], inverse: Tensor | None, gate: Tensor | None
+        self,
+        layers: MetaLayers,
+        x: Tensor,
+        generated: list[Tensor],
+        inverse: Tensor | None,
+        gate: Tensor | None,
+        more: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """`x` after meta layers below the backbone; match features pass them by."""
+        """`x` after meta layers below the backbone, plus the product of `more`; match features pass the layers by."""
         if self.config.residual:
-            return layers.added(x, generated, inverse, gate)
-        return torch.cat([layers(x[:, : self._width], generated, inverse), x[:, self._width :]], 1)
-
-
-class PaperConfig(LLM4MSRConfig):
-    """The same settings, by default the paper's."""
-
-    source: UserSource = "prompted"
-    scenario: Placement = "parallel"
-    weights: Weights = "full"
-    residual: bool = False
-    gate: bool = False
-    candidate: bool = False
-    match: bool = False
+            return layers.added(x, generated, inverse, gate, more)
+        out = torch.cat([layers(x[:, : self._width], generated, inverse), x[:, self._width :]], 1)
+        return out if more is None else torch.addmm(out, *more)
 
 
 @ENHANCERS.register("llm4msr_paper", PaperConfig)
