@@ -66,6 +66,20 @@ def test_a_failure_leaves_nothing(tmp_path: Path, failure: type[BaseException]) 
     assert names(tmp_path) == []
 
 
+def test_a_disk_that_is_full_is_named_even_where_numpy_does_not(tmp_path: Path) -> None:
+    message = r"data: cannot be written \(8 requested and 3 written\); is the disk full\?"
+    with pytest.raises(OSError, match=message), written_aside(tmp_path / "data"):
+        raise OSError("8 requested and 3 written")  # as `numpy.save` does
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with written_aside(tmp_path / "data") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "data" / "a").is_file()
+
+
 def test_a_failure_while_overwriting_leaves_the_old_folder(tmp_path: Path) -> None:
     make(tmp_path / "data")
     with pytest.raises(ValueError, match="stop"), written_aside(tmp_path / "data", replaces=KIND):

@@ -61,8 +61,10 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
             shutil.rmtree(old)
         else:
             os.rename(aside, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is None:  # of NumPy, which says how many bytes it could write
+            raise OSError(f"{target}: cannot be written ({error}); is the disk full?") from error
         raise
 
 

@@ -103,6 +103,15 @@ def test_a_column_of_parquet_files_may_change_its_type(tmp_path: Path) -> None:
     assert found["size"].to_list() == ["24", "2.5", "24", "small"]
 
 
+def test_lists_of_some_parquet_files_and_texts_of_others_are_lists(tmp_path: Path) -> None:
+    pl.DataFrame({"tags": [["red", "sale"], None]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"tags": ["red;new", None]}).write_parquet(tmp_path / "b.parquet")
+    pl.DataFrame({"tags": [[1, 2]]}).write_parquet(tmp_path / "c.parquet")
+    pl.DataFrame({"tags": [7.0]}).write_parquet(tmp_path / "d.parquet")
+    found = read_table(tmp_path, "items", {"tags": ";"}).frame.collect()
+    assert found["tags"].to_list() == [["red", "sale"], None, ["red", "new"], None, ["1", "2"], ["7"]]
+
+
 @pytest.mark.parametrize("other", ["b.parquet", "b.tsv", "b.csv.gz"])
 def test_a_folder_of_several_kinds_is_refused(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.csv").write_text("user\nu\n")

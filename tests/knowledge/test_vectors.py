@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llm4msr.knowledge.vectors import CLIP, Reduction
+from llm4msr.knowledge.vectors import CLIP, FARTHEST, Reduction
 
 Vectors = NDArray[np.float32]
 
@@ -15,6 +15,12 @@ def cloud(count: int, width: int = 8, seed: int = 0) -> Vectors:
     mixing = random.standard_normal((width, width))
     scale = np.where(np.arange(width) == 2, 100.0, 1.0)
     return ((random.standard_normal((count, width)) @ mixing + 3.0) * scale).astype(np.float32)
+
+
+def unshortened(reduction: Reduction, vectors: Vectors) -> Vectors:
+    """What `apply` gives before it shortens what is far away."""
+    standard = np.clip((vectors - reduction.mean) / reduction.deviation, -CLIP, CLIP)
+    return np.asarray(standard @ reduction.components + reduction.offset, np.float32)
 
 
 def test_standardised_dimensions_have_the_training_mean_0_and_deviation_1() -> None:
@@ -32,8 +38,8 @@ def test_values_are_clipped_at_four_deviations() -> None:
 def test_extreme_training_vectors_are_clipped_before_the_components_are_fitted() -> None:
     training = cloud(2000)
     training[:20] *= 30
-    reduced = Reduction.fit(training, 3).apply(training)
-    np.testing.assert_allclose(np.cov(reduced.T), np.eye(3), atol=1e-2)
+    reduction = Reduction.fit(training, 3)
+    np.testing.assert_allclose(np.cov(unshortened(reduction, training).T), np.eye(3), atol=1e-2)
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, 8])
@@ -115,3 +121,16 @@ def test_a_reduction_is_its_four_arrays() -> None:
         "offset": (3,),
     }
     np.testing.assert_array_equal(again.apply(cloud(9)), reduction.apply(cloud(9)))
+
+
+def test_what_is_unlike_all_training_vectors_keeps_its_direction_and_is_no_farther_than_the_farthest() -> None:
+    training = cloud(60, width=40)
+    reduction = Reduction.fit(training, 32)
+    unlike, most = -training + 40, FARTHEST * 32**0.5
+    near, far = reduction.apply(training), reduction.apply(unlike)
+    np.testing.assert_allclose(near, unshortened(reduction, training), atol=1e-4)
+    assert np.linalg.norm(near, axis=1).max() < most
+    free = unshortened(reduction, unlike)
+    lengths = np.linalg.norm(free, axis=1, keepdims=True)
+    assert lengths.max() > 2 * most
+    np.testing.assert_allclose(far, free * np.minimum(1, most / lengths), rtol=1e-4, atol=1e-4)

@@ -79,6 +79,8 @@ def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
         known = running.client.post("/v1/score", json=ask).json()
         assert known["scores"] != blank
         assert known["unknown_items"] == ["brand new"]
+        ranked = running.client.post("/v1/rank", json=ask).json()["items"]
+        assert [(line["item"], line["title"]) for line in ranked] == [("brand new", "red thing")]
         event = {**EVENT, "item": "brand new"}
         assert running.client.post("/v1/events", json={"events": [event]}).json()["queued_items"] == ["brand new"]
         bad = {"items": [{"item": "another", "columns": {"price": "dear"}}]}
@@ -144,7 +146,7 @@ def test_harvested_events_and_items_are_prepared_with_the_logs(
         ([True, False], [True, False], pl.Boolean),
         (["a|b", ["a", "c"]], ["a|b", "a|c"], pl.String),
         ([["a", "c"], ["b"]], [["a", "c"], ["b"]], pl.List(pl.String)),
-        ([["a", 1], ["b"]], ["a|1", "b"], pl.String),
+        ([["a", 1], None, ["b"]], [["a", "1"], None, ["b"]], pl.List(pl.String)),
         ([5, "five", 2.0, True, 1e-7], ["5", "five", "2", "true", "1e-7"], pl.String),
         ([2**70, 1], [str(2**70), "1"], pl.String),
         ([None, None], [None, None], pl.String),
@@ -159,6 +161,17 @@ def test_new_items_may_say_the_same_in_several_ways(
     assert items["item"].to_list() == [f"n{place}" for place in range(len(values))]
     assert items["tags"].dtype == dtype
     assert items["tags"].to_list() == expected
+
+
+def test_a_log_that_may_only_be_read_is_harvested(bundle: Bundle, tmp_path: Path) -> None:
+    EventLog(tmp_path).append([_record()], 0)
+    before = (tmp_path / FILE).stat()
+    opened: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EventLog, "__init__", lambda *_: opened.append("to write"))
+        events, _ = harvest(tmp_path, bundle.schema)
+    assert (events.height, opened) == (1, [])
+    assert (tmp_path / FILE).stat() == before
 
 
 def test_what_the_bundle_knows_already_is_not_counted_again(bundle: Bundle, tmp_path: Path, shop: PreparedData) -> None:

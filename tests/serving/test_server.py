@@ -123,6 +123,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/v1/score", {**ASK, "usr": "u1"}, 422, "invalid_request"),
     ("/v1/score", {**ASK, "features": {"hours": 1}}, 422, "unknown_field"),
     ("/v1/score", {**ASK, "features": {"user": "u2"}}, 422, "id_field"),
+    ("/v1/score", {**ASK, "features": {"hour": {"of": 1}}}, 422, "invalid_request"),
     ("/v1/score", {**ASK, "features": {"price": "dear"}}, 422, "wrong_value"),
     ("/v1/score", {**ASK, "features": {"colour": ["red"]}}, 422, "wrong_value"),
     ("/v1/score", {**ASK, "item_features": [{}]}, 422, "wrong_length"),

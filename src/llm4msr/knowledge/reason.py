@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,9 +147,11 @@ def reason(
 
 
 def check_usable(folder: Path) -> None:
-    """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before."""
+    """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before, and may be written to."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: this account may not write there")
     others = [path for path in folder.iterdir() if path.name != READINGS] if folder.is_dir() else []
     if others and not Stores.paths(folder):
         raise InputError(f"{folder}: holds something else than knowledge; name another folder for it")

@@ -22,7 +22,7 @@ from llm4msr.serving.guard import Guard, Limits
 from llm4msr.serving.log import EventRecord, ItemRecord, Record
 from llm4msr.serving.metrics import Metrics
 from llm4msr.serving.operation import add_operation, add_page, as_json, handle_errors
-from llm4msr.serving.people import UserHistory, UserKnowledge, history_of, knowledge_of
+from llm4msr.serving.people import UserHistory, UserKnowledge, history_of, knowledge_of, titles_of_items
 from llm4msr.serving.requests import (
     MOST_ITEMS,
     BatchAnswer,
@@ -136,9 +136,9 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         _count(metrics, serving, [body], [scored])
         best = (-scored.scores).argsort(kind="stable")[: body.top].tolist()
         ids = [body.items[place] for place in best]  # type: ignore[index]
-        titles = lookup.texts("title", lookup.numbers("item", ids).tolist())
+        titles = titles_of_items(serving.bundle, serving.live, ids)
         ranked = [
-            {"item": item, "score": float(scored.scores[place]), "title": title or item}
+            {"item": item, "score": float(scored.scores[place]), "title": title}
             for place, item, title in zip(best, ids, titles, strict=True)
         ]
         answer = _score_answer(serving, scored)
@@ -198,6 +198,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
     async def items(body: ItemsRequest) -> Response:
         """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`.
 
+        One that is told of again has the columns of the last time alone.
         Items that the catalogue has stay as they are until the next bundle.
         """
         serving = current.now

@@ -10,7 +10,7 @@ import polars as pl
 from llm4msr.data.fields import SEPARATOR
 from llm4msr.schema import Schema
 from llm4msr.serving.fields import raw_text
-from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord
+from llm4msr.serving.log import FILE, EventRecord, ItemRecord, read_log
 
 
 def harvest(state: Path, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -21,7 +21,7 @@ def harvest(state: Path, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
     events: dict[EventRecord, None] = {}
     items: dict[str, ItemRecord] = {}
-    for record, _ in EventLog(state).read(0) if (state / FILE).is_file() else ():
+    for record, _ in read_log(state / FILE) if (state / FILE).is_file() else ():
         if isinstance(record, EventRecord):
             events[record] = None
         elif record.columns or record.item not in items:
@@ -51,8 +51,9 @@ def _column(values: list[Any], name: str, schema: Schema) -> pl.Series:
         dtype = pl.Boolean
     elif types and types <= {int, float}:
         dtype = pl.Float64 if float in types else pl.Int64
-    elif types == {list} and all(isinstance(part, str) for value in values for part in value or ()):
+    elif types == {list}:
         dtype = pl.List(pl.String)
+        values = [value if value is None else [raw_text(part) for part in value] for value in values]
     try:
         return pl.Series(values, dtype=dtype)
     except (TypeError, OverflowError):  # of several types, or whole numbers that do not fit 64 bits

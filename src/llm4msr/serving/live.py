@@ -64,8 +64,10 @@ class Live:
             self._states, self._events, self._items = (
                 self._env.open_db(name) for name in (b"states", b"events", b"items")
             )
-        except lmdb.Error as error:
+        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
             raise InputError(f"{self._path}: cannot be opened: {error}; remove it, it is made anew") from error
+        except lmdb.Error as error:
+            raise InputError(f"{self._path}: cannot be opened: {error}") from error
         self._lock = Lock()
         self.catch_up()
 

@@ -79,21 +79,8 @@ class EventLog:
         return line if end or len(line) == 4096 else b""
 
     def read(self, start: int) -> Iterator[tuple[Record, int]]:
-        """The records from a position on, and the position after each, up to the first line that is not whole.
-
-        Raises `InputError` where a line is damaged and whole lines follow it, which no crash leaves.
-        """
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            position = start
-            for line in file:
-                record = _parsed(line)
-                if record is None:
-                    if any(_parsed(later) is not None for later in file):
-                        raise InputError(f"{self.path}: the line at byte {position} is damaged, and whole ones follow")
-                    return
-                position += len(line)
-                yield record, position
+        """See `read_log`."""
+        return read_log(self.path, start)
 
     def append(self, records: Sequence[Record], after: int) -> int:
         """Add records after the position `after`, where the last whole line ends, and sync; gives the new position.
@@ -118,6 +105,24 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def read_log(path: Path, start: int = 0) -> Iterator[tuple[Record, int]]:
+    """A log's records from a position on, and the position after each, up to the first line that is not whole.
+
+    Raises `InputError` where a line is damaged and whole lines follow it, which no crash leaves.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        position = start
+        for line in file:
+            record = _parsed(line)
+            if record is None:
+                if any(_parsed(later) is not None for later in file):
+                    raise InputError(f"{path}: the line at byte {position} is damaged, and whole ones follow")
+                return
+            position += len(line)
+            yield record, position
 
 
 def _private(path: str, flags: int) -> int:

@@ -18,6 +18,7 @@ from llm4msr.serving.guard import error_body
 from llm4msr.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from llm4msr.serving.requests import RequestError
 
+_TYPES_OF_A_VALUE = ("str", "int", "float", "bool", "none")
 _PAGE = files("llm4msr.serving") / "page"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -91,8 +92,9 @@ def handle_errors(app: FastAPI) -> None:
             return as_error(400, "invalid_json", "the body is no JSON")
         if any(e["loc"] == ("body",) for e in found) and not _says_json(request):
             return as_error(415, "not_json", "say what the body is: content-type: application/json")
-        shown = [f"{'.'.join(str(p)[:80] for p in e['loc'][1:]) or 'the body'}: {e['msg'][:200]}" for e in found[:5]]
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        told = dict(map(_told, found))  # a value that may be of several types has an error for each
+        shown = [f"{where or 'the body'}: {what}" for where, what in list(told.items())[:5]]
+        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
         return as_error(422, "invalid_request", "; ".join(shown) + more)
 
     @app.exception_handler(HTTPException)
@@ -101,6 +103,15 @@ def handle_errors(app: FastAPI) -> None:
         known = {400: ("invalid_json", "the body is no JSON"), 404: ("not_found", "there is nothing at this address")}
         code, message = known.get(error.status_code, ("http_error", str(error.detail)))
         return as_error(error.status_code, code, message, dict(error.headers or {}))
+
+
+def _told(error: Any) -> tuple[str, str]:
+    """Where something is wrong in a body, and what; of a value that may be of several types, those."""
+    path = [str(part)[:80] for part in error["loc"][1:]]
+    inside = next((place for place, part in enumerate(path) if part in _TYPES_OF_A_VALUE or "[" in part), None)
+    if inside is None:
+        return ".".join(path), error["msg"][:200]
+    return ".".join(path[:inside]), "expected a text of at most 256 characters, a finite number, true, false, or null"
 
 
 def _says_json(request: Request) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from llm4msr.errors import nearest
 from llm4msr.knowledge.summaries import parse_interests
 from llm4msr.serving.bundle import Bundle, iso
+from llm4msr.serving.fields import raw_text
 from llm4msr.serving.live import Live
 from llm4msr.serving.requests import RequestError
 from llm4msr.serving.states import Events
@@ -62,13 +64,14 @@ def history_of(bundle: Bundle, live: Live, user: str, most: int) -> UserHistory:
     since = live.history(user)
     if code < 0 and not since:
         raise unknown_user(bundle, user)
+    titles = dict(zip((e.item for e in since), titles_of_items(bundle, live, [e.item for e in since]), strict=True))
     found = []
     for old, declared in zip(_by_scenario(bundle, bundle.history(code), most), bundle.schema.scenarios, strict=True):
         new = [
             Positive(
                 time=iso(event.time),
                 item=event.item,
-                title=_title(bundle, bundle.lookup.number("item", event.item)) or event.item,
+                title=titles[event.item],
                 behaviour=event.behaviour,
                 since_export=True,
             )
@@ -136,6 +139,14 @@ def _by_scenario(bundle: Bundle, events: Events, most: int) -> list[ScenarioHist
         ]
         found.append(ScenarioHistory(scenario=declared.value, count=len(there), latest=lines))
     return found
+
+
+def titles_of_items(bundle: Bundle, live: Live, items: Sequence[str]) -> list[str]:
+    """What people call items: by the catalogue, by what was told of new ones, or by their ids."""
+    titles = bundle.lookup.texts("title", bundle.lookup.numbers("item", items).tolist())
+    new = live.new_items([item for item, title in zip(items, titles, strict=True) if title is None])
+    column = bundle.schema.item_text.title or bundle.schema.item_text.category or ""
+    return [title or raw_text(new.get(item, {}).get(column)) or item for item, title in zip(items, titles, strict=True)]
 
 
 def _title(bundle: Bundle, item: int) -> str | None:

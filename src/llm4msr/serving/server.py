@@ -20,6 +20,7 @@ from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.guard import Guard, Limits, is_loopback
+from llm4msr.serving.log import EventLog
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
@@ -61,6 +62,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
         )
     _check_free(config.host, config.port)
     config = config.model_copy(update={"checked": Bundle.open(config.bundle).fingerprint})
+    EventLog(config.state).close()  # which raises where it may not be written
     report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
         os.environ[_SETTINGS] = config.model_dump_json()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from llm4msr.data.fields import SEPARATOR
 from llm4msr.data.raw import as_text
 from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
@@ -17,12 +19,13 @@ FrameLike = Any
 """A path, a polars (lazy) frame, or any object with the Arrow stream protocol: pandas, pyarrow, DuckDB."""
 
 
-def read_table(source: FrameLike, what: str) -> Table:
+def read_table(source: FrameLike, what: str, separators: Mapping[str, str] | None = None) -> Table:
     """Make a `Table` of a path or a frame. `what` (such as "interactions") names a frame in errors.
 
     CSV columns are read as text, so that an id such as `007` stays what it is, and a line with too many or too few
     values is set aside. A lazy frame is collected once, since one that groups or joins gives its rows in another
-    order each time. Raises `InputError` for a path that does not exist or a type that is not known.
+    order each time. `separators` are those of multi-valued columns. Raises `InputError` for a path that does not exist
+    or a type that is not known.
     """
     name = f"the frame {what}"
     if isinstance(source, pl.LazyFrame):
@@ -30,7 +33,7 @@ def read_table(source: FrameLike, what: str) -> Table:
     if isinstance(source, pl.DataFrame):
         return Table(name, source.lazy())
     if isinstance(source, str | Path):
-        return _read_file(Path(source))
+        return _read_file(Path(source), separators or {})
     if hasattr(source, "__arrow_c_stream__"):
         try:
             return Table(name, pl.DataFrame(source).lazy())
@@ -41,7 +44,7 @@ def read_table(source: FrameLike, what: str) -> Table:
     )
 
 
-def _read_file(path: Path) -> Table:
+def _read_file(path: Path, separators: Mapping[str, str]) -> Table:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
@@ -50,7 +53,7 @@ def _read_file(path: Path) -> Table:
     if len(kinds) > 1:
         raise InputError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one of them")
     if kinds == {"parquet"}:
-        return Table(str(path), _scan(chosen))
+        return Table(str(path), _scan(chosen, separators))
     for kind, separator in (("csv", ","), ("tsv", "\t")):
         if kinds == {kind}:
             return read_delimited(chosen, separator, name=str(path))
@@ -59,11 +62,12 @@ def _read_file(path: Path) -> Table:
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
 
 
-def _scan(paths: list[Path]) -> pl.LazyFrame:
+def _scan(paths: list[Path], separators: Mapping[str, str]) -> pl.LazyFrame:
     """Parquet files as one table.
 
     A column that only some of them have is missing in the others. One that is text in some and of another type in
-    others is read as text, and as a number where it is whole in some and has fractions in others.
+    others is read as text, as a number where it is whole in some and has fractions in others, and as lists of texts
+    where it is a list in some: a text is cut by the separator of its column then.
     """
     try:
         schemas = [pl.read_parquet_schema(path) for path in paths]
@@ -71,14 +75,28 @@ def _scan(paths: list[Path]) -> pl.LazyFrame:
         schemas = []  # whoever reads the table says what is wrong with the file
     if all(schema == schemas[0] and list(schema) == list(schemas[0]) for schema in schemas):
         return pl.scan_parquet(paths, glob=False)
-    texts = {name for schema in schemas for name, dtype in schema.items() if dtype == pl.String}
+    types: dict[str, set[pl.DataType]] = {}
+    for schema in schemas:
+        for name, dtype in schema.items():
+            types.setdefault(name, set()).add(dtype)
     frames = [
         pl.scan_parquet(path, glob=False).with_columns(
-            as_text(pl.col(name), dtype) for name, dtype in schema.items() if name in texts and not dtype.is_nested()
+            _united(pl.col(name), dtype, types[name], separators.get(name, SEPARATOR)) for name, dtype in schema.items()
         )
         for path, schema in zip(paths, schemas, strict=True)
     ]
     return pl.concat(frames, how="diagonal_relaxed")
+
+
+def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separator: str) -> pl.Expr:
+    """A column as a type that all of its `types` can be; numbers and times find one by themselves."""
+    if len(types) == 1 or any(isinstance(dtype, pl.Struct) for dtype in types):
+        return column
+    if any(dtype.is_nested() for dtype in types):
+        if isinstance(own, pl.Array):
+            column = column.arr.to_list()
+        return column.cast(pl.List(pl.String)) if own.is_nested() else as_text(column, own).str.split(separator)
+    return as_text(column, own) if pl.String in types else column
 
 
 def _kind(path: Path) -> str:
@@ -107,12 +125,17 @@ def from_frames(
     >>> from_frames(schema, pl.DataFrame({"user": [1]})).interactions.name
     'the frame interactions'
     """
+    separators = {f.source: f.separator for f in schema.fields if f.separator is not None}
+
+    def read(source: FrameLike | None, what: str) -> Table | None:
+        return None if source is None else read_table(source, what, separators)
+
     return Tables(
         schema=schema,
-        interactions=read_table(interactions, "interactions"),
-        users=None if users is None else read_table(users, "users"),
-        items=None if items is None else read_table(items, "items"),
-        positives=None if positives is None else read_table(positives, "positives"),
-        events=None if events is None else read_table(events, "events"),
+        interactions=read_table(interactions, "interactions", separators),
+        users=read(users, "users"),
+        items=read(items, "items"),
+        positives=read(positives, "positives"),
+        events=read(events, "events"),
         recipe={"source": "frames"},
     )
