@@ -25,7 +25,8 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.states import compose
 from llm4msr.knowledge.stores import Stores
 from llm4msr.schema import Schema

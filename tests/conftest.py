@@ -17,7 +17,8 @@ from llm4msr.knowledge.engines.base import Generation
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.schema import Schema
 
 torch.set_num_threads(1)  # tensors are tiny here; threads would only wait for each other

@@ -16,7 +16,8 @@ from llm4msr.data.sources.frames import from_frames
 from llm4msr.experiments.benchmark import run_matrix
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.knowledge.engines.base import Answer, Generation
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.schema import Schema
 
 THINGS = ("tools", "books", "shoes", "plants")

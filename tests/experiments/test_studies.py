@@ -21,7 +21,8 @@ from llm4msr.experiments.variants import ablation, sweep_history
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.readings import readings
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from tests.knowledge.stub_engine import StubEngine
 
 START = {"learning_rate": 1e-3, "embedding_decay": 1e-5}

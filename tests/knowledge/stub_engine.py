@@ -18,7 +18,8 @@ import numpy as np
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.engines.base import Answer, Generation
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 
 WIDTH = 6
 BATCH = 4

@@ -12,7 +12,8 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.knowledge.states import Source
 from tests.knowledge.kiosk import ROWS, kiosk

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.history import Protocol, Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from tests.knowledge.kiosk import ITEMS, ROWS, SECOND, Event, kiosk
 from tests.knowledge.stub_engine import StubEngine
 

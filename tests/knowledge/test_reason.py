@@ -20,7 +20,8 @@ from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import ALWAYS, LEVELS
 from llm4msr.knowledge.readings import reading_path, readings
-from llm4msr.knowledge.reason import Progress, ReasonConfig, Summary, reason
+from llm4msr.knowledge.reason import Progress, Summary, reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.store import Store, answer_key
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.upkeep import altered, collect_garbage

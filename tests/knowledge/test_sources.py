@@ -15,7 +15,8 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.engines.base import Generation, Outcome, Refusal
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.sources import Knowledge, load_knowledge
 from llm4msr.knowledge.states import Source, StateTable
 from llm4msr.knowledge.vectors import Reduction

@@ -13,7 +13,8 @@ from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.reason import ReasonConfig, reason
+from llm4msr.knowledge.reason import reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.store import Store
 from llm4msr.report.explain import FOR_PEOPLE, Explanation, Positive, explain_user
 from tests.knowledge.kiosk import SECOND, kiosk

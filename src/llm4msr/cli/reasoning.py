@@ -79,8 +79,9 @@ def reason(
     from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.plan import plan as make_plan
     from llm4msr.knowledge.readings import reading_path
-    from llm4msr.knowledge.reason import ReasonConfig, check_usable
+    from llm4msr.knowledge.reason import check_usable
     from llm4msr.knowledge.reason import reason as run_reason
+    from llm4msr.knowledge.reason_config import ReasonConfig
 
     config = validated(
         ReasonConfig,

@@ -15,7 +15,8 @@ from llm4msr.folders import read_manifest
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.engines.base import Engine, Generation
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
+from llm4msr.knowledge.reason import Progress, reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row

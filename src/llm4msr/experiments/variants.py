@@ -16,7 +16,8 @@ from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.reason import Progress, ReasonConfig, reason
+from llm4msr.knowledge.reason import Progress, reason
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import READINGS, Stores
 from llm4msr.models.model import ENHANCERS
 from llm4msr.schema import explain_validation

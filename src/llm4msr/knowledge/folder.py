@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.knowledge.completion import KIND, VERSION
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.history import LEAKS
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Level
-from llm4msr.knowledge.reason import KIND, VERSION, ReasonConfig
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
 

@@ -12,7 +12,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation
 from llm4msr.knowledge.history import snapshot_times
 from llm4msr.knowledge.questions import Level, blocks
-from llm4msr.knowledge.reason import ReasonConfig, make_writer
+from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import Stores
 

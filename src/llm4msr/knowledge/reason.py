@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, read_manifest, seal, verify, write_text_atomically
+from llm4msr.knowledge.completion import complete, index_writer, kept_levels
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
-from llm4msr.knowledge.history import Snapshots, snapshot_times
-from llm4msr.knowledge.prompts import Language, PromptWriter
-from llm4msr.knowledge.questions import LEVELS, Block, Level, blocks, count
+from llm4msr.knowledge.history import snapshot_times
+from llm4msr.knowledge.questions import Block, Level, blocks, count
+from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import MAIN, READINGS, Stores
-
-KIND = "llm4msr knowledge"
-VERSION = 2
-_INDEX = pa.schema([("level", pa.string()), ("subject", pa.int32()), ("time", pa.int64()), ("key", pa.binary())])
-_REJECTED = {"level": pl.String, "subject": pl.Int32, "time": pl.Int64, "reason": pl.String}
-
-
-class ReasonConfig(BaseModel):
-    """What is asked of the LLM, and how.
-
-    `snapshots` says when users' prompts are made; `history` is the paper's T, the most positives a scenario in one
-    prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
-    without `close_cut`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    levels: tuple[Level, ...] = LEVELS
-    snapshots: Snapshots = Snapshots()
-    history: int = Field(default=20, ge=1, le=1000)
-    text_limit: int = Field(default=100, ge=10, le=10_000)
-    language: Language = "en"
-    scenario: Generation = Generation(pooling="last_generated", max_new_tokens=160)
-    user: Generation = Generation(pooling="last_prompt")
-    item: Generation = Generation(pooling="mean_prompt", chat=False)
-
-    @field_validator("levels")
-    @classmethod
-    def _different(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-        if not levels or len(set(levels)) < len(levels):
-            raise ValueError("name at least one level, and each only once")
-        return levels
-
-    def generation(self, level: Level) -> Generation:
-        """The generation settings of a level."""
-        return {"scenario": self.scenario, "user": self.user, "item": self.item}[level]
 
 
 @dataclass(frozen=True)
@@ -124,9 +84,10 @@ def reason(
     writer = make_writer(data, engine, config, templates)
     moments = snapshot_times(data, config.snapshots)
     summaries: list[Summary] = []
-    kept = _kept(folder, data, engine, config, writer)
+    kept = kept_levels(folder, data, engine, config, writer)
     rejected = kept.rejected
-    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, _index(folder, shard, kept) as index:
+    writing = index_writer(folder, kept) if shard is None else nullcontext()
+    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
         for level in config.levels:
             level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
             total = count(level, data, moments)
@@ -139,10 +100,11 @@ def reason(
                     for place, key in enumerate(keys)
                     if key in level_.refused
                 ]
-                index(level, block, keys, answered)
+                if index is not None:
+                    index(level, block, keys, answered)
             summaries.append(level_.summary())
     if shard is None:
-        _complete(data, engine, folder, kept.config, writer, rejected)
+        complete(data, engine, folder, kept.config, writer, rejected)
     return summaries
 
 
@@ -155,24 +117,6 @@ def check_usable(folder: Path) -> None:
     others = [path for path in folder.iterdir() if path.name != READINGS] if folder.is_dir() else []
     if others and not Stores.paths(folder):
         raise InputError(f"{folder}: holds something else than knowledge; name another folder for it")
-
-
-def vectors_kept(folder: Path) -> dict[str, str]:
-    """What the manifest says of vectors that are kept in 8 bits: the knowledge is another one than in 16."""
-    with Stores(folder, read_only=True) as stores:
-        return {"vectors": "int8"} if any(store.has_eight_bits for store in stores.files) else {}
-
-
-def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:
-    """The prompts of a config for a model."""
-    return PromptWriter(
-        data,
-        history=config.history,
-        templates=templates,
-        language=config.language,
-        forbidden=engine.special_tokens,
-        text_limit=config.text_limit,
-    )
 
 
 class _Level:
@@ -227,89 +171,3 @@ def _checked(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Answer) and not np.isfinite(outcome.vector).all():
         return Refusal("the engine gave a vector that is not finite; try float32, or another model")
     return outcome
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What earlier calls found out of levels that this one does not name, and the config of all levels together."""
-
-    config: ReasonConfig
-    index: pa.Table
-    rejected: list[tuple[Level, int, int, str]]
-
-
-def _kept(folder: Path, data: PreparedData, engine: Engine, config: ReasonConfig, writer: PromptWriter) -> _Kept:
-    nothing = _Kept(config, _INDEX.empty_table(), [])
-    if not (folder / MANIFEST).is_file():
-        return nothing
-    try:
-        manifest = read_manifest(folder, KIND, VERSION)
-        verify(folder, manifest)
-    except InputError:  # what cannot be relied on is found out anew
-        return nothing
-    old = ReasonConfig.model_validate(manifest["config"])
-    kept = [level for level in old.levels if level not in config.levels]
-    now = (data.fingerprint, engine.identity, list(engine.special_tokens), config.text_limit, config.language)
-    before = (*(manifest[name] for name in ("prepared", "engine", "special_tokens")), old.text_limit, old.language)
-    templates = folder / "templates"
-    if now != before or any((templates / f"{n}.j2").read_text(encoding="utf-8") != writer.sources[n] for n in kept):
-        return nothing
-    update: dict[str, object] = {level: old.generation(level) for level in kept} | {
-        "levels": tuple(level for level in LEVELS if level in kept or level in config.levels)
-    }
-    if "user" in kept:
-        update |= {"snapshots": old.snapshots, "history": old.history}
-    of_kept = pl.col("level").is_in(kept)
-    index = pl.read_parquet(folder / "index.parquet").filter(of_kept).to_arrow().cast(_INDEX)
-    rejected = pl.read_parquet(folder / "rejected.parquet").filter(of_kept).rows()
-    return _Kept(config.model_copy(update=update), index, rejected)
-
-
-@contextmanager
-def _index(
-    folder: Path, shard: Shard | None, kept: _Kept
-) -> Iterator[Callable[[Level, Block, list[bytes], list[int]], None]]:
-    """Writes whose answer is which, block by block; the file takes its name when the block ends well."""
-    if shard is not None:
-        yield lambda level, block, keys, answered: None
-        return
-    aside = folder / "index.parquet.part"
-    with pq.ParquetWriter(aside, _INDEX) as file:
-        file.write_table(kept.index)
-
-        def write(level: Level, block: Block, keys: list[bytes], answered: list[int]) -> None:
-            columns = [
-                [level] * len(answered),
-                [block.subjects[place] for place in answered],
-                [block.times[place] for place in answered],
-                [keys[place] for place in answered],
-            ]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
-            file.write_table(pa.Table.from_arrays(arrays, schema=_INDEX))
-
-        yield write
-    aside.replace(folder / "index.parquet")
-
-
-def _complete(
-    data: PreparedData,
-    engine: Engine,
-    folder: Path,
-    config: ReasonConfig,
-    writer: PromptWriter,
-    rejected: list[tuple[Level, int, int, str]],
-) -> None:
-    """Write what was set aside and the templates, and seal the folder."""
-    pl.DataFrame(rejected, schema=_REJECTED, orient="row").write_parquet(folder / "rejected.parquet")
-    (folder / "templates").mkdir(exist_ok=True)
-    for name, source in writer.sources.items():
-        write_text_atomically(folder / "templates" / f"{name}.j2", source)
-    content = {
-        "prepared": data.fingerprint,
-        "engine": engine.identity,
-        "special_tokens": list(engine.special_tokens),
-        "config": config.model_dump(mode="json"),
-        **vectors_kept(folder),
-    }
-    files = ["index.parquet", "rejected.parquet", *(f"templates/{n}.j2" for n in writer.sources)]
-    seal(folder, KIND, VERSION, content, files=files)

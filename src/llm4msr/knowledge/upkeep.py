@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest, seal, verify
+from llm4msr.knowledge.completion import KIND, VERSION, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.questions import LEVELS, Level
-from llm4msr.knowledge.reason import KIND, VERSION, vectors_kept
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
 

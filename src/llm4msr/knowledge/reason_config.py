@@ -1,0 +1,56 @@
+"""What is asked of the LLM, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.history import Snapshots
+from llm4msr.knowledge.prompts import Language, PromptWriter
+from llm4msr.knowledge.questions import LEVELS, Level
+
+
+class ReasonConfig(BaseModel):
+    """What is asked of the LLM, and how.
+
+    `snapshots` says when users' prompts are made; `history` is the paper's T, the most positives a scenario in one
+    prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
+    without `close_cut`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    levels: tuple[Level, ...] = LEVELS
+    snapshots: Snapshots = Snapshots()
+    history: int = Field(default=20, ge=1, le=1000)
+    text_limit: int = Field(default=100, ge=10, le=10_000)
+    language: Language = "en"
+    scenario: Generation = Generation(pooling="last_generated", max_new_tokens=160)
+    user: Generation = Generation(pooling="last_prompt")
+    item: Generation = Generation(pooling="mean_prompt", chat=False)
+
+    @field_validator("levels")
+    @classmethod
+    def _different(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+        if not levels or len(set(levels)) < len(levels):
+            raise ValueError("name at least one level, and each only once")
+        return levels
+
+    def generation(self, level: Level) -> Generation:
+        """The generation settings of a level."""
+        return {"scenario": self.scenario, "user": self.user, "item": self.item}[level]
+
+
+def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:
+    """The prompts of a config for a model."""
+    return PromptWriter(
+        data,
+        history=config.history,
+        templates=templates,
+        language=config.language,
+        forbidden=engine.special_tokens,
+        text_limit=config.text_limit,
+    )
