@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.engines.base import Answer, Generation
+from llm4msr.knowledge.engines.base import Answer, Generation, Outcome, Refusal
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 
@@ -51,6 +51,16 @@ class StubEngine:
                     file.writelines(json.dumps(prompt) + "\n" for _, prompt in batch)
             time.sleep(self._pause)
             yield [(place, stub_answer(prompt, generation)) for place, prompt in batch]
+
+
+class SilentOnFirst(StubEngine):
+    """Says nothing to the first prompt of a batch, as of the first scenario."""
+
+    def run(  # type: ignore[override]
+        self, prompts: Sequence[str], generation: Generation
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        for batch in super().run(prompts, generation):
+            yield [(place, Refusal("no") if place == 0 else answer) for place, answer in batch]
 
 
 def stub_answer(prompt: str, generation: Generation) -> Answer:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.knowledge.engines.base import Generation, Outcome, Refusal
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import reason
@@ -23,7 +22,7 @@ from llm4msr.knowledge.vectors import Reduction
 from llm4msr.schema import Schema
 from tests.conftest import FAST, shop_frames
 from tests.knowledge.kiosk import ROWS, kiosk
-from tests.knowledge.stub_engine import StubEngine
+from tests.knowledge.stub_engine import SilentOnFirst, StubEngine
 
 CONFIG = KnowledgeConfig(dimensions=5, half_life_days=2.0)
 ALL: set[Source] = {"scenario", "prompted", "own", "others", "item"}
@@ -111,16 +110,7 @@ def test_scenarios_have_a_standardised_vector_each(shop_knowledge: KnowledgeFold
 
 
 def test_a_scenario_whose_prompt_was_set_aside_is_as_the_mean_of_the_others(shop: PreparedData, tmp_path: Path) -> None:
-    class Silent(StubEngine):
-        """Says nothing of the first scenario."""
-
-        def run(  # type: ignore[override]
-            self, prompts: Sequence[str], generation: Generation
-        ) -> Iterator[list[tuple[int, Outcome]]]:
-            for batch in super().run(prompts, generation):
-                yield [(place, Refusal("no") if place == 0 else answer) for place, answer in batch]
-
-    reason(shop, Silent(), tmp_path, FAST.model_copy(update={"levels": ("scenario",)}))
+    reason(shop, SilentOnFirst(), tmp_path, FAST.model_copy(update={"levels": ("scenario",)}))
     folder = KnowledgeFolder.open(tmp_path, shop)
     found = load_knowledge(folder, shop, KnowledgeConfig(), {"scenario"}).scenario
     assert found is not None

@@ -15,12 +15,15 @@ import pytest
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.reason import reason
 from llm4msr.serving import current as current_module
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.lookup import LookupWriter, key_of, open_lookup
 from llm4msr.serving.server import ServeConfig, serve
+from tests.conftest import FAST
+from tests.knowledge.stub_engine import SilentOnFirst
 from tests.serving.bundles import train_shop
 from tests.serving.conftest import TOKEN, eventually, serving
 from tests.serving.test_events import ASK
@@ -115,6 +118,18 @@ def test_a_bundle_of_a_time_before_all_else_is_refused(run: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"1960-01-01.*nothing happened before; the data begin at"):
         export_bundle(run, tmp_path / "bundle", as_of_time=datetime(1960, 1, 1, tzinfo=UTC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scenario_that_the_llm_said_nothing_of_is_served(shop: PreparedData, tmp_path: Path) -> None:
+    reason(shop, SilentOnFirst(), tmp_path / "k", FAST)
+    knowledge = KnowledgeFolder.open(tmp_path / "k", shop)
+    run = train_shop(tmp_path / "run", shop, knowledge, "shared_bottom", "llm4msr", {"scenario": "parallel"})
+    bundle = Bundle.open(export_bundle(run, tmp_path / "bundle"))
+    assert [(card.text != "", card.similarity) for card in bundle.scenarios] == [
+        (False, None),
+        (True, None),
+        (True, None),
+    ]
 
 
 def test_an_open_address_needs_a_token(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,13 @@ class KnowledgeFolder:
         with Stores(self.path, read_only=True) as store:
             return index, store.vectors(index["key"].to_list())
 
+    def scenarios(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """The scenarios that have a vector, ascending, and their vectors: one whose prompt was set aside has none."""
+        index, vectors = self.level("scenario")
+        subjects = index["subject"].to_numpy().astype(np.int64)
+        order = np.argsort(subjects)
+        return subjects[order], vectors[order]
+
     def reduced(
         self, level: Level, dimensions: int, training: Callable[[pl.DataFrame], NDArray[np.bool_]]
     ) -> tuple[pl.DataFrame, NDArray[np.float32], Reduction]:

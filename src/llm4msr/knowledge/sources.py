@@ -86,16 +86,13 @@ def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
 def _scenario_vectors(
     folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.float16] | NDArray[np.float32]]:
-    """The scenarios that have a vector, ascending, and their vectors: a prompt that was set aside has none."""
+    """The scenarios that have a vector, ascending, and their vectors."""
     everyone = np.arange(data.scenario_count)
     if config.control == "counts":
         return everyone, scenario_counts(data)
     if takes_items_place(config.control):
         return everyone, scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
-    index, vectors = folder.level("scenario")
-    subjects = index["subject"].to_numpy()
-    order = np.argsort(subjects)
-    return subjects[order].astype(np.int64), vectors[order]
+    return folder.scenarios()
 
 
 def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[States, Reduction]:

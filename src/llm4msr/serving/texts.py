@@ -22,7 +22,7 @@ from llm4msr.serving.trained import Trained
 def scenario_cards(trained: Trained) -> list[ScenarioCard]:
     """What is known of each scenario."""
     data, texts = trained.data, {} if trained.folder is None else scenario_texts(trained.folder)
-    vectors = None if trained.folder is None else _level_vectors(trained.folder)
+    vectors = None if trained.folder is None else _directions(trained.folder, data.scenario_count)
     train = slice(0, data.split.valid)
     scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
     cards = []
@@ -65,11 +65,11 @@ def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]
     return found
 
 
-def _level_vectors(folder: KnowledgeFolder) -> NDArray[np.float32] | None:
-    """The scenarios' standardised vectors at length 1, `(D, d)`."""
-    if not (folder.index["level"] == "scenario").any():
+def _directions(folder: KnowledgeFolder, scenarios: int) -> NDArray[np.float32] | None:
+    """The scenarios' standardised vectors at length 1, `(D, d)`, or None unless all of them have one."""
+    if (folder.index["level"] == "scenario").sum() < scenarios:
         return None
-    raw = folder.level("scenario")[1]
+    _, raw = folder.scenarios()
     vectors = Reduction.fit(raw, 0).apply(raw)
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
 
