@@ -46,7 +46,6 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm4msr-both-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "layers": 1}),
     "llm4msr-candidate-match": ("llm4msr", {**_SMALL, "candidate": True, "match": True, "layers": 3}),
     "llm4msr-added": ("llm4msr", {**_SIZES, "features": "added", "scenario": "bottom"}),
-    "llm4msr-added-alone": ("llm4msr", {**_SIZES, "features": "added", "user": "none"}),
     "llm4msr-match-only": ("llm4msr", {**_SMALL, "match": True, "user": "none", "scenario": "none"}),
 }
 PAIRS = [(backbone, enhancer) for backbone in BACKBONES for enhancer in ENHANCERS]

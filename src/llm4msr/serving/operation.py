@@ -111,7 +111,7 @@ def _told(error: Any) -> tuple[str, str]:
     inside = next((place for place, part in enumerate(path) if part in _TYPES_OF_A_VALUE or "[" in part), None)
     if inside is None:
         return ".".join(path), error["msg"][:200]
-    return ".".join(path[:inside]), "expected a text of at most 256 characters, a finite number, true, false, or null"
+    return ".".join(path[:inside]), "expected a short text, a finite number, true, false or null, or a list of these"
 
 
 def _says_json(request: Request) -> bool:
