@@ -17,6 +17,7 @@ from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.runs import Kind, Run, execute, known
 from llm4msr.experiments.search import Settings, best_of, propose
+from llm4msr.folders import file_aside
 from llm4msr.training.config import RunConfig
 from llm4msr.training.fit import TrainProgress
 
@@ -149,9 +150,8 @@ def _use_threads(count: int) -> None:
 
 
 def _write(rows: list[dict[str, object]], path: Path) -> None:
-    aside = path.with_name(f"{path.name}.part")
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(aside)
-    aside.replace(path)
+    with file_aside(path) as aside:
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(aside)
 
 
 def _summary(cell: Cell, runs: list[Run]) -> str:

@@ -14,6 +14,7 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.benchmark import claim
 from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
+from llm4msr.folders import file_aside
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, reason
@@ -131,6 +132,5 @@ def _start_with(known: Path, place: Path) -> None:
         shutil.copytree(known / READINGS, place / READINGS, dirs_exist_ok=True)
     for path in Stores.paths(known):
         if not (place / path.name).exists():
-            aside = place / f"{path.name}.part"
-            shutil.copyfile(path, aside)
-            aside.replace(place / path.name)
+            with file_aside(place / path.name, "part") as aside:
+                shutil.copyfile(path, aside)

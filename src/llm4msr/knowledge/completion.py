@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, read_manifest, seal, verify, write_text_atomically
+from llm4msr.folders import MANIFEST, file_aside, read_manifest, seal, verify, write_text_atomically
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import LEVELS, Block, Level
@@ -69,8 +69,7 @@ def index_writer(folder: Path, kept: Kept) -> Iterator[IndexWriter]:
     """Writes whose answer is which, block by block: the level, its block, all keys of it, and the places that have an
     answer. The file takes its name when the block ends well.
     """
-    aside = folder / "index.parquet.part"
-    with pq.ParquetWriter(aside, _INDEX) as file:
+    with file_aside(folder / "index.parquet", "part") as aside, pq.ParquetWriter(aside, _INDEX) as file:
         file.write_table(kept.index)
 
         def write(level: Level, block: Block, keys: list[bytes], answered: list[int]) -> None:
@@ -84,7 +83,6 @@ def index_writer(folder: Path, kept: Kept) -> Iterator[IndexWriter]:
             file.write_table(pa.Table.from_arrays(arrays, schema=_INDEX))
 
         yield write
-    aside.replace(folder / "index.parquet")
 
 
 def complete(

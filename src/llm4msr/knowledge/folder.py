@@ -19,7 +19,7 @@ from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.history import LEAKS
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Level
-from llm4msr.knowledge.reason_config import ReasonConfig
+from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
 
@@ -125,12 +125,4 @@ class KnowledgeFolder:
 
     def writer(self, data: PreparedData) -> PromptWriter:
         """What wrote the prompts, with the templates that were used."""
-        config = self.config
-        return PromptWriter(
-            data,
-            history=config.history,
-            templates=self.path / "templates",
-            language=config.language,
-            forbidden=self.manifest["special_tokens"],
-            text_limit=config.text_limit,
-        )
+        return make_writer(data, self.manifest["special_tokens"], self.config, self.path / "templates")

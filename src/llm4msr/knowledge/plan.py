@@ -50,7 +50,7 @@ def plan(
 
     Raises `InputError` for a store or a template that cannot be used.
     """
-    writer = make_writer(data, engine, config, templates)
+    writer = make_writer(data, engine.special_tokens, config, templates)
     stores = Stores(folder, read_only=True) if Stores.paths(folder) else None
     found = []
     try:

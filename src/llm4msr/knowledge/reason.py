@@ -81,7 +81,7 @@ def reason(
     """
     check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    writer = make_writer(data, engine, config, templates)
+    writer = make_writer(data, engine.special_tokens, config, templates)
     moments = snapshot_times(data, config.snapshots)
     summaries: list[Summary] = []
     kept = kept_levels(folder, data, engine, config, writer)

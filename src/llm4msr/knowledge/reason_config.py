@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.engines.base import Engine, Generation
+from llm4msr.knowledge.engines.base import Generation
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import Language, PromptWriter
 from llm4msr.knowledge.questions import LEVELS, Level
@@ -44,13 +45,15 @@ class ReasonConfig(BaseModel):
         return {"scenario": self.scenario, "user": self.user, "item": self.item}[level]
 
 
-def make_writer(data: PreparedData, engine: Engine, config: ReasonConfig, templates: Path | None) -> PromptWriter:
-    """The prompts of a config for a model."""
+def make_writer(
+    data: PreparedData, special_tokens: Sequence[str], config: ReasonConfig, templates: Path | None
+) -> PromptWriter:
+    """The prompts of a config for a model with these special tokens."""
     return PromptWriter(
         data,
         history=config.history,
         templates=templates,
         language=config.language,
-        forbidden=engine.special_tokens,
+        forbidden=special_tokens,
         text_limit=config.text_limit,
     )

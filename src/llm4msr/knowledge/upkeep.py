@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import read_manifest, seal, verify
+from llm4msr.folders import file_aside, read_manifest, seal, verify
 from llm4msr.knowledge.completion import KIND, VERSION, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.questions import LEVELS, Level
@@ -181,8 +181,11 @@ def export(folder: Path, out: Path) -> int:
         ]
     )
     index = _index(folder)
-    aside = out.with_name(f"{out.name}.part")
-    with Stores(folder, read_only=True) as stores, pq.ParquetWriter(aside, schema) as file:
+    with (
+        Stores(folder, read_only=True) as stores,
+        file_aside(out) as aside,
+        pq.ParquetWriter(aside, schema) as file,
+    ):
         for part in index.iter_slices(4096):
             rows = []
             for level, subject, time, key in part.select("level", "subject", "time", "key").iter_rows():
@@ -193,7 +196,6 @@ def export(folder: Path, out: Path) -> int:
                 rows.append((level, subject, time, a.text, a.finish_reason, *numbers, a.vector.astype(np.float32)))
             columns = [list(column) for column in zip(*rows, strict=True)]
             file.write_table(pa.table(columns, schema=schema))
-    aside.replace(out)
     return index.height
 
 

@@ -61,7 +61,8 @@ def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
     folder = None if config.knowledge_folder is None else KnowledgeFolder.open(config.knowledge_folder, data)
     ends = [int(data.time[0]), int(data.time[-1])]
     if data.positives.height:
-        ends += [int(time) for time in data.positives["time"].sort()[[0, -1]]]
+        times = data.positives["time"].to_numpy()
+        ends += [int(times.min()), int(times.max())]
     first, last = min(ends), max(ends)
     moment = last + 1 if as_of_time is None else round(as_of_time.timestamp() * 1e6)
     if moment <= first:
