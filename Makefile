@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo demo-full test test-slow test-browser check format bench clean
+.PHONY: help setup demo demo-full test test-slow test-gpu test-browser check format bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: setup ## the tests
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-gpu: setup ## what a GPU computes, beside what a CPU does (one GPU)
+	$(BIN)/pytest -m gpu
 
 test-browser: setup ## the page in the system's Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright==1.65.2

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
+
+from llm4msr.data.prepared import PreparedData
+
 BATCH = 4096
 HIDDEN = (256, 128, 64)
 DIM = 16
@@ -18,28 +22,45 @@ class NotHereError(Exception):
 
 
 @dataclass(frozen=True)
+class Task:
+    """What all learn from: the data, by so many rows at once, on that device."""
+
+    data: PreparedData
+    batch: int
+    device: torch.device
+
+
+def settled() -> float:
+    """Now, once a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
 class Contender:
-    """A model that learns. `batches` gives shuffled batches of `BATCH` rows, its own way; `step` trains on one."""
+    """A model that learns. `batches` gives shuffled batches of `rows` rows, its own way; `step` trains on one."""
 
     name: str
+    rows: int
     batches: Callable[[], Iterator[Any]]
-    step: Callable[[Any], None]
+    step: Callable[[Any], object]
 
     def end_to_end(self, steps: int) -> float:
         """Rows a second, loader included, from when its first batch is there."""
         batches = self.batches()
         first = next(batches)
-        began = time.perf_counter()
+        began = settled()
         self.step(first)
         for batch in islice(batches, steps - 1):
             self.step(batch)
-        seconds = time.perf_counter() - began
+        seconds = settled() - began
         del batches
-        return steps * BATCH / seconds
+        return steps * self.rows / seconds
 
     def compute(self, held: list[Any]) -> float:
         """Rows a second of forward, backward and update, on batches in memory."""
-        began = time.perf_counter()
+        began = settled()
         for batch in held:
             self.step(batch)
-        return len(held) * BATCH / (time.perf_counter() - began)
+        return len(held) * self.rows / (settled() - began)

@@ -1,6 +1,6 @@
 """What LLM4MSR costs over its own backbone, in one run, in turn: a training step, an evaluation, a request.
 
-    python -m benchmarks.llm4msr_cost [PREPARED] [--backbones star shared_bottom mmoe ple] [--rounds 5]
+    python -m benchmarks.llm4msr_cost [PREPARED] [--backbones star shared_bottom mmoe ple] [--rounds 5] [--device cuda]
 
 Embedding 16, layers 256-128-64, batches of 4096 rows in memory, fp32. States move with every event, so that in a
 shuffled batch nearly every row sees a user state of its own; with `rows_together = 16` up to 16 rows that see the same
@@ -11,7 +11,6 @@ The vectors are of 64 numbers and random. Ratios are medians of the rounds' own 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -21,16 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.contender import BATCH, HIDDEN
+from benchmarks.contender import BATCH, HIDDEN, settled
 from benchmarks.task import knowledge_of_that_shape, prepared
 from llm4msr.allocation import keep_freed_memory
 from llm4msr.models.batch import Batch, UserStates
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.fit import TrainConfig
-from llm4msr.training.optim import Optimizers
+from llm4msr.training.recorded import training_step
+from llm4msr.training.train_config import TrainConfig
 
 COLUMNS = ("training step", "rows together", "evaluation", "request of 100", "request of 1,000")
 TOGETHER = TrainConfig().rows_together
@@ -44,52 +42,47 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-Batches = tuple[list[list[Batch]], list[list[Batch]]]
-"""For training, and for scoring: a list for each column."""
-
-
-def batches_of(source: BatchSource) -> Batches:
-    """Five batches for each column."""
-    training = [list(islice(source.epoch(BATCH, 0, 0, together=n), 5)) for n in (1, TOGETHER)]
-    requests = [[request(batch, size) for batch in training[0]] for size in (100, 1000)]
-    return training, [list(islice(source.part("valid", BATCH), 5)), *requests]
+def to_score(source: BatchSource) -> list[list[Batch]]:
+    """Five batches for each column of scoring."""
+    training = list(islice(source.epoch(BATCH, 0, 0), 5))
+    requests = [[request(batch, size) for batch in training] for size in (100, 1000)]
+    return [list(islice(source.part("valid", BATCH), 5)), *requests]
 
 
 class Timed:
     """A model and its batches."""
 
-    def __init__(self, source: BatchSource, scenarios: int, batches: Batches, backbone: str, enhancer: str) -> None:
+    def __init__(
+        self, source: BatchSource, scenarios: int, scoring: list[list[Batch]], backbone: str, enhancer: str
+    ) -> None:
         name, settings = ENHANCERS[enhancer]
         config = ModelConfig(
             backbone=PartChoice(name=backbone, settings={"hidden": HIDDEN}),
             enhancer=PartChoice(name=name, settings=settings),
         )
-        self._model = build_model(config, source.layout, scenarios, source.widths, seed=0)
-        self._training, self._scoring = batches
-        self._optimizers = Optimizers(self._model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
+        self._model = build_model(config, source.layout, scenarios, source.widths, seed=0).to(source.device)
+        self._scoring, self._training = scoring, []
+        for together in (1, TOGETHER):
+            train = TrainConfig(batch_size=BATCH, rows_together=together)
+            step = training_step(self._model, train.optimizers(self._model), source, train)
+            self._training.append((step, list(islice(step.batches(0), 5))))
 
     def round(self) -> list[float]:
         """Seconds a batch of each column."""
         self._model.train()
-        found = [timed(self._train, batches) for batches in self._training]
+        found = [timed(step, batches) for step, batches in self._training]
         self._model.eval()
         with torch.inference_mode():
             found += [timed(lambda b: self._model(b), batches) for batches in self._scoring]
         return found
 
-    def _train(self, batch: Batch) -> None:
-        logits, _ = self._model(batch)
-        self._optimizers.zero_grad()
-        functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
-        self._optimizers.step()
 
-
-def timed(work: Callable[[Batch], object], batches: list[Batch]) -> float:
+def timed(work: Callable[[Any], object], batches: list[Any]) -> float:
     """Seconds a batch."""
-    began = time.perf_counter()
+    began = settled()
     for batch in batches:
         work(batch)
-    return (time.perf_counter() - began) / len(batches)
+    return (settled() - began) / len(batches)
 
 
 def request(batch: Batch, size: int) -> Batch:
@@ -100,7 +93,7 @@ def request(batch: Batch, size: int) -> Batch:
 
     users = batch.users
     if users is not None:
-        users = UserStates(users.vectors[:1], torch.zeros(size, dtype=torch.int64))
+        users = UserStates(users.vectors[:1], torch.zeros(size, dtype=torch.int64, device=users.vectors.device))
     last = (size,) * (len(batch.offsets) - 1)
     return replace(
         batch,
@@ -116,16 +109,17 @@ def main() -> None:
     parser.add_argument("prepared", nargs="?", type=Path)
     parser.add_argument("--backbones", nargs="+", default=["star", "shared_bottom", "mmoe", "ple"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     keep_freed_memory()  # as `llm4msr train` and `serve` do
     with prepared(options.prepared) as data:
-        source = BatchSource(data, knowledge_of_that_shape(data))
+        source = BatchSource(data, knowledge_of_that_shape(data), torch.device(options.device))
         measure(source, data.scenario_count, options.backbones, options.rounds)
 
 
 def measure(source: BatchSource, scenarios: int, backbones: list[str], number: int) -> None:
     """Print a table for each backbone."""
-    batches = batches_of(source)
+    batches = to_score(source)
     for backbone in backbones:
         field = {name: Timed(source, scenarios, batches, backbone, name) for name in ENHANCERS}
         rounds = [{name: model.round() for name, model in field.items()} for _ in range(number + 1)][1:]

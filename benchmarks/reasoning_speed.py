@@ -1,6 +1,7 @@
 """Users a minute through the LLM: our engines beside one prompt at a time through `generate`, in one run, in turn.
 
     python -m benchmarks.reasoning_speed [--rounds 3] [--tokens 300] [--new 64] [--prompts 64]
+                                         [--model FOLDER] [--device cuda]
 
 The prompts are histories of invented purchases: all of about `--tokens` tokens, and a second set of mixed lengths.
 The reference is the authors' way: fp32, one prompt, `generate` with all hidden states. Texts are kept from ending
@@ -49,11 +50,11 @@ def histories(tokenizer: Any, count: int, lengths: NDArray[np.int64]) -> list[st
 class Reference:
     """The authors' way."""
 
-    def __init__(self, folder: Path, new: int) -> None:
+    def __init__(self, folder: Path, new: int, device: str) -> None:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        self._model = load_model(folder, "float32")
+        self._model = load_model(folder, "float32").to(device)
         self._new = new
 
     def run(self, prompts: list[str]) -> NDArray[np.float32]:
@@ -63,7 +64,7 @@ class Reference:
             message = [{"role": "user", "content": prompt}]
             ids = self.tokenizer.apply_chat_template(
                 message, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )["input_ids"]
+            )["input_ids"].to(self._model.device)
             with torch.inference_mode():
                 out = self._model.generate(
                     ids,
@@ -73,13 +74,13 @@ class Reference:
                     output_hidden_states=True,
                     return_dict_in_generate=True,
                 )
-            found.append(out.hidden_states[0][-1][0, -1].numpy())
+            found.append(out.hidden_states[0][-1][0, -1].cpu().numpy())
         return np.stack(found)
 
 
-def _engines(folder: Path) -> dict[str, Engine]:
-    engines: dict[str, Engine] = {"transformers, bf16": TransformersEngine(folder, device="cpu")}
-    if importlib.util.find_spec("openvino") is not None:
+def _engines(folder: Path, device: str) -> dict[str, Engine]:
+    engines: dict[str, Engine] = {"transformers, bf16": TransformersEngine(folder, device=device)}
+    if device == "cpu" and importlib.util.find_spec("openvino") is not None:
         from llm4msr.knowledge.engines.openvino import OpenVINOEngine
 
         engines["openvino, bf16"] = OpenVINOEngine(folder)
@@ -110,9 +111,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--model", type=Path, help="a folder; the embedded model by default")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    folder = embedded_model(print)
-    reference, engines = Reference(folder, options.new), _engines(folder)
+    folder = options.model or embedded_model(print)
+    reference, engines = Reference(folder, options.new, options.device), _engines(folder, options.device)
     random = np.random.default_rng(1)
     same = histories(reference.tokenizer, options.prompts, np.full(options.prompts, options.tokens))
     mixed = histories(

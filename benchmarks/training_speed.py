@@ -1,35 +1,37 @@
 """Training speed beside public libraries, in one run, in turn: end to end, and with batches in memory.
 
     python -m benchmarks.training_speed [PREPARED] [--steps 30] [--rounds 2] [--backbones star ...]
+                                        [--device cuda] [--batch 4096]
 
 `PREPARED` is a prepared folder; without it the full Complete Journey task (2.3 M rows, 14 fields) is prepared into a
-temporary folder. Embedding 16, layers 256-128-64, batch 4096, Adam, fp32. A step is batch, forward, backward and
-update; the clock starts when a loader's first batch is there, so that starting its workers does not count. For each of
-our backbones the floor is printed too: its matrix products and look-ups alone, back to back.
+temporary folder. Embedding 16, layers 256-128-64, Adam, fp32. A step is batch, forward, backward and update; the clock
+starts when a loader's first batch is there, so that starting its workers does not count. For each of our backbones the
+floor is printed too: its matrix products and look-ups alone, back to back. On a GPU "step by step" is ours without
+recorded steps, and "sent by batch" without the copies of the columns that stay there, too.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from benchmarks.contender import BATCH, HIDDEN, Contender, NotHereError
+from benchmarks.contender import BATCH, HIDDEN, Contender, NotHereError, Task
 from benchmarks.floor import floor_of
 from benchmarks.peers import fuxictr, scenario_wise_rec, torch_rechub
 from benchmarks.task import prepared
 from llm4msr.allocation import keep_freed_memory
-from llm4msr.data.prepared import PreparedData
-from llm4msr.models.batch import Batch
+from llm4msr.knowledge.sources import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.optim import Optimizers
+from llm4msr.training.columns import MappedColumns
+from llm4msr.training.recorded import training_step
+from llm4msr.training.train_config import TrainConfig
 
 BACKBONES: dict[str, Callable[[int], dict[str, Any]]] = {
     "star": lambda scenarios: {},
@@ -42,59 +44,58 @@ BACKBONES: dict[str, Callable[[int], dict[str, Any]]] = {
 PEERS = (scenario_wise_rec, fuxictr, torch_rechub)
 
 
-def ours(source: BatchSource, scenarios: int, backbone: str, *, bfloat16: bool = False) -> Contender:
+def ours(
+    source: BatchSource, task: Task, backbone: str, *, bfloat16: bool = False, graphs: bool = True, more: str = ""
+) -> Contender:
     """One of our backbones, as `fit` trains it."""
+    scenarios = task.data.scenario_count
     settings = {"hidden": HIDDEN, **BACKBONES[backbone](scenarios)}
     config = ModelConfig(backbone=PartChoice(name=backbone.partition(",")[0], settings=settings))
-    model = build_model(config, source.layout, scenarios, source.widths, seed=0).train()
-    optimizers = Optimizers(model, learning_rate=1e-3, embedding_decay=1e-5, weight_decay=0.0)
+    model = build_model(config, source.layout, scenarios, source.widths, seed=0).to(task.device).train()
+    train = TrainConfig(batch_size=task.batch, precision="bfloat16" if bfloat16 else "float32", cuda_graphs=graphs)
+    step = training_step(model, train.optimizers(model), source, train)
     epoch = iter(range(1_000_000))
-
-    def batches() -> Iterator[Batch]:
-        return source.epoch(BATCH, seed=0, epoch=next(epoch))
-
-    def step(batch: Batch) -> None:
-        optimizers.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            logits, _ = model(batch)
-        loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
-        loss.backward()
-        optimizers.step()
-        loss.item()
-
-    return Contender(f"llm4msr {backbone}{', bf16' if bfloat16 else ''}", batches, step)
+    name = f"llm4msr {backbone}{', bf16' if bfloat16 else ''}{more}"
+    return Contender(name, task.batch, lambda: step.batches(next(epoch)), step)
 
 
-def measure(data: PreparedData, backbones: list[str], steps: int, rounds: int) -> None:
+def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
     """Print a table for each backbone."""
-    if len(data.fields_of("categorical")) < len(data.schema.fields) or data.split.valid < steps * BATCH:
-        raise SystemExit(f"the benchmark needs categorical fields only, and {steps * BATCH:,} training rows")
+    data = task.data
+    if len(data.fields_of("categorical")) < len(data.schema.fields) or data.split.valid < steps * task.batch:
+        raise SystemExit(f"the benchmark needs categorical fields only, and {steps * task.batch:,} training rows")
     keep_freed_memory()  # as `llm4msr train` does; it holds for the peers, too
     peers: list[dict[str, list[Contender]]] = []
     for peer in PEERS:
         try:
-            peers.append(peer.contenders(data))
+            peers.append(peer.contenders(task))
         except NotHereError as error:
             print(f"skipped: {peer.NAME} ({error})")
-    source = BatchSource(data)
-    print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, batch {BATCH}, {torch.get_num_threads()} threads\n")
+    on_gpu = task.device.type == "cuda"
+    source = BatchSource(data, device=task.device)
+    where = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
+    print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, batch {task.batch}, {where}\n")
     for backbone in backbones:
-        first = ours(source, data.scenario_count, backbone)
+        first = ours(source, task, backbone)
         field = [first, *(one for peer in peers for one in peer.get(backbone, []))]
-        if torch.backends.cpu.get_cpu_capability() == "AVX512":
-            field.append(ours(source, data.scenario_count, backbone, bfloat16=True))
-        _table(field, first, steps, rounds)
+        if on_gpu:
+            field.append(ours(source, task, backbone, graphs=False, more=", step by step"))
+            sent = BatchSource(data, device=task.device, columns=MappedColumns(data, NO_KNOWLEDGE, task.device))
+            field.append(ours(sent, task, backbone, more=", step by step, sent by batch"))
+        if on_gpu or torch.backends.cpu.get_cpu_capability() == "AVX512":
+            field.append(ours(source, task, backbone, bfloat16=True))
+        _table(field, first, ours(source, task, backbone, graphs=False), steps, rounds)
 
 
-def _table(field: list[Contender], first: Contender, steps: int, rounds: int) -> None:
+def _table(field: list[Contender], first: Contender, plain: Contender, steps: int, rounds: int) -> None:
     held: dict[str, list[Any]] = {c.name: list(islice(c.batches(), 8)) for c in field}
-    floor = floor_of(lambda: first.step(held[first.name][0]))
+    floor = floor_of(lambda: plain.step(next(plain.batches())))
     whole: dict[str, list[float]] = {c.name: [] for c in field}
     alone: dict[str, list[float]] = {c.name: [] for c in field}
     floors: list[float] = []
     for number in range(rounds + 1):  # the first round warms up
         found = [(c.name, c.compute(held[c.name]), c.end_to_end(steps)) for c in field]
-        lowest = BATCH / median(floor() for _ in range(5))
+        lowest = first.rows / median(floor() for _ in range(5))
         if number:
             floors.append(lowest)
             for name, compute, end_to_end in found:
@@ -120,9 +121,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=BATCH)
     a = parser.parse_args()
     with prepared(a.prepared) as data:
-        measure(data, a.backbones, a.steps, a.rounds)
+        measure(Task(data, a.batch, torch.device(a.device)), a.backbones, a.steps, a.rounds)
 
 
 if __name__ == "__main__":

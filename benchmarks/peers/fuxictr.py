@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import BATCH, DIM, HIDDEN, Contender, NotHereError
-from llm4msr.data.prepared import PreparedData
+from benchmarks.contender import DIM, HIDDEN, Contender, NotHereError, Task
 
 NAME = "FuxiCTR"
 
 
-def contenders(data: PreparedData) -> dict[str, list[Contender]]:
+def contenders(task: Task) -> dict[str, list[Contender]]:
     """By the name of our backbone. Raises `NotHereError` where the library is not there."""
     try:
         features = importlib.import_module("fuxictr.features")
@@ -26,6 +25,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         loaders = importlib.import_module("fuxictr.pytorch.dataloaders.npz_dataloader")
     except ImportError as error:
         raise NotHereError(f"{error}; pip install fuxictr") from error
+    data = task.data
     names = [f.name for f in data.fields_of("categorical")]
     folder = Path(tempfile.mkdtemp(prefix="fuxictr-"))
     known = features.FeatureMap("journey", str(folder))
@@ -46,7 +46,12 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
 
         def __init__(self) -> None:
             super().__init__(
-                known, gpu=-1, verbose=0, model_root=str(folder), metrics=["AUC"], embedding_regularizer=None
+                known,
+                gpu=0 if task.device.type == "cuda" else -1,
+                verbose=0,
+                model_root=str(folder),
+                metrics=["AUC"],
+                embedding_regularizer=None,
             )
             self.embedding_layer = layers.FeatureEmbedding(known, DIM)
             self.mlp = layers.MLP_Block(
@@ -68,9 +73,9 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     model.train()
 
     def batches() -> Iterator[Any]:
-        return iter(loaders.NpzDataLoader(known, str(folder / "train"), BATCH, shuffle=True, num_workers=1))
+        return iter(loaders.NpzDataLoader(known, str(folder / "train"), task.batch, shuffle=True, num_workers=1))
 
     def step(batch: Any) -> None:
         model.train_step(batch).item()
 
-    return {"shared_bottom": [Contender(f"{NAME} DNN", batches, step)]}
+    return {"shared_bottom": [Contender(f"{NAME} DNN", task.batch, batches, step)]}

@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.contender import BATCH, DIM, HIDDEN, Contender, NotHereError
-from llm4msr.data.prepared import PreparedData
+from benchmarks.contender import DIM, HIDDEN, Contender, NotHereError, Task
 
 NAME = "Scenario-Wise-Rec"
 
 
-def contenders(data: PreparedData) -> dict[str, list[Contender]]:
+def contenders(task: Task) -> dict[str, list[Contender]]:
     """By the name of our backbone. Raises `NotHereError` where the library is not there."""
     folder = os.environ.get("SCENARIO_WISE_REC")
     if folder is None:
@@ -35,6 +34,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         loading = importlib.import_module("scenario_wise_rec.utils.data")
     except ImportError as error:
         raise NotHereError(str(error)) from error
+    data = task.data
     train = slice(0, data.split.valid)
     names = [f.name for f in data.fields_of("categorical")]
     rows: dict[str, Any] = {name: np.array(data.field(name)[train], np.int32) for name in names}
@@ -60,7 +60,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         def batches() -> Iterator[Any]:
             generator = loading.DataGenerator(x, y)
             found, _, _ = generator.generate_dataloader(
-                x_val=x, y_val=y, x_test=x, y_test=y, batch_size=BATCH, num_workers=2
+                x_val=x, y_val=y, x_test=x, y_test=y, batch_size=task.batch, num_workers=2
             )
             return iter(found)
 
@@ -68,21 +68,21 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
 
     return {
         name: [
-            Contender(f"{NAME} {name}", loader(frame, series), _step(make())),
-            Contender(f"{NAME} {name}, fed arrays", loader(rows, label), _step(make())),
+            Contender(f"{NAME} {name}", task.batch, loader(frame, series), _step(make(), task.device)),
+            Contender(f"{NAME} {name}, fed arrays", task.batch, loader(rows, label), _step(make(), task.device)),
         ]
         for name, make in built.items()
     }
 
 
-def _step(model: Any) -> Any:
+def _step(model: Any, device: torch.device) -> Any:
     """One iteration of its trainer."""
-    model.train()
+    model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     criterion = torch.nn.BCELoss()
 
     def step(batch: Any) -> None:
-        x, y = batch
+        x, y = {name: value.to(device) for name, value in batch[0].items()}, batch[1].to(device)
         loss = criterion(model(x), y.float())
         model.zero_grad()
         loss.backward()

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contender import BATCH, DIM, HIDDEN, Contender, NotHereError
-from llm4msr.data.prepared import PreparedData
+from benchmarks.contender import DIM, HIDDEN, Contender, NotHereError, Task
 
 NAME = "Torch-RecHub"
 
 
-def contenders(data: PreparedData) -> dict[str, list[Contender]]:
+def contenders(task: Task) -> dict[str, list[Contender]]:
     """By the name of our backbone. Raises `NotHereError` where the library is not there."""
     try:
         features = importlib.import_module("torch_rechub.basic.features")
@@ -26,6 +25,7 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         loading = importlib.import_module("torch_rechub.utils.data")
     except ImportError as error:
         raise NotHereError(f"{error}; pip install torch-rechub") from error
+    data = task.data
     train = slice(0, data.split.valid)
     names = [f.name for f in data.fields_of("categorical")]
     rows = {name: np.array(data.field(name)[train], np.int32) for name in names}
@@ -34,19 +34,19 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
     fields = [features.SparseFeature(n, vocab_size=data.vocabulary_size(n), embed_dim=DIM) for n in names]
     tower = {"dims": [HIDDEN[2]]}
     model = models.SharedBottom(fields, ["classification"] * tasks, {"dims": list(HIDDEN[:2])}, [tower] * tasks)
-    model.train()
+    model.to(task.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     criterion = torch.nn.BCELoss()
 
     def batches() -> Iterator[Any]:
         generator = loading.DataGenerator(rows, labels)
         loader, _, _ = generator.generate_dataloader(
-            x_val=rows, y_val=labels, x_test=rows, y_test=labels, batch_size=BATCH, num_workers=2
+            x_val=rows, y_val=labels, x_test=rows, y_test=labels, batch_size=task.batch, num_workers=2
         )
         return iter(loader)
 
     def step(batch: Any) -> None:
-        x, y = batch
+        x, y = {name: value.to(task.device) for name, value in batch[0].items()}, batch[1].to(task.device)
         found = model(x)
         loss = sum(criterion(found[:, i], y[:, i].float()) for i in range(tasks)) / tasks
         model.zero_grad()
@@ -54,4 +54,4 @@ def contenders(data: PreparedData) -> dict[str, list[Contender]]:
         optimizer.step()
         loss.item()
 
-    return {"shared_bottom": [Contender(f"{NAME} SharedBottom", batches, step)]}
+    return {"shared_bottom": [Contender(f"{NAME} SharedBottom", task.batch, batches, step)]}

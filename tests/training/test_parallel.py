@@ -37,6 +37,7 @@ batch_size = 96
 learning_rate = 0.003
 embedding_decay = 1e-3
 embedding_updates = "rows"
+device = "cpu"
 """
 
 
@@ -73,7 +74,7 @@ def gradients(rank: int, size: int, port: int, data: Path, out: Path) -> None:
     """What one step leaves in the gradients, and in STAR's statistics, of a process of `size`; the first one writes."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with joined() as group:
+    with joined("cpu") as group:
         source = BatchSource(PreparedData.open(data, check=False))
         config = ModelConfig(
             embedding_dim=4,

@@ -35,7 +35,7 @@ from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.schema import explain_validation
-from llm4msr.training.fit import TrainConfig
+from llm4msr.training.train_config import TrainConfig
 
 _BACKBONES = ("star", "omoe", "mmoe", "ple", "aitm", "shared_bottom")
 _ENHANCERS = ("none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")

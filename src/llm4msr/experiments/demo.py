@@ -22,8 +22,9 @@ from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row
 from llm4msr.serving.export import export_bundle
 from llm4msr.training.config import RunConfig
-from llm4msr.training.fit import TrainConfig, TrainProgress
+from llm4msr.training.fit import TrainProgress
 from llm4msr.training.run import RunResult, train_run
+from llm4msr.training.train_config import TrainConfig
 
 REASONING = ReasonConfig(
     history=4,  # short histories: a CPU reads about 1,500 tokens of prompts a second

@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from statistics import median
+from typing import Any
 
 import torch
 
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.tables import BASE
-from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
 from llm4msr.report.sheets import Sheet
-from llm4msr.training.objective import losses, objective
 from llm4msr.training.opening import open_run
+from llm4msr.training.recorded import training_step
 
 
 class _Contender:
@@ -27,39 +27,32 @@ class _Contender:
         self.cell = cell
         train = cell.base.train
         _, source, self._model = open_run(cell.base)
-        self._batches: list[Batch] = list(
-            islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), batches)
-        )
-        self._optimizers = train.optimizers(self._model)
+        self._step = training_step(self._model, train.optimizers(self._model), source, train)
+        self._training_batches = list(islice(self._step.batches(0), batches))
+        epoch = source.epoch(train.batch_size, train.seed, 0, together=train.rows_together)
+        self._batches = list(islice(epoch, batches))
         self.training: list[float] = []
         self.inference: list[float] = []
 
     def measure(self) -> None:
         """One round: the mean seconds of a training step, then of an inference, over all batches."""
         self._model.train()
-        self.training.append(self._timed(self._train))
+        self.training.append(self._timed(self._step, self._training_batches))
         self._model.eval()
         with torch.inference_mode():
-            self.inference.append(self._timed(lambda batch: self._model(batch)[0]))
+            self.inference.append(self._timed(lambda batch: self._model(batch)[0], self._batches))
 
     def forget(self) -> None:
         """Drop what was measured while warming up."""
         self.training, self.inference = [], []
 
-    def _train(self, batch: Batch) -> None:
-        train = self.cell.base.train
-        self._optimizers.zero_grad()
-        loss, penalty = losses(self._model, batch, train.precision)
-        objective(loss, penalty, train.generated_decay).backward()
-        self._optimizers.step()
-
-    def _timed(self, work: Callable[[Batch], object]) -> float:
+    def _timed(self, work: Callable[[Any], object], batches: list[Any]) -> float:
         _wait(self._model)
         began = time.perf_counter()
-        for batch in self._batches:
+        for batch in batches:
             work(batch)
         _wait(self._model)
-        return (time.perf_counter() - began) / len(self._batches)
+        return (time.perf_counter() - began) / len(batches)
 
 
 def _wait(model: MultiScenarioModel) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from llm4msr.experiments.cells import Cell
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.training.objective import losses, objective
 from llm4msr.training.opening import open_run
+from llm4msr.training.recorded import training_step
 
 _STEPS = 5
 
@@ -19,16 +19,14 @@ def seconds_a_run(cell: Cell) -> float:
     """The most seconds that a run's training steps take; early stopping ends it sooner, validation adds some."""
     _, source, model = open_run(cell.base)
     train = cell.base.train
-    optimizers = train.optimizers(model)
+    step = training_step(model, train.optimizers(model), source, train)
     times = [time.perf_counter()]
-    for batch in islice(source.epoch(train.batch_size, train.seed, 0, together=train.rows_together), _STEPS + 1):
-        loss, penalty = losses(model, batch, train.precision)
-        objective(loss, penalty, train.generated_decay).backward()
-        optimizers.step()
-        optimizers.zero_grad()
+    for batch in islice(step.batches(0), _STEPS + 1):
+        step(batch)
+        step.loss_sum.item()  # a GPU is waited for
         times.append(time.perf_counter())
     taken = np.diff(times)
-    a_step = float(np.mean(taken[1:] if len(taken) > 1 else taken))  # the first step warms up
+    a_step = float(np.median(taken[-3:]))  # the first steps warm up
     return a_step * source.steps("train", train.batch_size) * train.epochs
 
 

@@ -37,6 +37,9 @@ class Backbone(nn.Module, ABC):
 
     config_type: ClassVar[type[ModelPartConfig]]
 
+    replayable: ClassVar[bool] = False
+    """Whether rows of padding change nothing for the others, and no value decides what is run: see `RecordedStep`."""
+
     @abstractmethod
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Logits `(B,)`."""
@@ -56,6 +59,9 @@ class Enhancer(nn.Module, ABC):
 
     reads_scenarios = False
     """Whether the scenarios' knowledge is read."""
+
+    replayable = False
+    """Whether rows of padding change nothing for the others, and no value decides what is run: see `RecordedStep`."""
 
     @property
     @abstractmethod

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
-from llm4msr.knowledge.states import UNKNOWN, StateTable
+from llm4msr.knowledge.states import StateTable
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
+from llm4msr.training.columns import Columns, Picked, columns_of
 from llm4msr.training.order import Groups, shuffled
 
 T = TypeVar("T")
+_SCORED = {"cpu": 8192, "cuda": 32_768}
+"""Rows that are scored at once."""
 _OWN_STATES = 0.6
 """Where more of a batch's rows than this have a state of their own, every row is given its own."""
 
@@ -35,14 +38,20 @@ class BatchSource:
         data: the prepared data.
         knowledge: the tables of states that the model needs, or none.
         device: where the tensors of a batch lie.
+        columns: what rows are gathered from; by default what `columns_of` chooses.
     """
 
     def __init__(
-        self, data: PreparedData, knowledge: Knowledge = NO_KNOWLEDGE, device: torch.device | None = None
+        self,
+        data: PreparedData,
+        knowledge: Knowledge = NO_KNOWLEDGE,
+        device: torch.device | None = None,
+        columns: Columns | None = None,
     ) -> None:
         self._data = data
         self._knowledge = knowledge
-        self._device = device or torch.device("cpu")
+        self.device = device or torch.device("cpu")
+        self._given = columns
         categorical, multi = data.fields_of("categorical"), data.fields_of("multi")
         self.layout = FieldLayout(
             categorical=tuple(data.vocabulary_size(f.name) for f in categorical),
@@ -54,10 +63,7 @@ class BatchSource:
             item=0 if knowledge.item is None else knowledge.item.vectors.shape[1] + 1,
             scenario=knowledge.scenario,
         )
-        self._categorical = [np.asarray(data.field(f.name)) for f in categorical]
-        self._multi = [np.asarray(data.field(f.name)) for f in multi]
-        self._numeric = [np.asarray(data.field(f.name)) for f in data.fields_of("numeric")]
-        self._scenario, self._label = np.asarray(data.scenario), np.asarray(data.label)
+        self._scenario = np.asarray(data.scenario)
 
     def steps(self, part: Part, batch_size: int) -> int:
         """The number of batches that a part gives."""
@@ -79,12 +85,22 @@ class BatchSource:
 
         Up to `together` rows that see the same user states are drawn as one.
         """
-        groups = Groups(self._states_seen, together) if together > 1 and self._knowledge.users else None
-        chunks = islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window, groups), start, None)
+        chunks = self.chunks(batch_size, seed, epoch, start, window=window, together=together)
         return prefetched(self.make(share(rows)) for rows in chunks)
 
-    def part(self, part: Part, batch_size: int = 8192, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """All rows of a part, in order of time from batch to batch; of `share` (i, n) every n-th batch, from i on."""
+    def chunks(
+        self, batch_size: int, seed: int, epoch: int, start: int = 0, *, window: int | None = None, together: int = 1
+    ) -> Iterator[NDArray[np.int64]]:
+        """The numbers of the rows of each of an epoch's batches."""
+        groups = Groups(self._states_seen, together) if together > 1 and self._knowledge.users else None
+        return islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window, groups), start, None)
+
+    def part(self, part: Part, batch_size: int | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """All rows of a part, in order of time from batch to batch; of `share` (i, n) every n-th batch, from i on.
+
+        A batch has as many rows as suits the device where `batch_size` is not given.
+        """
+        batch_size = batch_size or _SCORED[self.device.type]
         first, last = self._data.split.range(part)
         starts = range(first + share[0] * batch_size, last, batch_size * share[1])
         chunks = (np.arange(i, min(i + batch_size, last)) for i in starts)
@@ -92,52 +108,50 @@ class BatchSource:
 
     def make(self, rows: NDArray[np.int64]) -> Batch:
         """The batch of the given rows, sorted by scenario and otherwise in the given order."""
-        scenario = self._scenario[rows]
-        order = np.argsort(scenario, kind="stable")
-        rows, scenario = rows[order], scenario[order]
-        offsets = np.searchsorted(scenario, np.arange(self._data.scenario_count + 1))
-        count = len(rows)
-        categorical = np.empty((count, len(self._categorical)), dtype=np.int64)
-        for place, column in enumerate(self._categorical):
-            categorical[:, place] = column[rows]
-        numeric = np.empty((count, len(self._numeric)), dtype=np.float32)
-        for place, column in enumerate(self._numeric):
-            numeric[:, place] = column[rows]
-        multi = np.concatenate([np.empty((count, 0), np.int64), *(column[rows] for column in self._multi)], axis=1)
-        item = None
-        if self._knowledge.item is not None:
-            item = self._tensor(_flagged([self._knowledge.item], [self._knowledge.item.index[rows]]))
+        rows, offsets = self.in_slices(rows)
+        found = self.columns.gather(self._picked(rows))
         return Batch(
-            categorical=self._tensor(categorical),
-            multi=self._tensor(multi.astype(np.int64)),
-            numeric=self._tensor(numeric),
-            offsets=tuple(int(o) for o in offsets),
-            label=self._tensor(self._label[rows].astype(np.float32)),
-            rows=self._tensor(rows),
-            users=self._users(rows),
-            item=item,
+            categorical=found.categorical,
+            multi=found.multi,
+            numeric=found.numeric,
+            offsets=tuple(offsets.tolist()),
+            label=found.label,
+            rows=found.rows,
+            users=None if found.states is None else UserStates(found.states, found.inverse),
+            item=found.item,
         )
 
-    def _users(self, rows: NDArray[np.int64]) -> UserStates | None:
-        """The different combinations of states that the rows see, each once."""
+    def in_slices(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows sorted by scenario and otherwise in the given order, and where each scenario's begin, `(D + 1,)`."""
+        scenario = self._scenario[rows]
+        order = np.argsort(scenario, kind="stable")
+        return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
+
+    def shares(self) -> NDArray[np.float64]:
+        """Each scenario's share of the training rows, `(D,)`."""
+        counts = np.bincount(self._scenario[: self._data.split.valid], minlength=self._data.scenario_count)
+        shares: NDArray[np.float64] = counts / max(1, counts.sum())
+        return shares
+
+    def _picked(self, rows: NDArray[np.int64]) -> Picked:
+        """The rows with the different combinations of states that they see, each once."""
         tables = list(self._knowledge.users.values())
         if not tables:
-            return None
+            return Picked(rows)
         seen = [table.index[rows] for table in tables]
         _, first, inverse = np.unique(_combined(tables, seen), return_index=True, return_inverse=True)
-        if len(first) > len(rows) * _OWN_STATES:
-            return UserStates(self._tensor(_flagged(tables, seen)), None)
-        vectors = _flagged(tables, [index[first] for index in seen])
-        return UserStates(self._tensor(vectors), self._tensor(inverse))
+        return Picked(rows) if len(first) > len(rows) * _OWN_STATES else Picked(rows, first, inverse)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What rows are gathered from."""
+        return self._given or columns_of(self._data, self._knowledge, self.device)
 
     @cached_property
     def _states_seen(self) -> NDArray[np.int64]:
         """A number for the user states that each training row sees."""
         tables = list(self._knowledge.users.values())
         return _combined(tables, [table.index[: self._data.split.valid] for table in tables])
-
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
 
 
 def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArray[np.int64]:
@@ -149,18 +163,6 @@ def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArra
         found = found * len(table.vectors) + index
         different *= len(table.vectors)
     return found
-
-
-def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-    """The tables' vectors at the indices side by side, each followed by 1 where it is the unknown state."""
-    out = np.empty((len(indices[0]), sum(table.vectors.shape[1] + 1 for table in tables)), dtype=np.float32)
-    start = 0
-    for table, index in zip(tables, indices, strict=True):
-        stop = start + table.vectors.shape[1]
-        np.take(table.vectors, index, axis=0, out=out[:, start:stop], mode="clip")
-        out[:, stop] = index == UNKNOWN
-        start = stop + 1
-    return out
 
 
 def prefetched(items: Iterator[T], depth: int = 2) -> Iterator[T]:

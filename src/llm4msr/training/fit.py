@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
@@ -21,57 +19,12 @@ from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
 from llm4msr.training.metrics import Scores, score
-from llm4msr.training.objective import losses, objective
-from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from llm4msr.training.parallel import ALONE, Group
+from llm4msr.training.recorded import training_step
+from llm4msr.training.train_config import TrainConfig
 
-
-class TrainConfig(BaseModel):
-    """How a model is trained.
-
-    `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
-    than most settings. `embedding_updates` says whether a step updates the rows that it looked up, or all of them
-    exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
-    weights. Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without
-    a better mean validation AUC over the scenarios, and the best weights are restored in any case. Up to
-    `rows_together` rows that see the same user states are drawn into a batch as one: what is made of the states is
-    then made less often.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=4096, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    embedding_decay: float = Field(default=1e-5, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    generated_decay: float = Field(default=0.0, ge=0)
-    embedding_updates: EmbeddingUpdates = "auto"
-    validations_per_epoch: int = Field(default=4, ge=1)
-    patience: int = Field(default=4, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    shuffle_window: int | None = Field(default=None, ge=1)
-    rows_together: int = Field(default=16, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    def optimizers(self, model: MultiScenarioModel) -> Optimizers:
-        """The optimizers of a model that is trained so."""
-        return Optimizers(
-            model,
-            learning_rate=self.learning_rate,
-            embedding_decay=self.embedding_decay,
-            weight_decay=self.weight_decay,
-            embedding_updates=self.embedding_updates,
-        )
-
-    def torch_device(self) -> torch.device:
-        """The device to train on: of several GPUs this process' own, by number, since threads do not share a choice."""
-        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
-            return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise InputError("device = 'cuda', but PyTorch finds no GPU here; take 'auto' or 'cpu'")
-        return torch.device("cuda", torch.cuda.current_device())
+_LOOK = 20
+"""Steps after which the sum of the losses is looked at, for which a GPU has to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -112,38 +65,25 @@ def fit(
         _keep_lines(metrics, position.lines)
     steps = source.steps("train", config.batch_size)
     names = [s.value for s in data.schema.scenarios]
+    step = training_step(model, optimizers, source, config, group)
 
     while not position.done and position.epoch < config.epochs:
-        began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
-        for batch in source.epoch(
-            config.batch_size,
-            config.seed,
-            position.epoch,
-            position.step,
-            window=config.shuffle_window,
-            together=config.rows_together,
-            share=group.share,
-        ):
-            model.train()
-            optimizers.zero_grad()
-            counted = group.sum(torch.tensor([float(len(batch)), 0.0]))
-            loss, penalty = losses(model, batch, config.precision)
-            # This process's share of the mean over all rows: the shares of the group add up to it.
-            loss = loss * (len(batch) / float(counted[0]))
-            objective(loss, penalty, config.generated_decay / group.size).backward()
-            counted[1] = float(loss.detach())
-            group.sum_gradients(model, model.embedding.table.weight if optimizers.by_rows else None)
-            optimizers.step()
-
+        began, rows, seen = time.perf_counter(), 0, 0
+        step.loss_sum.zero_()
+        for batch in step.batches(position.epoch, position.step):
+            count = step(batch)
             position.step += 1
-            rows, seen, loss_sum = rows + int(counted[0]), seen + 1, loss_sum + float(group.sum(counted[1:])[0])
-            if not np.isfinite(loss_sum):
-                raise InputError(
-                    f"the loss is not a number at epoch {position.epoch + 1}, step {position.step}; "
-                    f"lower the learning rate ({config.learning_rate:g})"
-                )
+            rows, seen = rows + count, seen + 1
             per_epoch = config.validations_per_epoch
-            if position.step * per_epoch // steps > (position.step - 1) * per_epoch // steps:
+            validates = position.step * per_epoch // steps > (position.step - 1) * per_epoch // steps
+            if validates or seen % _LOOK == 0:
+                loss_so_far = float(group.sum(step.loss_sum.cpu().clone()))
+                if not np.isfinite(loss_so_far):
+                    raise InputError(
+                        f"the loss is not a number at epoch {position.epoch + 1}, by step {position.step}; "
+                        f"lower the learning rate ({config.learning_rate:g})"
+                    )
+            if validates:
                 seconds = time.perf_counter() - began
                 position.seconds += seconds
                 scores = evaluate(model, data, source, "valid", group)
@@ -154,7 +94,7 @@ def fit(
                 record = {
                     "epoch": position.epoch + 1,
                     "step": position.step,
-                    "train_loss": loss_sum / seen,
+                    "train_loss": loss_so_far / seen,
                     "rows_per_second": round(rows / seconds),
                     "validation": scores.as_dict(names),
                 }
@@ -170,7 +110,8 @@ def fit(
                     position.epoch, position.step = position.epoch + 1, 0
                 if group.writes:
                     save_checkpoint(checkpoint, model, best, optimizers, position)
-                began, rows, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
+                began, rows, seen = time.perf_counter(), 0, 0
+                step.loss_sum.zero_()
                 if position.done:
                     break
 
@@ -183,12 +124,12 @@ def predict(
 ) -> NDArray[np.float32]:
     """The logits of a part's rows, `(n,)`, in the order of the data; processes of a `group` share the batches."""
     first, last = data.split.range(part)
-    out = torch.zeros(last - first)
+    out = torch.zeros(last - first, device=source.device)
     model.eval()
     with torch.inference_mode():
         for batch in source.part(part, share=(group.rank, group.size)):
-            out[batch.rows.cpu() - first] = model(batch)[0].float().cpu()
-    return group.sum(out).numpy()
+            out[batch.rows - first] = model(batch)[0].float()
+    return group.sum(out.cpu()).numpy()
 
 
 def evaluate(

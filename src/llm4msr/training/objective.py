@@ -6,17 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llm4msr.models.batch import Batch
+from llm4msr.models.batch import Batch, PaddedOffsets
 from llm4msr.models.model import MultiScenarioModel
 
 
 def losses(model: MultiScenarioModel, batch: Batch, precision: str) -> tuple[Tensor, Tensor | None]:
     """The mean log loss of the rows, and the mean square of generated weights where there are any.
 
-    The model runs in `precision` ("float32" or "bfloat16"), the loss is always taken in float32.
+    The model runs in `precision` ("float32" or "bfloat16"), the loss is always taken in float32. Padding has none.
     """
     with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits, penalty = model(batch)
+    if isinstance(batch.offsets, PaddedOffsets):
+        weights = batch.offsets.real() / batch.offsets.counts.sum()
+        summed = functional.binary_cross_entropy_with_logits(logits.float(), batch.label, weights, reduction="sum")
+        return summed, penalty
     return functional.binary_cross_entropy_with_logits(logits.float(), batch.label), penalty
 
 

@@ -47,7 +47,7 @@ class Optimizers:
             self._rows = RowAdam(table, learning_rate=learning_rate, decay=embedding_decay)
         else:
             groups.append({"params": [table], "weight_decay": embedding_decay})
-        self._adam = torch.optim.Adam(groups, lr=learning_rate, fused=True)
+        self._adam = torch.optim.Adam(groups, lr=learning_rate, fused=True, capturable=table.is_cuda)
 
     @property
     def by_rows(self) -> bool:

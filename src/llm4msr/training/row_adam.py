@@ -31,7 +31,7 @@ class RowAdam:
         self._table = table
         self._rate, self._decay, self._betas, self._epsilon = learning_rate, decay, betas, epsilon
         self._moments = torch.zeros_like(table.data), torch.zeros_like(table.data)
-        self._steps = torch.zeros((), dtype=torch.float32)
+        self._steps = torch.zeros((), dtype=torch.float32, device=table.device)
         self._place: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
 
     def zero_grad(self) -> None:
@@ -53,7 +53,7 @@ class RowAdam:
             [first],
             [second],
             [],
-            [self._steps.to(value.device)],
+            [self._steps],
             lr=self._rate,
             beta1=self._betas[0],
             beta2=self._betas[1],
@@ -67,10 +67,9 @@ class RowAdam:
 
     def _summed(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The different rows `(U,)` and the sum of the gradients of each, `(U, k)`."""
-        if gradient.is_cuda:
-            whole = gradient.coalesce()
-            return whole.indices()[0], whole.values()
         ids, values = gradient._indices()[0], gradient._values()
+        if gradient.is_cuda:
+            return summed_in_place(ids, values)
         rows, inverse = self._different(ids)
         return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
 
@@ -95,3 +94,23 @@ class RowAdam:
             (*self._moments, self._steps), (state["first"], state["second"], state["step"]), strict=True
         ):
             mine.copy_(theirs)
+
+
+def summed_in_place(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `(n,)` and the sum of the values of each, `(n, k)`, without a look at how many different ones there are.
+
+    The different ids come first; what is left of the `n` places repeats the first of them with its sum, so that
+    writing all of it writes that row many times alike. A GPU is not waited for.
+
+    >>> rows, sums = summed_in_place(torch.tensor([7, 3, 7]), torch.tensor([[1.0], [2.0], [4.0]]))
+    >>> rows.tolist(), sums[:, 0].tolist()
+    ([3, 7, 3], [2.0, 5.0, 2.0])
+    """
+    ids, order = torch.sort(ids, stable=True)
+    new = torch.ones_like(ids)
+    new[1:] = ids[1:] != ids[:-1]
+    place = torch.cumsum(new, 0) - 1
+    rows = ids[:1].repeat(len(ids)).scatter_(0, place, ids)
+    summed = torch.zeros_like(values).index_add_(0, place, values.index_select(0, order))
+    used = torch.arange(len(ids), device=ids.device) <= place[-1]
+    return rows, torch.where(used[:, None], summed, summed[:1])

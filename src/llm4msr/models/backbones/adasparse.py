@@ -34,6 +34,8 @@ class AdaSparse(Backbone):
     two bounds; here the slope is constant and the share free.
     """
 
+    replayable = True
+
     def __init__(self, config: AdaSparseConfig, width: int, scenarios: int) -> None:
         super().__init__()
         self._config = config

@@ -44,6 +44,8 @@ class AITM(Backbone):
     and has no meaning between scenarios, so it is left out.
     """
 
+    replayable = True
+
     def __init__(self, config: AITMConfig, width: int, scenarios: int) -> None:
         super().__init__()
         k = config.hidden[-1]

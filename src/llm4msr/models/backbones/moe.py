@@ -22,6 +22,8 @@ class MixtureConfig(ModelPartConfig):
 class _Mixture(Backbone):
     """`logit = tower_d(sum_k softmax(gate(x))_k expert_k(x))`. Experts run on all rows, towers on their slice."""
 
+    replayable = True
+
     def __init__(self, config: MixtureConfig, width: int, scenarios: int, gates: int) -> None:
         super().__init__()
         *shared, last = config.hidden

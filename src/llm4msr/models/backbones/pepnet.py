@@ -54,6 +54,8 @@ class PPNet(Backbone):
     all of these, so the gates read the input, detached while training; after it an explanation by gradients sees them.
     """
 
+    replayable = True
+
     def __init__(self, config: PPNetConfig, width: int, scenarios: int) -> None:
         super().__init__()
         self.towers = nn.ModuleList(_GatedTower(width, config) for _ in range(scenarios))

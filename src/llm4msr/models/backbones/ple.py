@@ -48,6 +48,8 @@ class PLE(Backbone):
     the last level, since the shared gate sees all experts, but at the last level only its own scenario's.
     """
 
+    replayable = True
+
     def __init__(self, config: PLEConfig, width: int, scenarios: int) -> None:
         super().__init__()
         *hidden, last = config.hidden

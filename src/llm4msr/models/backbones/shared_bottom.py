@@ -22,6 +22,8 @@ class SharedBottomConfig(ModelPartConfig):
 class SharedBottom(Backbone):
     """`logit = tower_d(bottom(x))`."""
 
+    replayable = True
+
     def __init__(self, config: SharedBottomConfig, width: int, scenarios: int) -> None:
         super().__init__()
         *shared, last = config.hidden

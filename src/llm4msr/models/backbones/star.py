@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4msr.models.batch import scenario_of_rows
+from llm4msr.models.batch import PaddedOffsets, scenario_of_rows
 from llm4msr.models.layers import MLP, by_scenario
 from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
@@ -57,6 +57,8 @@ class PartitionedNorm(nn.Module):
 
     def forward(self, z: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """Normalise the rows `(B, W)`, which come sorted by scenario."""
+        if self.training and isinstance(offsets, PaddedOffsets):
+            return self._of_real_rows(z, offsets)
         slices = [z[start:stop] for start, stop in pairwise(offsets)]
         if self.training and parallel.is_available() and parallel.is_initialized():
             parts = self._by_all_processes(slices)
@@ -73,11 +75,31 @@ class PartitionedNorm(nn.Module):
         self._take_up(d, len(rows), mean.detach(), inverse.detach() ** -2 - self.epsilon)
         return normal
 
+    def _of_real_rows(self, z: Tensor, offsets: PaddedOffsets) -> Tensor:
+        """The same for all scenarios at once, and without a look at any value, where slices end in padding."""
+        scenario, counts = scenario_of_rows(offsets, z.device), offsets.counts[:, None].to(z.dtype)
+        ids, enough = torch.arange(len(counts), device=z.device), counts > 1
+        share = (scenario == ids[:, None]) * offsets.real() / counts.clamp(min=1)  # (D, B)
+        mean = torch.where(enough, share @ z, self.mean)
+        centred = z - mean.index_select(0, scenario)
+        variance = torch.where(enough, share @ centred.square(), self.variance)
+        scale = torch.rsqrt(variance + self.epsilon) * self.scale * self.scenario_scale
+        shift = self.shift + self.scenario_shift
+        with torch.no_grad():
+            self.updates += enough[:, 0]
+            weight = self.updates.clamp(min=1).reciprocal().clamp(min=self.momentum)[:, None] * enough
+            moved = mean - self.mean
+            spread = self.variance + weight * moved.square()
+            unbiased = variance * (counts / (counts - 1).clamp(min=1))
+            self.mean += weight * moved
+            self.variance.copy_((1 - weight) * spread + weight * unbiased)
+        return torch.addcmul(shift.index_select(0, scenario), centred, scale.index_select(0, scenario))
+
     @torch.no_grad()
     def _take_up(self, d: int, count: int, mean: Tensor, variance: Tensor) -> None:
         """Let the averages of scenario d take up the mean and the biased variance of `count` rows."""
         self.updates[d] += 1
-        weight = max(self.momentum, 1 / float(self.updates[d]))
+        weight = self.updates[d].reciprocal().clamp(min=self.momentum)  # on a GPU a number would be waited for
         moved = mean - self.mean[d]
         self.mean[d] += weight * moved
         spread = self.variance[d] + weight * moved.square()  # what the mean moves by is variance too
@@ -143,6 +165,8 @@ class StarLayer(nn.Module):
 @BACKBONES.register("star", STARConfig)
 class STAR(Backbone):
     """`logit = star_d(norm_d(x)) + auxiliary([embedding of d, x])` (equations 3 to 7); no activation on either."""
+
+    replayable = True
 
     def __init__(self, config: STARConfig, width: int, scenarios: int) -> None:
         super().__init__()

@@ -22,6 +22,8 @@ class EPNetConfig(ModelPartConfig):
 class EPNet(Enhancer):
     """`logit = backbone(gate_d(e))`; see `EmbeddingGate`."""
 
+    replayable = True
+
     def __init__(self, config: EPNetConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
         del knowledge

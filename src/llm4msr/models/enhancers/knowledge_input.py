@@ -42,6 +42,7 @@ class KnowledgeInputConfig(ModelPartConfig):
 class _KnowledgeInput(Enhancer):
     """Maps the knowledge of each row with networks of the subclass's own kind."""
 
+    replayable = True
     scenario_vectors: Tensor
 
     def __init__(

@@ -66,6 +66,8 @@ class LLM4MSR(Enhancer):
             self.match_item = nn.Linear(knowledge.item, config.match_dim)
         parallel = [level for level in (config.user, config.scenario) if level == "parallel"]
         self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
+        # A user state a row, but a scenario's layers for many rows, for which those of low rank are grouped by value.
+        self.replayable = config.weights == "factored" or (config.weights == "low_rank" and not self.reads_scenarios)
 
     def _dropped(self, vectors: Tensor) -> Tensor:
         if not self.config.dropout:

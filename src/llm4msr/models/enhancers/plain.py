@@ -16,6 +16,8 @@ class PlainConfig(ModelPartConfig):
 class Plain(Enhancer):
     """`logit = backbone(e)`."""
 
+    replayable = True
+
     def __init__(self, config: PlainConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
         del config, scenarios, knowledge

@@ -1,0 +1,217 @@
+"""What batches are gathered from: columns where they lie on disk, or copies that stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.sources import Knowledge
+from llm4msr.knowledge.states import UNKNOWN, StateTable
+
+_SHARE = 0.5
+"""Columns stay on a GPU that has this share of its free memory, or more, left for the model afterwards."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Which rows a batch holds, and whose states.
+
+    `rows` `(B,)` are numbers of rows. `first` `(S,)` are places in the batch whose rows see the batch's different
+    states, `inverse` `(B,)` gives each row its state; both are None where every row is given its own.
+    """
+
+    rows: NDArray[np.int64]
+    first: NDArray[np.int64] | None = None
+    inverse: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The tensors of a batch, as `Batch` has them; `states` are the vectors of its user states."""
+
+    categorical: Tensor
+    multi: Tensor
+    numeric: Tensor
+    label: Tensor
+    rows: Tensor
+    states: Tensor | None
+    inverse: Tensor | None
+    item: Tensor | None
+
+
+class Columns(Protocol):
+    """Gathers the values of rows."""
+
+    def gather(self, picked: Picked) -> Gathered:
+        """The tensors of a batch, on the device."""
+        ...
+
+
+def columns_of(data: PreparedData, knowledge: Knowledge, device: torch.device) -> Columns:
+    """Columns that stay on a GPU where they fit beside the model; otherwise gathered here and sent batch by batch."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if ResidentColumns.bytes_of(data, knowledge) <= free * (1 - _SHARE):
+            return ResidentColumns(data, knowledge, device)
+    return MappedColumns(data, knowledge, device)
+
+
+class MappedColumns:
+    """Columns where they lie, memory-mapped: a batch is gathered here, then sent to the device."""
+
+    def __init__(self, data: PreparedData, knowledge: Knowledge, device: torch.device) -> None:
+        self._device = device
+        self._users, self._item = list(knowledge.users.values()), knowledge.item
+        self._categorical = _columns(data, "categorical")
+        self._multi = _columns(data, "multi")
+        self._numeric = _columns(data, "numeric")
+        self._label = np.asarray(data.label)
+
+    def gather(self, picked: Picked) -> Gathered:
+        """The tensors of a batch, on the device."""
+        rows, count = picked.rows, len(picked.rows)
+        categorical = np.empty((count, len(self._categorical)), dtype=np.int64)
+        for place, column in enumerate(self._categorical):
+            categorical[:, place] = column[rows]
+        numeric = np.empty((count, len(self._numeric)), dtype=np.float32)
+        for place, column in enumerate(self._numeric):
+            numeric[:, place] = column[rows]
+        multi = np.concatenate([np.empty((count, 0), np.int64), *(column[rows] for column in self._multi)], axis=1)
+        item = None if self._item is None else _flagged([self._item], [self._item.index[rows]])
+        states = None
+        if self._users:
+            whose = rows if picked.first is None else rows[picked.first]
+            states = _flagged(self._users, [table.index[whose] for table in self._users])
+        return Gathered(
+            categorical=self._sent(categorical),
+            multi=self._sent(multi.astype(np.int64)),
+            numeric=self._sent(numeric),
+            label=self._sent(self._label[rows].astype(np.float32)),
+            rows=self._sent(rows),
+            states=None if states is None else self._sent(states),
+            inverse=None if picked.inverse is None else self._sent(picked.inverse),
+            item=None if item is None else self._sent(item),
+        )
+
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        return sent(array, self._device)
+
+
+class ResidentColumns:
+    """Copies of all columns and states on the device: of a batch, only the rows' numbers are sent there."""
+
+    def __init__(self, data: PreparedData, knowledge: Knowledge, device: torch.device) -> None:
+        self._device = device
+        categorical, multi = _columns(data, "categorical"), _columns(data, "multi")
+        self._widths = [len(categorical), sum(column.shape[1] for column in multi)]
+        self._ids = self._side_by_side(data.rows, [*categorical, *multi], np.int32)
+        self._numeric = self._side_by_side(data.rows, _columns(data, "numeric"), np.float32)
+        self._label = self._copied(np.asarray(data.label), np.float32)
+        known: dict[int, Tensor] = {}  # tables may share their vectors
+        self._users = [self._table(table, known) for table in knowledge.users.values()]
+        self._item = None if knowledge.item is None else self._table(knowledge.item, known)
+
+    @staticmethod
+    def bytes_of(data: PreparedData, knowledge: Knowledge) -> int:
+        """The memory that the copies take."""
+        multi = sum(f.max_values for f in data.fields_of("multi"))
+        fields = len(data.fields_of("categorical")) + len(data.fields_of("numeric")) + multi
+        tables = [*knowledge.users.values(), *([] if knowledge.item is None else [knowledge.item])]
+        numbers: int = data.rows * (fields + 1 + len(tables))
+        vectors: dict[int, int] = {
+            _address(table): len(table.vectors) * (table.vectors.shape[1] + 1) for table in tables
+        }
+        return 4 * (numbers + sum(vectors.values()))
+
+    def gather(self, picked: Picked) -> Gathered:
+        """The tensors of a batch, on the device."""
+        if picked.first is None or picked.inverse is None:
+            return self.at(sent(picked.rows, self._device))
+        numbers = [picked.rows, picked.rows[picked.first], picked.inverse]
+        rows, whose, inverse = sent(np.concatenate(numbers), self._device).split([len(part) for part in numbers])
+        return self.at(rows, whose, inverse)
+
+    def at(self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None) -> Gathered:
+        """The tensors of the rows `at` `(B,)`, whose numbers are on the device.
+
+        They see the states of the rows `whose` `(S,)`, by `inverse` `(B,)`; their own where not given.
+        """
+        categorical, multi = self._ids.index_select(0, at).long().split(self._widths, 1)
+        states = (
+            torch.cat([_seen(table, at if whose is None else whose) for table in self._users], 1)
+            if self._users
+            else None
+        )
+        return Gathered(
+            categorical=categorical,
+            multi=multi,
+            numeric=self._numeric.index_select(0, at),
+            label=self._label.index_select(0, at),
+            rows=at,
+            states=states,
+            inverse=inverse,
+            item=None if self._item is None else _seen(self._item, at),
+        )
+
+    def _side_by_side(self, rows: int, columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Tensor:
+        """The columns `(N,)` or `(N, k)` as one matrix, `(N, all)`; one of them at a time is in this side's memory."""
+        copies = (self._copied(column.reshape(rows, -1), dtype) for column in columns)
+        first = torch.as_tensor(np.empty((rows, 0), dtype), device=self._device)
+        width = sum(column.reshape(rows, -1).shape[1] for column in columns)
+        out, start = first.new_empty((rows, width)), 0
+        for copy in copies:
+            out[:, start : start + copy.shape[1]] = copy
+            start += copy.shape[1]
+        return out
+
+    def _table(self, table: StateTable, known: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """The states' numbers of all rows, and the vectors with their flag."""
+        if _address(table) not in known:
+            vectors = self._copied(table.vectors, np.float32)
+            flag = vectors.new_zeros(len(vectors), 1)
+            flag[UNKNOWN] = 1
+            known[_address(table)] = torch.cat([vectors, flag], 1)
+        return self._copied(table.index, np.int32), known[_address(table)]
+
+    def _copied(self, array: NDArray[Any], dtype: type[np.generic]) -> Tensor:
+        return torch.from_numpy(array.astype(dtype)).to(self._device)
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; the copy to a GPU is not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _columns(data: PreparedData, kind: Any) -> list[NDArray[Any]]:
+    return [np.asarray(data.field(f.name)) for f in data.fields_of(kind)]
+
+
+def _address(table: StateTable) -> int:
+    return table.vectors.ctypes.data
+
+
+def _seen(table: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+    index, vectors = table
+    return vectors.index_select(0, index.index_select(0, rows))
+
+
+def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+    """The tables' vectors at the indices side by side, each followed by 1 where it is the unknown state."""
+    out = np.empty((len(indices[0]), sum(table.vectors.shape[1] + 1 for table in tables)), dtype=np.float32)
+    start = 0
+    for table, index in zip(tables, indices, strict=True):
+        stop = start + table.vectors.shape[1]
+        np.take(table.vectors, index, axis=0, out=out[:, start:stop], mode="clip")
+        out[:, stop] = index == UNKNOWN
+        start = stop + 1
+    return out

@@ -1,0 +1,61 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm4msr.errors import InputError
+from llm4msr.models.model import MultiScenarioModel
+from llm4msr.training.optim import EmbeddingUpdates, Optimizers
+
+
+class TrainConfig(BaseModel):
+    """How a model is trained.
+
+    `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
+    than most settings. `embedding_updates` says whether a step updates the rows that it looked up, or all of them
+    exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
+    weights. Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without
+    a better mean validation AUC over the scenarios, and the best weights are restored in any case. Up to
+    `rows_together` rows that see the same user states are drawn into a batch as one: what is made of the states is
+    then made less often. With `cuda_graphs` a step is recorded on a GPU and replayed where the model allows it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=4096, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    embedding_decay: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    generated_decay: float = Field(default=0.0, ge=0)
+    embedding_updates: EmbeddingUpdates = "auto"
+    validations_per_epoch: int = Field(default=4, ge=1)
+    patience: int = Field(default=4, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    shuffle_window: int | None = Field(default=None, ge=1)
+    rows_together: int = Field(default=16, ge=1)
+    cuda_graphs: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def optimizers(self, model: MultiScenarioModel) -> Optimizers:
+        """The optimizers of a model that is trained so."""
+        return Optimizers(
+            model,
+            learning_rate=self.learning_rate,
+            embedding_decay=self.embedding_decay,
+            weight_decay=self.weight_decay,
+            embedding_updates=self.embedding_updates,
+        )
+
+    def torch_device(self) -> torch.device:
+        """The device to train on: of several GPUs this process' own, by number, since threads do not share a choice."""
+        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise InputError("device = 'cuda', but PyTorch finds no GPU here; take 'auto' or 'cpu'")
+        return torch.device("cuda", torch.cuda.current_device())

@@ -1,0 +1,103 @@
+"""Replayed steps leave what steps operation by operation leave."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge.config import KnowledgeConfig
+from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.sources import Knowledge, load_knowledge
+from llm4msr.models.batch import Batch
+from llm4msr.training.batches import BatchSource
+from llm4msr.training.recorded import Numbers, RecordedStep, training_step
+from llm4msr.training.train_config import TrainConfig
+from tests.gpu.conftest import GPU
+from tests.training.test_recorded import PAIRS, model_of
+
+TRAIN = TrainConfig(batch_size=128, rows_together=4, learning_rate=0.003)
+
+
+@pytest.fixture(scope="module")
+def knowledge(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> Knowledge:
+    needs: Any = {"own", "others", "item", "scenario"}
+    return load_knowledge(shop_knowledge, shop, KnowledgeConfig(dimensions=5), needs)
+
+
+def steps_of(source: BatchSource, pair: tuple[str, str], config: TrainConfig) -> tuple[Any, list[float]]:
+    """The model after two epochs, and the sum of the losses after each step."""
+    model = model_of(source, *pair).to(GPU)
+    step: Any = training_step(model, config.optimizers(model), source, config)
+    assert isinstance(step, RecordedStep) == config.cuda_graphs
+    sums = []
+    for epoch in range(2):
+        for batch in step.batches(epoch):
+            step(batch)
+            sums.append(float(step.loss_sum))
+    return model, sums
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_losses_and_weights_are_those_of_plain_steps(
+    shop: PreparedData, knowledge: Knowledge, pair: tuple[str, str]
+) -> None:
+    source = BatchSource(shop, knowledge, GPU)
+    for updates in ("exact", "rows"):
+        config = TRAIN.model_copy(update={"embedding_updates": updates})
+        recorded, sums = steps_of(source, pair, config)
+        plain, expected = steps_of(source, pair, config.model_copy(update={"cuda_graphs": False}))
+        np.testing.assert_allclose(sums, expected, rtol=2e-3)
+        for (name, one), other in zip(plain.state_dict().items(), recorded.state_dict().values(), strict=True):
+            # Adam divides by the size of the gradient: where that is nearly zero, its rounding decides. STAR's
+            # normalisation leaves nothing but rounding of a feature that is the same in all rows of a scenario.
+            far = (other - one).abs() > 5e-3 + 1e-2 * one.abs()
+            assert float(far.float().mean()) < (0.25 if "norm" in name else 0.05), name
+
+
+def test_batches_that_do_not_fit_come_between(shop: PreparedData, knowledge: Knowledge) -> None:
+    source = BatchSource(shop, knowledge, GPU)
+    model = model_of(source, "star", "llm4msr").to(GPU)
+    step = training_step(model, TRAIN.optimizers(model), source, TRAIN)
+    assert isinstance(step, RecordedStep)
+    lacking = step.padded(np.flatnonzero(np.asarray(shop.scenario[: shop.split.valid]) != 2)[:100])
+    assert isinstance(lacking, Batch)
+    fitting = [b for b in islice(step.batches(0), 7) if isinstance(b, Numbers)]
+    assert len(fitting) > 5
+    found = []
+    for batch in fitting:
+        step.loss_sum.zero_()
+        step(batch)
+        step(lacking)
+        found.append(float(step.loss_sum))
+    assert found[-1] < found[0]
+    assert np.isfinite(found).all()
+
+
+def test_what_dropout_drops_differs_from_replay_to_replay(shop: PreparedData) -> None:
+    source = BatchSource(shop, device=GPU)
+    config = TRAIN.model_copy(update={"learning_rate": 1e-12, "embedding_decay": 0.0})
+    model = model_of(source, "shared_bottom", "none").to(GPU)
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda _, __, out: torch.nn.functional.dropout(out, 0.5))
+    step = training_step(model, config.optimizers(model), source, config)
+    batch = next(b for b in step.batches(0) if isinstance(b, Numbers))
+    losses = []
+    for _ in range(8):
+        step.loss_sum.zero_()
+        step(batch)
+        losses.append(float(step.loss_sum))
+    assert len({round(loss, 7) for loss in losses[4:]}) == 4  # replays
+
+
+def test_bfloat16_is_recorded(shop: PreparedData, knowledge: Knowledge) -> None:
+    source = BatchSource(shop, knowledge, GPU)
+    config = TRAIN.model_copy(update={"precision": "bfloat16"})
+    _, sums = steps_of(source, ("star", "llm4msr"), config)
+    _, expected = steps_of(source, ("star", "llm4msr"), config.model_copy(update={"cuda_graphs": False}))
+    np.testing.assert_allclose(sums, expected, rtol=0.02)
