@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, Generation, Pooling, Refusal
-from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.knowledge.engines.transformers import TransformersEngine, fitting_tokens
 from tests.knowledge.tiny_models import changed_config, copied
 
 CONTEXT = 60
@@ -140,3 +141,17 @@ def test_a_folder_without_a_whole_model_is_refused_by_name(
 def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: holds no language model"):
         TransformersEngine(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(10**6, 8192), (2 * 10**7, 11_160), (10**12, 131_072)])
+def test_a_gpu_is_given_as_many_tokens_as_its_memory_holds(
+    tiny_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, free: int, tokens: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    config = tiny_engine.configs[0]
+    head = config.hidden_size // config.num_attention_heads
+    a_token = 8 * config.num_hidden_layers * config.num_key_value_heads * head
+    a_token += 16 * config.intermediate_size + 16 * config.hidden_size
+    found = fitting_tokens(tiny_engine._model, torch.device("cuda"))
+    assert found == min(131_072, max(8192, free // 2 // a_token)) == tokens
+    assert fitting_tokens(tiny_engine._model, torch.device("cpu")) == 8192

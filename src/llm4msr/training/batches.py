@@ -27,6 +27,8 @@ from llm4msr.training.order import Groups, shuffled
 T = TypeVar("T")
 _SCORED = {"cpu": 8192, "cuda": 32_768}
 """Rows that are scored at once."""
+_LOOKED_AT = 2**20
+"""Rows, in blocks from anywhere, of which batches are made to see what is usual."""
 _OWN_STATES = 0.6
 """Where more of a batch's rows than this have a state of their own, every row is given its own."""
 
@@ -127,11 +129,11 @@ class BatchSource:
         order = np.argsort(scenario, kind="stable")
         return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
 
-    def shares(self) -> NDArray[np.float64]:
-        """Each scenario's share of the training rows, `(D,)`."""
-        counts = np.bincount(self._scenario[: self._data.split.valid], minlength=self._data.scenario_count)
-        shares: NDArray[np.float64] = counts / max(1, counts.sum())
-        return shares
+    def counts(self, batch_size: int, seed: int, *, together: int = 1, most: int = 64) -> NDArray[np.int64]:
+        """How many rows of each scenario some of an epoch's batches have, `(n, D)`."""
+        chunks = self.chunks(batch_size, seed, 0, window=_LOOKED_AT, together=together)
+        count = self._data.scenario_count
+        return np.stack([np.bincount(self._scenario[rows], minlength=count) for rows in islice(chunks, most)])
 
     def _picked(self, rows: NDArray[np.int64]) -> Picked:
         """The rows with the different combinations of states that they see, each once."""

@@ -61,7 +61,7 @@ class Numbers:
 class PaddedStep:
     """A step on batches of one shape; those that do not fit it are taken as they are.
 
-    A slice has room for the share that its scenario has of the training rows, and for five standard deviations more.
+    A slice has room for the share that its scenario has of some batches, and for five standard deviations more.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PaddedStep:
         self._model, self._optimizers, self._source = model, optimizers, source
         self._config, self._columns = config, columns
         self.loss_sum = self._plain.loss_sum
-        self._room = room_of(source.shares(), config.batch_size, config.rows_together)
+        self._room = room_of(source.counts(config.batch_size, config.seed, together=config.rows_together))
         self._offsets = [0, *np.cumsum(self._room).tolist()]
         self._scenario = np.repeat(np.arange(len(self._room)), self._room)
         self._place = np.arange(self._offsets[-1]) - np.asarray(self._offsets)[self._scenario]
@@ -161,12 +161,11 @@ class RecordedStep(PaddedStep):
         self._graph.replay()
 
 
-def room_of(shares: NDArray[np.float64], batch_size: int, together: int) -> NDArray[np.int64]:
-    """The rows that there is room for in each scenario's slice, `(D,)`, where `together` rows are drawn as one.
+def room_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that there is room for in each scenario's slice, `(D,)`, where some batches have `counts` `(n, D)`.
 
-    >>> room_of(np.array([0.75, 0.25, 0.0]), 4096, 1).tolist()
-    [3216, 1168, 0]
+    >>> room_of(np.array([[3070, 1026, 0], [3040, 1056, 0]])).tolist()
+    [3136, 1120, 0]
     """
-    mean = batch_size * shares
-    most = np.minimum(batch_size, mean + 5 * np.sqrt(mean * (1 - shares) * together) + together)
-    return np.where(shares > 0, -(-most // 8) * 8, 0).astype(np.int64)
+    most = counts.mean(0) + 5 * counts.std(0) + 1
+    return np.where(counts.any(0), -(-most // 8) * 8, 0).astype(np.int64)

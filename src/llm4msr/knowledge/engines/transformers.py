@@ -10,6 +10,10 @@ from torch import Tensor
 
 from llm4msr.knowledge.engines.local import DType, LocalEngine, load_model
 
+_FEWEST, _MOST = 8192, 131_072
+_SHARE = 0.5
+"""Of a GPU's free memory, for the tokens of a batch."""
+
 
 class TransformersEngine(LocalEngine):
     """A frozen causal LM from a local folder, run by PyTorch.
@@ -18,7 +22,8 @@ class TransformersEngine(LocalEngine):
         folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
         dtype: number format of the weights and the arithmetic.
         device: where to run; CUDA where there is one, by default.
-        batch_tokens: tokens a batch at the most, padding and the text to be generated included.
+        batch_tokens: tokens a batch at the most, padding and the text to be generated included; by default what
+            `fitting_tokens` gives.
         layers: run only the first of the model's layers, so many; all by default.
 
     Raises `InputError` where the folder holds no usable model. Code that a model folder brings is never run.
@@ -30,12 +35,13 @@ class TransformersEngine(LocalEngine):
         *,
         dtype: DType = "bfloat16",
         device: str | None = None,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         layers: int | None = None,
     ) -> None:
-        super().__init__("transformers", folder, dtype, batch_tokens, layers)
+        super().__init__("transformers", folder, dtype, batch_tokens or _FEWEST, layers)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = load_model(folder, dtype, layers).to(self._device)
+        self._batch_tokens = batch_tokens or fitting_tokens(self._model, self._device)
 
     @property
     def configs(self) -> tuple[Any, Any]:
@@ -74,3 +80,19 @@ class _TorchSession:
     def logits(self) -> Tensor:
         found: Tensor = self._model.get_output_embeddings()(self._last).float()
         return found
+
+
+def fitting_tokens(model: Any, device: torch.device) -> int:
+    """Tokens a batch: on a GPU as many as its free memory holds with ease, since it reads them about as fast as few.
+
+    A token takes its keys and values in all layers, and what one layer is busy with.
+    """
+    if device.type != "cuda":
+        return _FEWEST
+    c, width = model.config, model.dtype.itemsize
+    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    kept = 2 * c.num_hidden_layers * heads * head * width
+    busy = 4 * (getattr(c, "intermediate_size", None) or 4 * c.hidden_size) * width + 16 * c.hidden_size
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(min(_MOST, max(_FEWEST, _SHARE * free / (kept + busy))))
