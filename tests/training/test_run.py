@@ -28,7 +28,7 @@ def _raw(data: PreparedData, knowledge: KnowledgeFolder | None = None, **setting
     raw: dict[str, Any] = {
         "data": str(data.path),
         "model": {"embedding_dim": 4, "backbone": {"name": "star", "settings": {"hidden": [8]}}},
-        "train": {"epochs": 1, "batch_size": 128},
+        "train": {"epochs": 1, "batch_size": 128, "device": "cpu"},
     }
     if knowledge is not None:
         raw["knowledge_folder"] = str(knowledge.path)
