@@ -27,6 +27,7 @@ from llm4msr.allocation import keep_freed_memory
 from llm4msr.models.batch import Batch, UserStates
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
+from llm4msr.training.columns import columns_of
 from llm4msr.training.recorded import training_step
 from llm4msr.training.train_config import TrainConfig
 
@@ -113,7 +114,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as `llm4msr train` and `serve` do
     with prepared(options.prepared) as data:
-        source = BatchSource(data, knowledge_of_that_shape(data), torch.device(options.device))
+        knowledge, device = knowledge_of_that_shape(data), torch.device(options.device)
+        source = BatchSource(data, knowledge, device, columns_of(data, knowledge, device))
         measure(source, data.scenario_count, options.backbones, options.rounds)
 
 

@@ -29,7 +29,7 @@ from llm4msr.allocation import keep_freed_memory
 from llm4msr.knowledge.sources import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.columns import MappedColumns
+from llm4msr.training.columns import columns_of
 from llm4msr.training.recorded import training_step
 from llm4msr.training.train_config import TrainConfig
 
@@ -72,7 +72,7 @@ def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
         except NotHereError as error:
             print(f"skipped: {peer.NAME} ({error})")
     on_gpu = task.device.type == "cuda"
-    source = BatchSource(data, device=task.device)
+    source = BatchSource(data, NO_KNOWLEDGE, task.device, columns_of(data, NO_KNOWLEDGE, task.device))
     where = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
     print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, batch {task.batch}, {where}\n")
     for backbone in backbones:
@@ -80,7 +80,7 @@ def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
         field = [first, *(one for peer in peers for one in peer.get(backbone, []))]
         if on_gpu:
             field.append(ours(source, task, backbone, graphs=False, more=", step by step"))
-            sent = BatchSource(data, device=task.device, columns=MappedColumns(data, NO_KNOWLEDGE, task.device))
+            sent = BatchSource(data, device=task.device)
             field.append(ours(sent, task, backbone, more=", step by step, sent by batch"))
         if on_gpu or torch.backends.cpu.get_cpu_capability() == "AVX512":
             field.append(ours(source, task, backbone, bfloat16=True))

@@ -17,7 +17,7 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.columns import MappedColumns, ResidentColumns
+from llm4msr.training.columns import MappedColumns, ResidentColumns, columns_of
 from llm4msr.training.config import parse_config
 from llm4msr.training.fit import TrainProgress, predict
 from llm4msr.training.parallel import Group
@@ -47,7 +47,7 @@ def test_columns_stay_on_the_gpu_where_they_fit(
     here = BatchSource(shop, knowledge).make(rows)
     for free, kind in ((2**40, ResidentColumns), (1000, MappedColumns)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
-        source = BatchSource(shop, knowledge, GPU)
+        source = BatchSource(shop, knowledge, GPU, columns_of(shop, knowledge, GPU))
         there = source.make(rows)
         assert isinstance(source.columns, kind)
         for name in ("categorical", "multi", "numeric", "label", "rows", "item"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,3 +156,12 @@ def test_a_gpu_is_given_as_many_tokens_as_its_memory_holds(
     found = fitting_tokens(tiny_engine._model, torch.device("cuda"))
     assert found == min(131_072, max(8192, free // 2 // a_token)) == tokens
     assert fitting_tokens(tiny_engine._model, torch.device("cpu")) == 8192
+
+
+@pytest.mark.parametrize("inside", [[64, 128], None, "many"])
+def test_a_model_of_uneven_layers_is_given_few_tokens(inside: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8 if inside else None}
+    text = SimpleNamespace(**sizes, intermediate_size=inside)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text), dtype=torch.bfloat16)
+    assert fitting_tokens(model, torch.device("cuda")) == 8192

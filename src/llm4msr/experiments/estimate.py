@@ -17,7 +17,7 @@ _STEPS = 5
 
 def seconds_a_run(cell: Cell) -> float:
     """The most seconds that a run's training steps take; early stopping ends it sooner, validation adds some."""
-    _, source, model = open_run(cell.base)
+    _, source, model = open_run(cell.base, trains=True)
     train = cell.base.train
     step = training_step(model, train.optimizers(model), source, train)
     times = [time.perf_counter()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -61,22 +60,26 @@ class PaddedOffsets(tuple[int, ...]):
     """Offsets of slices of which each ends in padding, so that all batches have one shape.
 
     `counts` `(D,)` int64 says how many rows of each slice are real. The padding repeats rows; it has no loss, and no
-    part in statistics of the batch.
+    part in statistics of the batch. `scenario` `(B,)` int64 is each row's scenario.
     """
 
     counts: Tensor
+    scenario: Tensor
+    _place: Tensor
 
     @classmethod
     def of(cls, offsets: Sequence[int], counts: Tensor) -> PaddedOffsets:
-        """The offsets `D + 1` with the counts."""
+        """The offsets `D + 1` with the counts, which may change afterwards."""
         padded = cls(offsets)
-        padded.counts = counts
+        starts, sizes = torch.tensor(offsets[:-1]), torch.tensor([b - a for a, b in pairwise(offsets)])
+        place = torch.arange(offsets[-1]) - torch.repeat_interleave(starts, sizes)
+        padded.counts, padded._place = counts, place.to(counts.device)
+        padded.scenario = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(counts.device)
         return padded
 
     def real(self) -> Tensor:
         """1 for a real row and 0 for padding, `(B,)` float32."""
-        place, scenario = _places(tuple(self), self.counts.device)
-        return (place < self.counts.index_select(0, scenario)).float()
+        return (self._place < self.counts.index_select(0, self.scenario)).float()
 
 
 @dataclass(frozen=True)
@@ -115,21 +118,12 @@ def only_scenario(offsets: Sequence[int]) -> int | None:
 def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
     """The scenario's index of each row, `(B,)` int64, of rows sorted by scenario."""
     if isinstance(offsets, PaddedOffsets):
-        return _places(tuple(offsets), device)[1]
+        return offsets.scenario
     only = only_scenario(offsets)
     if only is not None:
         return torch.full((offsets[-1],), only, device=device)
     sizes = torch.tensor([b - a for a, b in pairwise(offsets)])
     return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device, non_blocking=True)
-
-
-@lru_cache(maxsize=8)
-def _places(offsets: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each row's place in its slice and its scenario, `(B,)` int64 each."""
-    with torch.inference_mode(False):
-        starts, sizes = torch.tensor(offsets[:-1]), torch.tensor([b - a for a, b in pairwise(offsets)])
-        place = torch.arange(offsets[-1]) - torch.repeat_interleave(starts, sizes)
-        return place.to(device), torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
 
 
 @dataclass(frozen=True)

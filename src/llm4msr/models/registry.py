@@ -38,7 +38,11 @@ class Backbone(nn.Module, ABC):
     config_type: ClassVar[type[ModelPartConfig]]
 
     replayable: ClassVar[bool] = False
-    """Whether rows of padding change nothing for the others, and no value decides what is run: see `RecordedStep`."""
+    """What it was registered with: whether a GPU may replay its steps."""
+
+    def replays(self) -> bool:
+        """Whether rows of padding change nothing for the others, and no value decides what is run."""
+        return self.replayable
 
     @abstractmethod
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
@@ -60,8 +64,12 @@ class Enhancer(nn.Module, ABC):
     reads_scenarios = False
     """Whether the scenarios' knowledge is read."""
 
-    replayable = False
-    """Whether rows of padding change nothing for the others, and no value decides what is run: see `RecordedStep`."""
+    replayable: ClassVar[bool] = False
+    """What it was registered with: whether a GPU may replay its steps."""
+
+    def replays(self) -> bool:
+        """Whether rows of padding change nothing for the others, and no value decides what is run."""
+        return self.replayable
 
     @property
     @abstractmethod
@@ -89,10 +97,14 @@ class Registry(Generic[Part]):
         self._what = what
         self._types: dict[str, type[Part]] = {}
 
-    def register(self, name: str, config_type: type[ModelPartConfig]) -> Callable[[type[Part]], type[Part]]:
+    def register(
+        self, name: str, config_type: type[ModelPartConfig], *, replayable: bool = False
+    ) -> Callable[[type[Part]], type[Part]]:
         """Decorate a class to make it known under `name`, with the type of its settings.
 
-        Raises `InputError` where another class has that name.
+        A `replayable` one may be given rows of padding and runs the same operations whatever the values are, so that a
+        GPU replays its steps (`llm4msr.training.recorded`); a subclass has to say so for itself. Raises `InputError`
+        where another class has that name.
         """
 
         def remember(kind: type[Part]) -> type[Part]:
@@ -102,7 +114,7 @@ class Registry(Generic[Part]):
                     f"there is a {self._what} {name!r} already ({before.__module__}.{before.__qualname__}); give "
                     f"{kind.__module__}.{kind.__qualname__} another name"
                 )
-            kind.config_type = config_type
+            kind.config_type, kind.replayable = config_type, replayable
             self._types[name] = kind
             return kind
 

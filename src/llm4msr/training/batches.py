@@ -21,11 +21,11 @@ from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.knowledge.states import StateTable
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
-from llm4msr.training.columns import Columns, Picked, columns_of
+from llm4msr.training.columns import Columns, MappedColumns, Picked
 from llm4msr.training.order import Groups, shuffled
 
 T = TypeVar("T")
-_SCORED = {"cpu": 8192, "cuda": 32_768}
+_SCORED, _SCORED_BY_GPU = 8192, 16_384
 """Rows that are scored at once."""
 _LOOKED_AT = 2**20
 """Rows, in blocks from anywhere, of which batches are made to see what is usual."""
@@ -40,7 +40,7 @@ class BatchSource:
         data: the prepared data.
         knowledge: the tables of states that the model needs, or none.
         device: where the tensors of a batch lie.
-        columns: what rows are gathered from; by default what `columns_of` chooses.
+        columns: what rows are gathered from: by default the data where they lie; see `columns_of`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BatchSource:
         self._data = data
         self._knowledge = knowledge
         self.device = device or torch.device("cpu")
-        self._given = columns
+        self.columns = columns or MappedColumns(data, knowledge, self.device)
         categorical, multi = data.fields_of("categorical"), data.fields_of("multi")
         self.layout = FieldLayout(
             categorical=tuple(data.vocabulary_size(f.name) for f in categorical),
@@ -102,7 +102,7 @@ class BatchSource:
 
         A batch has as many rows as suits the device where `batch_size` is not given.
         """
-        batch_size = batch_size or _SCORED[self.device.type]
+        batch_size = batch_size or (_SCORED_BY_GPU if self.device.type == "cuda" else _SCORED)
         first, last = self._data.split.range(part)
         starts = range(first + share[0] * batch_size, last, batch_size * share[1])
         chunks = (np.arange(i, min(i + batch_size, last)) for i in starts)
@@ -129,9 +129,12 @@ class BatchSource:
         order = np.argsort(scenario, kind="stable")
         return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
 
-    def counts(self, batch_size: int, seed: int, *, together: int = 1, most: int = 64) -> NDArray[np.int64]:
+    def counts(
+        self, batch_size: int, seed: int, *, window: int | None = None, together: int = 1, most: int = 64
+    ) -> NDArray[np.int64]:
         """How many rows of each scenario some of an epoch's batches have, `(n, D)`."""
-        chunks = self.chunks(batch_size, seed, 0, window=_LOOKED_AT, together=together)
+        window = min(window or _LOOKED_AT, _LOOKED_AT)
+        chunks = self.chunks(batch_size, seed, 0, window=window, together=together)
         count = self._data.scenario_count
         return np.stack([np.bincount(self._scenario[rows], minlength=count) for rows in islice(chunks, most)])
 
@@ -143,11 +146,6 @@ class BatchSource:
         seen = [table.index[rows] for table in tables]
         _, first, inverse = np.unique(_combined(tables, seen), return_index=True, return_inverse=True)
         return Picked(rows) if len(first) > len(rows) * _OWN_STATES else Picked(rows, first, inverse)
-
-    @cached_property
-    def columns(self) -> Columns:
-        """What rows are gathered from."""
-        return self._given or columns_of(self._data, self._knowledge, self.device)
 
     @cached_property
     def _states_seen(self) -> NDArray[np.int64]:

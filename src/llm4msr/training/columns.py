@@ -16,7 +16,7 @@ from llm4msr.knowledge.sources import Knowledge
 from llm4msr.knowledge.states import UNKNOWN, StateTable
 
 _SHARE = 0.5
-"""Columns stay on a GPU that has this share of its free memory, or more, left for the model afterwards."""
+"""Columns stay on a GPU where they take this share of its free memory at most."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,13 @@ class Columns(Protocol):
 def columns_of(data: PreparedData, knowledge: Knowledge, device: torch.device) -> Columns:
     """Columns that stay on a GPU where they fit beside the model; otherwise gathered here and sent batch by batch."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what an earlier run of this process gave back counts as free
         free, _ = torch.cuda.mem_get_info(device)
-        if ResidentColumns.bytes_of(data, knowledge) <= free * (1 - _SHARE):
-            return ResidentColumns(data, knowledge, device)
+        if ResidentColumns.bytes_of(data, knowledge) <= free * _SHARE:
+            try:
+                return ResidentColumns(data, knowledge, device)
+            except torch.cuda.OutOfMemoryError:  # another process took the memory meanwhile
+                torch.cuda.empty_cache()
     return MappedColumns(data, knowledge, device)
 
 
@@ -174,10 +178,11 @@ class ResidentColumns:
     def _table(self, table: StateTable, known: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """The states' numbers of all rows, and the vectors with their flag."""
         if _address(table) not in known:
-            vectors = self._copied(table.vectors, np.float32)
-            flag = vectors.new_zeros(len(vectors), 1)
-            flag[UNKNOWN] = 1
-            known[_address(table)] = torch.cat([vectors, flag], 1)
+            count, width = table.vectors.shape
+            vectors = torch.zeros((count, width + 1), device=self._device)
+            vectors[:, :width].copy_(torch.from_numpy(np.ascontiguousarray(table.vectors)))
+            vectors[UNKNOWN, width] = 1
+            known[_address(table)] = vectors
         return self._copied(table.index, np.int32), known[_address(table)]
 
     def _copied(self, array: NDArray[Any], dtype: type[np.generic]) -> Tensor:

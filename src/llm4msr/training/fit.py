@@ -52,7 +52,7 @@ def fit(
     Processes of a `group` share every batch and end with the same weights; the first one
     writes and reports.
     Where the folder has a checkpoint, training goes on from it and ends with the same numbers as if it had never been
-    stopped. Raises `InputError` when the loss is no longer a number.
+    stopped, on a GPU up to rounding and what dropout drops. Raises `InputError` when the loss is no longer a number.
     """
     torch.manual_seed(config.seed)
     optimizers = config.optimizers(model)
@@ -70,6 +70,7 @@ def fit(
     while not position.done and position.epoch < config.epochs:
         began, rows, seen = time.perf_counter(), 0, 0
         step.loss_sum.zero_()
+        step.padded_steps = 0
         for batch in step.batches(position.epoch, position.step):
             count = step(batch)
             position.step += 1
@@ -98,6 +99,8 @@ def fit(
                     "rows_per_second": round(rows / seconds),
                     "validation": scores.as_dict(names),
                 }
+                if source.device.type == "cuda":
+                    record["replayed"] = round(step.padded_steps / seen, 3)
                 if group.writes:
                     with metrics.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -112,10 +115,12 @@ def fit(
                     save_checkpoint(checkpoint, model, best, optimizers, position)
                 began, rows, seen = time.perf_counter(), 0, 0
                 step.loss_sum.zero_()
+                step.padded_steps = 0
                 if position.done:
                     break
 
     model.load_state_dict(best)
+    optimizers.zero_grad()  # the gradients of a recorded step hold its memory
     return position
 
 

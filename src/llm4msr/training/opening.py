@@ -16,14 +16,15 @@ from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, fingerprint, load
 from llm4msr.knowledge.states import Source
 from llm4msr.models.model import MultiScenarioModel, build_model
 from llm4msr.training.batches import BatchSource
+from llm4msr.training.columns import columns_of
 from llm4msr.training.config import RunConfig
 
 
-def open_run(config: RunConfig) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
-    """The data, the batches and the untrained model of a config."""
+def open_run(config: RunConfig, *, trains: bool = False) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
+    """The data, the batches and the untrained model of a config; see `build`."""
     data = PreparedData.open(config.data)
-    source, model = build(config, data, read_knowledge(config, data, open_knowledge(config, data)))
-    return data, source, model
+    knowledge = read_knowledge(config, data, open_knowledge(config, data))
+    return data, *build(config, data, knowledge, trains=trains)
 
 
 def open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
@@ -56,10 +57,15 @@ def _cached(
     return load_knowledge(KnowledgeFolder.open(folder, data), data, config, set(needs))
 
 
-def build(config: RunConfig, data: PreparedData, knowledge: Knowledge) -> tuple[BatchSource, MultiScenarioModel]:
-    """The batches, and the untrained model on the device that it is trained on."""
+def build(
+    config: RunConfig, data: PreparedData, knowledge: Knowledge, *, trains: bool = False
+) -> tuple[BatchSource, MultiScenarioModel]:
+    """The batches, and the untrained model on the device that it is trained on.
+
+    For what `trains`, which goes through all rows many times, a GPU may hold all columns.
+    """
     device = config.train.torch_device()
-    source = BatchSource(data, knowledge, device)
+    source = BatchSource(data, knowledge, device, columns_of(data, knowledge, device) if trains else None)
     model = build_model(config.model, source.layout, data.scenario_count, source.widths, config.train.seed)
     if config.model.item_start:
         _start_from_items(model, data, knowledge)

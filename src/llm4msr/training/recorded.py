@@ -3,7 +3,8 @@
 A step of these models is some hundreds of small operations. A GPU does them in about a millisecond, and Python takes
 several times as long to ask for them one by one. So they are asked for once, recorded as a CUDA graph, and replayed
 with the numbers of the next batch's rows. A recording has fixed shapes: each scenario's slice is filled up with rows
-that have no loss (`PaddedOffsets`). The batches, and what is learned from them, are those of `PlainStep`.
+that have no loss (`PaddedOffsets`). The batches are those of `PlainStep`, and what is learned from them, too, up to
+rounding and to dropout, which drops numbers of each row's own where a plain step drops those of a state.
 """
 
 from __future__ import annotations
@@ -37,17 +38,30 @@ def training_step(
     config: TrainConfig,
     group: Group = ALONE,
 ) -> Step:
-    """A replayed step on a GPU that holds all columns, where the model allows it; otherwise a plain one.
-
-    A penalty on generated weights is a mean over the batch's different states, which a recording does not know.
-    """
+    """A replayed step on a GPU that holds all columns, where the model allows it; otherwise a plain one."""
     plain = PlainStep(model, optimizers, source, config, group)
-    if source.device.type != "cuda" or not config.cuda_graphs or group.size > 1 or config.generated_decay:
-        return plain
-    if not (model.backbone.replayable and model.enhancer.replayable):
-        return plain
     columns = source.columns
-    return RecordedStep(model, optimizers, source, config, columns) if isinstance(columns, ResidentColumns) else plain
+    if why_plain(model, source, config, group) or not isinstance(columns, ResidentColumns):
+        return plain
+    return RecordedStep(plain, model, optimizers, source, config, columns)
+
+
+def why_plain(model: MultiScenarioModel, source: BatchSource, config: TrainConfig, group: Group = ALONE) -> str:
+    """Why steps are not recorded, or nothing where they are."""
+    if source.device.type != "cuda":
+        return "only a GPU replays steps"
+    if not config.cuda_graphs:
+        return "cuda_graphs is off"
+    if group.size > 1:
+        return "several processes add up their gradients"
+    if config.generated_decay:
+        return "generated_decay asks for a mean over a batch's different states, whose number a recording does not know"
+    if not isinstance(source.columns, ResidentColumns):
+        return "the columns do not fit onto the GPU"
+    for part in (model.backbone, model.enhancer):
+        if not part.replays():
+            return f"{type(part).__name__} is not replayable"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -61,26 +75,33 @@ class Numbers:
 class PaddedStep:
     """A step on batches of one shape; those that do not fit it are taken as they are.
 
-    A slice has room for the share that its scenario has of some batches, and for five standard deviations more.
+    A slice has room for the share that its scenario has of some batches, and for five standard deviations more. A batch
+    that lacks a scenario is taken as it is, since what is that scenario's own is not updated then.
     """
 
     def __init__(
         self,
+        plain: PlainStep,
         model: MultiScenarioModel,
         optimizers: Optimizers,
         source: BatchSource,
         config: TrainConfig,
         columns: ResidentColumns,
     ) -> None:
-        self._plain = PlainStep(model, optimizers, source, config)
+        self._plain = plain
         self._model, self._optimizers, self._source = model, optimizers, source
         self._config, self._columns = config, columns
-        self.loss_sum = self._plain.loss_sum
-        self._room = room_of(source.counts(config.batch_size, config.seed, together=config.rows_together))
+        self.loss_sum, self.padded_steps = plain.loss_sum, 0
+        self._room = room_of(
+            source.counts(config.batch_size, config.seed, window=config.shuffle_window, together=config.rows_together)
+        )
         self._offsets = [0, *np.cumsum(self._room).tolist()]
         self._scenario = np.repeat(np.arange(len(self._room)), self._room)
         self._place = np.arange(self._offsets[-1]) - np.asarray(self._offsets)[self._scenario]
-        self._numbers = torch.zeros(self._offsets[-1] + len(self._room), dtype=torch.int64, device=source.device)
+        size, device = self._offsets[-1], self.loss_sum.device
+        self._numbers = torch.zeros(size + len(self._room), dtype=torch.int64, device=device)
+        self._rows, counts = self._numbers.split([size, len(self._room)])
+        self._slices = PaddedOffsets.of(self._offsets, counts)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Numbers | Batch]:
         """An epoch's batches from step `start` on, made ahead."""
@@ -109,6 +130,7 @@ class PaddedStep:
             self._model.train()
         self._numbers.copy_(batch.sent, non_blocking=True)
         self._play()
+        self.padded_steps += 1
         return batch.rows
 
     def _play(self) -> None:
@@ -116,15 +138,14 @@ class PaddedStep:
 
     def _work(self) -> None:
         """Train on the rows whose numbers were sent."""
-        rows, counts = self._numbers.split([self._offsets[-1], len(self._room)])
-        found = self._columns.at(rows)
+        found = self._columns.at(self._rows)
         batch = Batch(
             categorical=found.categorical,
             multi=found.multi,
             numeric=found.numeric,
-            offsets=PaddedOffsets.of(self._offsets, counts),
+            offsets=self._slices,
             label=found.label,
-            rows=rows,
+            rows=self._rows,
             users=None if found.states is None else UserStates(found.states, None),
             item=found.item,
         )
@@ -142,23 +163,27 @@ class RecordedStep(PaddedStep):
     _warm = 0
 
     def _play(self) -> None:
-        if self._graph is not None:
-            self._graph.replay()
-            return
-        if self._warm < _WARM:
-            self._warm += 1
-            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-            aside.wait_stream(here)
-            with torch.cuda.stream(aside):
-                self._work()
-            here.wait_stream(aside)
-            return
-        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._numbers.device):
+            if self._graph is not None:
+                self._graph.replay()
+            elif self._warm < _WARM:
+                self._warm += 1
+                here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+                aside.wait_stream(here)
+                with torch.cuda.stream(aside):
+                    self._work()
+                here.wait_stream(aside)
+            else:
+                self._graph = self._recorded()
+                self._graph.replay()
+
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
         self._optimizers.zero_grad()
         # The thread that makes batches ahead goes on with its own work meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._work()
-        self._graph.replay()
+        return graph
 
 
 def room_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:

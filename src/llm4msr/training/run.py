@@ -68,7 +68,7 @@ def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], 
             f"{data.path}: has no validation row to choose the best weights by; prepare it with another --split"
         )
     knowledge = read_knowledge(config, data, reasoned)
-    source, model = build(config, data, knowledge)
+    source, model = build(config, data, knowledge, trains=True)
     group.wait()
     if group.writes:
         claim(folder, run)

@@ -18,9 +18,14 @@ from llm4msr.training.train_config import TrainConfig
 
 
 class Step(Protocol):
-    """Trains on one batch after another; `loss_sum` is the sum of their losses, of this process's share of the rows."""
+    """Trains on one batch after another.
+
+    `loss_sum` is the sum of their losses, of this process's share of the rows; `padded_steps` counts the batches that
+    were given the one shape that a GPU replays.
+    """
 
     loss_sum: Tensor
+    padded_steps: int
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """An epoch's batches from step `start` on, as the step wants them, made ahead."""
@@ -44,7 +49,7 @@ class PlainStep:
     ) -> None:
         self._model, self._optimizers, self._source = model, optimizers, source
         self._config, self._group = config, group
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=source.device)
+        self.loss_sum, self.padded_steps = torch.zeros((), dtype=torch.float64, device=source.device), 0
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """An epoch's batches from step `start` on, made ahead."""

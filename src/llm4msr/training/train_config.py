@@ -39,7 +39,7 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     shuffle_window: int | None = Field(default=None, ge=1)
     rows_together: int = Field(default=16, ge=1)
-    cuda_graphs: bool = True
+    cuda_graphs: bool = Field(default=True, exclude=True)  # no part of a run's identity: it changes no result
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def optimizers(self, model: MultiScenarioModel) -> Optimizers:

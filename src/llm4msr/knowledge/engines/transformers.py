@@ -85,14 +85,22 @@ class _TorchSession:
 def fitting_tokens(model: Any, device: torch.device) -> int:
     """Tokens a batch: on a GPU as many as its free memory holds with ease, since it reads them about as fast as few.
 
-    A token takes its keys and values in all layers, and what one layer is busy with.
+    A token takes its keys and values in all layers, and what one layer is busy with. A model that has layers of several
+    sizes, or does not say them, is given as few as a CPU.
     """
     if device.type != "cuda":
         return _FEWEST
-    c, width = model.config, model.dtype.itemsize
-    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    kept = 2 * c.num_hidden_layers * heads * head * width
-    busy = 4 * (getattr(c, "intermediate_size", None) or 4 * c.hidden_size) * width + 16 * c.hidden_size
+    c, width = model.config.get_text_config(), model.dtype.itemsize
+    names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    layers, heads, hidden = (getattr(c, name, None) for name in names)
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
+        return _FEWEST
+    kept_heads = getattr(c, "num_key_value_heads", None) or heads
+    head = getattr(c, "head_dim", None) or hidden // heads
+    inside = getattr(c, "intermediate_size", None) or 4 * hidden
+    if not (isinstance(kept_heads, int) and isinstance(head, int) and isinstance(inside, int)):
+        return _FEWEST
+    a_token = 2 * layers * kept_heads * head * width + 4 * inside * width + 16 * hidden
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return int(min(_MOST, max(_FEWEST, _SHARE * free / (kept + busy))))
+    return int(min(_MOST, max(_FEWEST, _SHARE * free / a_token)))

@@ -22,7 +22,7 @@ class AdaSparseConfig(ModelPartConfig):
     threshold: float = Field(default=0.25, ge=0)
 
 
-@BACKBONES.register("adasparse", AdaSparseConfig)
+@BACKBONES.register("adasparse", AdaSparseConfig, replayable=True)
 class AdaSparse(Backbone):
     """With `s_d` the scenario's embedding, before each layer l the units `h_l` are weighed by their pruner's factors:
 
@@ -33,8 +33,6 @@ class AdaSparse(Backbone):
     `scale / 2`. The published slope grows while training and a further loss holds the share of pruned units between
     two bounds; here the slope is constant and the share free.
     """
-
-    replayable = True
 
     def __init__(self, config: AdaSparseConfig, width: int, scenarios: int) -> None:
         super().__init__()

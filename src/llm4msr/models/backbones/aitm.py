@@ -35,7 +35,7 @@ class Transfer(nn.Module):
         return torch.einsum("bu,buk->bk", functional.softmax(score, dim=1), self.value(both))
 
 
-@BACKBONES.register("aitm", AITMConfig)
+@BACKBONES.register("aitm", AITMConfig, replayable=True)
 class AITM(Backbone):
     """Towers in the scenarios' declared order; each passes on what it knows to the next.
 
@@ -43,8 +43,6 @@ class AITM(Backbone):
     scenario d needs the towers up to d and no later one. The paper's calibrator compares the conversions of one row
     and has no meaning between scenarios, so it is left out.
     """
-
-    replayable = True
 
     def __init__(self, config: AITMConfig, width: int, scenarios: int) -> None:
         super().__init__()

@@ -22,8 +22,6 @@ class MixtureConfig(ModelPartConfig):
 class _Mixture(Backbone):
     """`logit = tower_d(sum_k softmax(gate(x))_k expert_k(x))`. Experts run on all rows, towers on their slice."""
 
-    replayable = True
-
     def __init__(self, config: MixtureConfig, width: int, scenarios: int, gates: int) -> None:
         super().__init__()
         *shared, last = config.hidden
@@ -35,7 +33,7 @@ class _Mixture(Backbone):
         return cast(Tensor, self.towers[d](mixed))
 
 
-@BACKBONES.register("omoe", MixtureConfig)
+@BACKBONES.register("omoe", MixtureConfig, replayable=True)
 class OMoE(_Mixture):
     """One gate for all scenarios (Jacobs et al., Adaptive Mixtures of Local Experts, 1991; named in the MMoE paper)."""
 
@@ -48,7 +46,7 @@ class OMoE(_Mixture):
         return by_scenario(mixed, offsets, self._tower).view(-1)
 
 
-@BACKBONES.register("mmoe", MixtureConfig)
+@BACKBONES.register("mmoe", MixtureConfig, replayable=True)
 class MMoE(_Mixture):
     """A gate for each scenario, `g_d(x) = softmax(W_d x)` (Ma et al., KDD 2018, equations 6 and 7)."""
 

@@ -46,15 +46,13 @@ class _GatedTower(nn.Module):
         return h
 
 
-@BACKBONES.register("ppnet", PPNetConfig)
+@BACKBONES.register("ppnet", PPNetConfig, replayable=True)
 class PPNet(Backbone):
     """A gated tower for each scenario, as the paper has one for each task.
 
     The published gates read the embeddings of user, item and author beside the detached input. Here the input holds
     all of these, so the gates read the input, detached while training; after it an explanation by gradients sees them.
     """
-
-    replayable = True
 
     def __init__(self, config: PPNetConfig, width: int, scenarios: int) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class PPNet(Backbone):
         return by_scenario(x, offsets, lambda d, rows: cast(Tensor, self.towers[d](rows))).view(-1)
 
 
-@BACKBONES.register("pepnet", PEPNetConfig)
+@BACKBONES.register("pepnet", PEPNetConfig, replayable=True)
 class PEPNet(PPNet):
     """EPNet's gate on the embedding, then PPNet: the same as the backbone `ppnet` in the enhancer `epnet`."""
 

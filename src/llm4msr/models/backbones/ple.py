@@ -38,7 +38,7 @@ class _Level(nn.Module):
         self.shared_gate = None if last else nn.Linear(inside, everything, bias=False)
 
 
-@BACKBONES.register("ple", PLEConfig)
+@BACKBONES.register("ple", PLEConfig, replayable=True)
 class PLE(Backbone):
     """At each level, scenario d mixes its own and the shared experts by a gate on its own input (equations 5 to 7):
 
@@ -47,8 +47,6 @@ class PLE(Backbone):
     and the shared path mixes all experts of all scenarios by a gate on its own. A row's logit needs every path below
     the last level, since the shared gate sees all experts, but at the last level only its own scenario's.
     """
-
-    replayable = True
 
     def __init__(self, config: PLEConfig, width: int, scenarios: int) -> None:
         super().__init__()

@@ -18,11 +18,9 @@ class SharedBottomConfig(ModelPartConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-@BACKBONES.register("shared_bottom", SharedBottomConfig)
+@BACKBONES.register("shared_bottom", SharedBottomConfig, replayable=True)
 class SharedBottom(Backbone):
     """`logit = tower_d(bottom(x))`."""
-
-    replayable = True
 
     def __init__(self, config: SharedBottomConfig, width: int, scenarios: int) -> None:
         super().__init__()

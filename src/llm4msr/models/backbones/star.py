@@ -77,9 +77,12 @@ class PartitionedNorm(nn.Module):
 
     def _of_real_rows(self, z: Tensor, offsets: PaddedOffsets) -> Tensor:
         """The same for all scenarios at once, and without a look at any value, where slices end in padding."""
-        scenario, counts = scenario_of_rows(offsets, z.device), offsets.counts[:, None].to(z.dtype)
+        with torch.autocast(z.device.type, enabled=False):  # its statistics are products here
+            return self._of_counted_rows(z.float(), offsets.scenario, offsets.counts[:, None].float(), offsets.real())
+
+    def _of_counted_rows(self, z: Tensor, scenario: Tensor, counts: Tensor, real: Tensor) -> Tensor:
         ids, enough = torch.arange(len(counts), device=z.device), counts > 1
-        share = (scenario == ids[:, None]) * offsets.real() / counts.clamp(min=1)  # (D, B)
+        share = (scenario == ids[:, None]) * real / counts.clamp(min=1)  # (D, B)
         mean = torch.where(enough, share @ z, self.mean)
         centred = z - mean.index_select(0, scenario)
         variance = torch.where(enough, share @ centred.square(), self.variance)
@@ -162,11 +165,9 @@ class StarLayer(nn.Module):
         del self.weight, self.bias
 
 
-@BACKBONES.register("star", STARConfig)
+@BACKBONES.register("star", STARConfig, replayable=True)
 class STAR(Backbone):
     """`logit = star_d(norm_d(x)) + auxiliary([embedding of d, x])` (equations 3 to 7); no activation on either."""
-
-    replayable = True
 
     def __init__(self, config: STARConfig, width: int, scenarios: int) -> None:
         super().__init__()

@@ -18,11 +18,9 @@ class EPNetConfig(ModelPartConfig):
     scale: float = Field(default=2.0, gt=0)
 
 
-@ENHANCERS.register("epnet", EPNetConfig)
+@ENHANCERS.register("epnet", EPNetConfig, replayable=True)
 class EPNet(Enhancer):
     """`logit = backbone(gate_d(e))`; see `EmbeddingGate`."""
-
-    replayable = True
 
     def __init__(self, config: EPNetConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()

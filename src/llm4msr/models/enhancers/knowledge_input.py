@@ -42,7 +42,6 @@ class KnowledgeInputConfig(ModelPartConfig):
 class _KnowledgeInput(Enhancer):
     """Maps the knowledge of each row with networks of the subclass's own kind."""
 
-    replayable = True
     scenario_vectors: Tensor
 
     def __init__(
@@ -77,7 +76,7 @@ class _KnowledgeInput(Enhancer):
         return found
 
 
-@ENHANCERS.register("knowledge_field", KnowledgeInputConfig)
+@ENHANCERS.register("knowledge_field", KnowledgeInputConfig, replayable=True)
 class KnowledgeField(_KnowledgeInput):
     """`logit = backbone([e, W_u z_u, W_s z_s])`: each vector is one more field, through a linear projection."""
 
@@ -96,7 +95,7 @@ class KnowledgeField(_KnowledgeInput):
         return backbone(torch.cat([e, *self._mapped(batch)], 1), batch.offsets), None
 
 
-@ENHANCERS.register("knowledge_added", KnowledgeInputConfig)
+@ENHANCERS.register("knowledge_added", KnowledgeInputConfig, replayable=True)
 class KnowledgeAdded(_KnowledgeInput):
     """`logit = backbone(e + MLP_u(z_u) + MLP_s(z_s))`: each vector is aligned with the embedding and added to it."""
 

@@ -27,7 +27,7 @@ _SMALL = 0.1
 """Factor on the initial weights of what is added to the embeddings."""
 
 
-@ENHANCERS.register("llm4msr", LLM4MSRConfig)
+@ENHANCERS.register("llm4msr", LLM4MSRConfig, replayable=True)
 class LLM4MSR(Enhancer):
     """The paper's enhancer, and ours beyond it."""
 
@@ -66,8 +66,11 @@ class LLM4MSR(Enhancer):
             self.match_item = nn.Linear(knowledge.item, config.match_dim)
         parallel = [level for level in (config.user, config.scenario) if level == "parallel"]
         self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
-        # A user state a row, but a scenario's layers for many rows, for which those of low rank are grouped by value.
-        self.replayable = config.weights == "factored" or (config.weights == "low_rank" and not self.reads_scenarios)
+
+    def replays(self) -> bool:
+        """Not where layers are made for many rows at once, which are grouped by value, or are too large a row each."""
+        weights = self.config.weights
+        return super().replays() and (weights == "factored" or (weights == "low_rank" and not self.reads_scenarios))
 
     def _dropped(self, vectors: Tensor) -> Tensor:
         if not self.config.dropout:
@@ -202,6 +205,6 @@ class LLM4MSR(Enhancer):
         return out if more is None else torch.addmm(out, *more)
 
 
-@ENHANCERS.register("llm4msr_paper", PaperConfig)
+@ENHANCERS.register("llm4msr_paper", PaperConfig, replayable=True)
 class LLM4MSRPaper(LLM4MSR):
     """The paper's enhancer: prompted knowledge, user layers at the bottom, scenario layers beside, full weights."""

@@ -12,11 +12,9 @@ class PlainConfig(ModelPartConfig):
     """Nothing to set."""
 
 
-@ENHANCERS.register("none", PlainConfig)
+@ENHANCERS.register("none", PlainConfig, replayable=True)
 class Plain(Enhancer):
     """`logit = backbone(e)`."""
-
-    replayable = True
 
     def __init__(self, config: PlainConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths) -> None:
         super().__init__()
