@@ -118,3 +118,17 @@ def test_a_protocol_that_shows_a_row_its_own_label_is_found_by_its_gap(tmp_path:
     for protocol in ("slices", "composed"):
         assert abs(found[protocol].train - 0.5) < 0.05
         assert abs(found[protocol].test - 0.5) < 0.1
+
+
+def test_the_folders_own_protocol_is_probed_too(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shop_knowledge.config.model_copy(update={"snapshots": Snapshots(protocol="period", period_days=3.0)})
+    monkeypatch.setattr(KnowledgeFolder, "config", own)
+    assert [p.protocol for p in probes(shop, shop_knowledge, CONFIG)] == [
+        "all",
+        "train_end",
+        "slices",
+        "period",
+        "composed",
+    ]

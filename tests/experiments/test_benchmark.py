@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import typer
 
+from llm4msr.cli import studies
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.experiments import runs
+from llm4msr.experiments import runs, significance
 from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.models.model import ENHANCERS
+from llm4msr.models.backbones.shared_bottom import SharedBottom
+from llm4msr.models.model import BACKBONES, ENHANCERS
+from llm4msr.models.registry import ModelPartConfig
 from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "peak_memory_mb"]
@@ -67,7 +76,9 @@ def test_a_smaller_matrix_does_not_take_the_tables_of_a_larger_one(matrix: Matri
     assert run_matrix(two, tmp_path).height == 2
 
 
-def test_scenarios_are_marked_where_the_difference_is_not_by_chance(matrix: MatrixConfig, tmp_path: Path) -> None:
+def test_scenarios_are_marked_where_the_difference_is_not_by_chance(
+    matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
     raw["enhancers"] = {"none": {}, "better": {"name": "none"}, "worse": {"name": "none"}, "chance": {"name": "none"}}
     config = MatrixConfig.model_validate({**raw, "seeds": 3})
@@ -79,7 +90,12 @@ def test_scenarios_are_marked_where_the_difference_is_not_by_chance(matrix: Matr
         "chance": [0.1, -0.1, 0],
     }
     moved = pl.Series([0.5 + change[row["enhancer"]][row["number"]] for row in results.to_dicts()])
-    sheet = sheets(results.with_columns(moved.alias("mean_auc all")), config, tmp_path)[0]
+    results = results.with_columns(moved.alias("mean_auc all"))
+    (few, *_) = sheets(results, config, tmp_path)
+    assert "★" not in few.markdown().partition("Mean over seeds")[0]  # a scenario has too few rows
+    assert re.search(r"mail \(\d+ rows, \d+ positive\)", few.markdown())
+    monkeypatch.setattr(significance, "FEWEST", 1)
+    sheet = sheets(results, config, tmp_path)[0]
     line = dict(zip(sheet.header, [cell.text[-1] for cell in sheet.lines[-1]], strict=True))
     assert (line["better"], line["worse"]) == ("★", "↓")
     assert line["chance"].isdigit()
@@ -248,3 +264,61 @@ def test_a_file_with_a_preset(tmp_path: Path) -> None:
     (tmp_path / "matrix.toml").write_text(text.replace("amazon", "amazn"), encoding="utf-8")
     with pytest.raises(InputError, match="there is no preset 'paper-amazn'; did you mean 'paper-amazon'"):
         read_matrix(tmp_path / "matrix.toml")
+
+
+def test_a_preset_leaves_a_backbone_alone_that_has_other_settings() -> None:
+    class OneWidthConfig(ModelPartConfig):
+        """A width that is no list."""
+
+        hidden: int = 64
+
+    class OneWidth(SharedBottom):
+        """A backbone of one's own."""
+
+    BACKBONES.register("one_width", OneWidthConfig)(OneWidth)
+    try:
+        raw = {"preset": "paper-amazon", "backbones": ["one_width", "star"], "data": {"a": {"folder": "d"}}}
+        found = MatrixConfig.model_validate(raw).backbones
+        assert "hidden" not in found["one_width"]
+        assert "hidden" in found["star"]
+    finally:
+        del BACKBONES._types["one_width"]
+
+
+def test_failed_runs_end_the_command_with_an_error(
+    matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: Any) -> Any:
+        raise InputError("odd")
+
+    monkeypatch.setattr(runs, "train_run", planted)
+    with pytest.raises(typer.Exit) as end:
+        studies._run(matrix, tmp_path, 1, dry_run=False)
+    assert end.value.exit_code == 1
+    assert (tmp_path / "results.parquet").is_file()
+
+
+LONG = """
+seeds = 1
+backbones = ["shared_bottom", "star", "mmoe", "ple"]
+[enhancers.none]
+[search]
+trials = 0
+[train]
+epochs = 20000
+patience = 20000
+batch_size = 64
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_ends_a_matrix_at_once(shop: PreparedData, tmp_path: Path, jobs: str) -> None:
+    (tmp_path / "m.toml").write_text(f'{LONG}\n[data.shop]\nfolder = "{shop.path}"\n')
+    command = [sys.executable, "-m", "llm4msr", "benchmark", str(tmp_path / "m.toml"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--jobs", jobs], start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/**/checkpoint.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) == 130

@@ -13,6 +13,7 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.experiments import paper as paper_module
 from llm4msr.experiments import runs
 from llm4msr.experiments.case_study import telling_user
 from llm4msr.experiments.config import MatrixConfig
@@ -219,3 +220,15 @@ def test_a_matrix_without_models_has_those_of_table_2(shop: PreparedData) -> Non
     assert list(matrix.backbones) == ["star", "omoe", "mmoe", "ple", "aitm", "shared_bottom"]
     assert list(matrix.enhancers) == ["none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr"]
     assert all(tuple(settings["hidden"]) == (64, 32, 16) for settings in matrix.backbones.values())
+
+
+def test_a_part_that_fails_is_left_out_and_the_others_are_made(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: Any, **__: Any) -> Any:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(paper_module, "efficiency", planted)
+    times, data = paper(matrix, tmp_path, tiny_engine, parts=("table-3", "table-1")).sections()
+    assert times.remark == "Left out: ValueError: odd."
+    assert data.sheets

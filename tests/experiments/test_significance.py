@@ -54,3 +54,16 @@ def test_the_p_value_is_that_of_scipys_paired_test() -> None:
 
 def test_without_a_seed_there_is_no_difference() -> None:
     assert auc_difference(LABEL, np.zeros(8, np.int16), [], []) is None
+
+
+def test_a_scenario_of_few_rows_makes_nothing_significant() -> None:
+    label = np.array([1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
+    ours, theirs = (np.array([top, *range(6)], dtype=np.float32) for top in (9, -9))
+    found = auc_difference(label, np.zeros(7, np.int16), [ours], [theirs])
+    assert found is not None
+    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)  # no variance where there is one positive
+    assert not found.significant
+    many = np.repeat(label, 10), np.repeat(ours, 10), np.repeat(theirs, 10)
+    enough = auc_difference(many[0], np.zeros(70, np.int16), [many[1]], [many[2]])
+    assert enough is not None
+    assert enough.significant

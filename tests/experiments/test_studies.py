@@ -23,6 +23,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.readings import readings
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
+from llm4msr.training.step import PlainStep
 from tests.knowledge.stub_engine import StubEngine
 
 START = {"learning_rate": 1e-3, "embedding_decay": 1e-5}
@@ -59,7 +60,9 @@ def test_efficiency_shows_seconds_and_ratios_to_the_backbone(matrix: MatrixConfi
 
 def test_an_estimate_is_a_positive_time_that_jobs_share(matrix: MatrixConfig) -> None:
     cells = cells_of(matrix)[:1]
-    assert seconds_of(cells, matrix, 1) > 0
+    seconds, failed = seconds_of(cells, matrix, 1)
+    assert seconds > 0
+    assert not failed
     assert plan(matrix, Path("absent")).runs == 2
 
 
@@ -188,3 +191,22 @@ def test_every_variant_of_figure_3_runs(matrix: MatrixConfig, tmp_path: Path) ->
     ]
     assert found["control"].to_list() == ["none"] * 6 + ["random"]
     assert set(found["status"]) == {"done"}
+
+
+def test_a_model_that_fails_is_named_and_the_others_are_measured(
+    matrix: MatrixConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = PlainStep.__call__
+
+    def planted(step: Any, batch: Any) -> int:
+        if type(step._model.enhancer).__name__ != "Plain":
+            raise ValueError("odd")
+        return true(step, batch)
+
+    monkeypatch.setattr(PlainStep, "__call__", planted)
+    (sheet,) = efficiency(matrix, batches=1, rounds=1)
+    assert [line[1].text for line in sheet.lines] == ["none"]
+    assert "ValueError: odd" in sheet.note
+    seconds, failed = seconds_of(cells_of(matrix), matrix, 1)
+    assert seconds > 0
+    assert failed == ["shop: star with ours: ValueError: odd"]

@@ -25,9 +25,19 @@ def test_auto_takes_what_is_installed_and_says_why(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
+    monkeypatch.setattr(choice, "usable_cores", lambda: 2)
     name, why = fastest()
     assert name == expected[0]
     assert expected[1] in why
+
+
+def test_openvino_is_not_taken_on_a_single_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(choice, "usable_cores", lambda: 1)
+    name, why = fastest()
+    assert name == "transformers"
+    assert "single core" in why
 
 
 def test_what_was_chosen_is_told(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path) -> None:

@@ -276,3 +276,14 @@ def test_a_reading_may_be_made_first(data: PreparedData, tmp_path: Path) -> None
     reason(data, StubEngine(), tmp_path, CONFIG)
     assert readings(tmp_path) == ["other"]
     assert KnowledgeFolder.open(tmp_path, data).index.height == 9
+
+
+def test_the_order_in_which_levels_are_named_changes_nothing(data: PreparedData, tmp_path: Path) -> None:
+    for folder, levels in (("a", ("item", "scenario")), ("b", ("scenario", "item"))):
+        config = ReasonConfig(levels=levels)
+        reason(data, StubEngine(), tmp_path / folder, config)
+        first = (tmp_path / folder / "manifest.json").read_bytes()
+        reason(data, StubEngine(), tmp_path / folder, config)
+        assert (tmp_path / folder / "manifest.json").read_bytes() == first
+    (a, b) = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("a", "b"))
+    assert a == b

@@ -143,7 +143,7 @@ def test_early_stopping_waits_for_its_patience(shop: PreparedData, tmp_path: Pat
     config = TrainConfig(epochs=50, batch_size=64, learning_rate=0.05, patience=3, validations_per_epoch=1)
     position = fit(_model(source), shop, source, config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    best = max(range(len(lines)), key=lambda i: lines[i]["validation"]["mean_auc"])
+    best = max(range(len(lines)), key=lambda i: lines[i]["selection"])
     assert position.done
     assert len(lines) == best + 1 + 3
 

@@ -52,3 +52,16 @@ def test_where_no_auc_is_defined_the_log_loss_selects() -> None:
 def test_scores_survive_json() -> None:
     scores = score(_labels(1, 0, 1), _logits(1.0, 0.0, 3.0), np.array([0, 0, 1], dtype=np.int16), 2)
     assert Scores.from_dict(scores.as_dict(["a", "b"])) == scores
+
+
+def test_a_scenario_of_few_rows_is_shown_but_selects_nothing() -> None:
+    random = np.random.default_rng(0)
+    label = np.array([1, 0] * 10 + [1, 0, 0], dtype=np.int8)
+    scenario = np.array([0] * 20 + [1] * 3, dtype=np.int16)
+    logit = np.append(random.standard_normal(20), [-5.0, 1.0, 2.0]).astype(np.float32)
+    scores = score(label, logit, scenario, 2)
+    assert scores.scenarios[1].auc == 0.0
+    assert scores.selection == scores.scenarios[0].auc
+    assert scores.mean_auc == pytest.approx(scores.selection / 2)
+    few = score(label[20:], logit[20:], scenario[20:], 2)
+    assert few.selection == few.mean_auc == 0.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
 from llm4msr.schema import Schema
+from llm4msr.serving.export import export_bundle
 from llm4msr.training.config import parse_config
+from llm4msr.training.identity import run_config
 from llm4msr.training.opening import open_run
 from llm4msr.training.run import evaluate_run, train_run
 from llm4msr.training.settings import read_settings
@@ -206,3 +209,21 @@ def test_items_may_start_from_their_knowledge(
     torch.testing.assert_close(started / started.std(), vectors / vectors.std(), rtol=1e-4, atol=1e-4)
     result = train_run(parse_config(raw, "test"), tmp_path / "run")
     assert evaluate_run(tmp_path / "run") == result.scores
+
+
+def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
+    shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
+) -> None:
+    data, knowledge = (
+        Path(shutil.copytree(p, tmp_path / n)) for p, n in ((shop.path, "d"), (shop_knowledge.path, "k"))
+    )
+    raw = _raw(shop, shop_knowledge) | {"data": str(data), "knowledge_folder": str(knowledge)}
+    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    shutil.rmtree(data)
+    shutil.rmtree(knowledge)
+    with pytest.raises(InputError, match="no such folder"):
+        evaluate_run(tmp_path / "run")
+    moved = run_config(tmp_path / "run", shop.path, shop_knowledge.path)
+    assert evaluate_run(tmp_path / "run", moved) == result.scores
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", config=moved)
+    assert (bundle / "card.md").is_file()

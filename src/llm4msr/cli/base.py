@@ -25,6 +25,12 @@ app = typer.Typer(
 console = Console(emoji=False)
 
 DataArgument = Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")]
+MovedDataOption = Annotated[
+    Path | None, typer.Option("--data", help="Where the prepared data lie now. [default: where the run found them]")
+]
+MovedKnowledgeOption = Annotated[
+    Path | None, typer.Option("--knowledge", help="Where the knowledge lies now. [default: where the run found it]")
+]
 KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder of knowledge.")]
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")

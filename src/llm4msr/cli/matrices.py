@@ -38,8 +38,11 @@ def cost(matrix: MatrixConfig, out: Path, jobs: int, *, asked: bool, timed: bool
     told = f"{planned.cells} cells, {planned.runs} runs, "
     told += f"{done} of them finished before" if asked else "after the LLM was asked"
     if timed:
-        minutes = seconds_of(cells_of(matrix), matrix, jobs) * (1 - done / planned.runs) / 60
-        told += f"; at most about {minutes:.0f} min of training, and early stopping shortens it"
+        seconds, failed = seconds_of(cells_of(matrix), matrix, jobs)
+        left = seconds * (1 - done / planned.runs)
+        shown = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+        told += f"; at most about {shown} of training steps, and early stopping shortens it"
+        told += "".join(f"; will fail: {reason}" for reason in failed)
     return told
 
 

@@ -14,6 +14,8 @@ from llm4msr.cli.base import (
     EngineOption,
     KnowledgeOption,
     ModelOption,
+    MovedDataOption,
+    MovedKnowledgeOption,
     app,
     console,
     make_engine,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llm4msr.data.prepared import PreparedData
+    from llm4msr.training.config import RunConfig
 
 _LONG_AGO = "1990-01-01"
 """Logs that begin before this day are told of."""
@@ -70,6 +73,7 @@ def prepare(
     from llm4msr.data.sources import find_source, read_source
     from llm4msr.data.sources.frames import from_frames
     from llm4msr.schema import Schema
+    from llm4msr.training.metrics import FEWEST
     from llm4msr.training.settings import parse_assignment
 
     keep_freed_memory()
@@ -114,6 +118,8 @@ def prepare(
         for part, c in parts.items():
             if c["positive"] in (0, c["rows"]):
                 say(f"  warning: {name} has one class or no row in the {part} part: its AUC there is undefined")
+            elif part != "train" and min(c["positive"], c["rows"] - c["positive"]) < FEWEST:
+                say(f"  warning: {name} has few rows of a class in the {part} part: its AUC there says little")
     for reason_text, count in counts["rejected"].items():
         say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
 
@@ -179,9 +185,15 @@ def train(
 
 
 @app.command()
-def evaluate(run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")]) -> None:
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
+    data: MovedDataOption = None,
+    knowledge: MovedKnowledgeOption = None,
+) -> None:
     """Score the test part anew with a run's weights."""
-    _print_scores(run, anew=True)
+    from llm4msr.training.identity import run_config
+
+    _print_scores(run, run_config(run, data, knowledge))
 
 
 @app.command()
@@ -204,15 +216,16 @@ def explain(
     print_explanation(console, explain_user(opened, folder, user, lambda: make_engine(model, dtype, engine, command)))
 
 
-def _print_scores(run: Path, *, anew: bool = False) -> None:
+def _print_scores(run: Path, config: RunConfig | None = None) -> None:
+    """Print a run's scores: those it ended with or, with a `config`, those that it gives now."""
     from llm4msr.data.prepared import PreparedData
     from llm4msr.report.tables import Row, score_sheets
     from llm4msr.training.identity import run_config
     from llm4msr.training.run import evaluate_run, read_result
 
     result = read_result(run)  # first: a run that has not ended has none
-    scores = evaluate_run(run) if anew else result.scores
-    config = run_config(run)
+    scores = result.scores if config is None else evaluate_run(run, config)
+    config = config or run_config(run)
     data = PreparedData.open(config.data, check=False)
     name = f"{config.model.backbone.name} + {config.model.enhancer.name}"
     for sheet in score_sheets([Row(name, [scores])], [s.title for s in data.schema.scenarios]):

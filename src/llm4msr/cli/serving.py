@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llm4msr.cli.base import app, say
+from llm4msr.cli.base import MovedDataOption, MovedKnowledgeOption, app, say
 from llm4msr.errors import InputError
 
 BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
@@ -21,6 +21,8 @@ StateOption = Annotated[
 def export(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     out: Annotated[Path, typer.Option(help="The bundle to write.")],
+    data: MovedDataOption = None,
+    knowledge: MovedKnowledgeOption = None,
     as_of: Annotated[
         datetime | None, typer.Option(help="States and histories from before this time (UTC). [default: all]")
     ] = None,
@@ -31,9 +33,11 @@ def export(
     from datetime import UTC
 
     from llm4msr.serving.export import export_bundle
+    from llm4msr.training.identity import run_config
 
     moment = None if as_of is None else as_of.replace(tzinfo=UTC)
-    export_bundle(run, out, as_of_time=moment, onnx=onnx, overwrite=overwrite, report=say)
+    config = run_config(run, data, knowledge)
+    export_bundle(run, out, as_of_time=moment, onnx=onnx, overwrite=overwrite, report=say, config=config)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     say(f"{out}: {size / 1e6:.1f} MB; {out / 'card.md'} describes it; serve it with `llm4msr serve {out}`")
 

@@ -16,6 +16,8 @@ from llm4msr.cli.base import (
     EngineOption,
     KnowledgeOption,
     ModelOption,
+    MovedDataOption,
+    MovedKnowledgeOption,
     app,
     console,
     make_engine,
@@ -144,6 +146,8 @@ def efficiency(
 def case_study(
     run: Annotated[Path, typer.Argument(help="A finished run whose enhancer reads knowledge of users.")],
     user: Annotated[str, typer.Argument(help="The user's id.")],
+    data: MovedDataOption = None,
+    knowledge: MovedKnowledgeOption = None,
     model: ModelOption = None,
     dtype: DTypeOption = "bfloat16",
     engine: EngineOption = "auto",
@@ -151,8 +155,10 @@ def case_study(
 ) -> None:
     """Show what the LLM wrote of scenarios and of a user, and what it changes in her scores (the paper's Figure 5)."""
     from llm4msr.experiments.case_study import case_study as study
+    from llm4msr.training.identity import run_config
 
-    found = study(run, user, lambda: make_engine(model, dtype, engine, command))
+    config = run_config(run, data, knowledge)
+    found = study(run, user, lambda: make_engine(model, dtype, engine, command), config=config)
     print_study(found)
 
 
@@ -199,6 +205,8 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bo
     _show(sheets(results, matrix, out), out)
     failed = results.filter(results["status"] == "failed").height
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _show(sheets: Sequence[Sheet], out: Path, name: str = "tables") -> None:

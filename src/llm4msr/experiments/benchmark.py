@@ -141,6 +141,10 @@ def _run_all(
         waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in enumerate(cells)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
+    except KeyboardInterrupt:  # runs go on from their checkpoints
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

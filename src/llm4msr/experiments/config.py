@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
 from llm4msr.knowledge.config import KnowledgeConfig
+from llm4msr.models.model import BACKBONES
 from llm4msr.schema import explain_validation
 from llm4msr.training.train_config import TrainConfig
 
@@ -116,7 +117,9 @@ class MatrixConfig(_Strict):
                 raw["train"] = {**given, **train}
             if isinstance(backbones, dict):
                 raw["backbones"] = {
-                    n: {"hidden": known["hidden"], **settings} if isinstance(settings, dict) else settings
+                    n: {"hidden": known["hidden"], **settings}
+                    if isinstance(settings, dict) and _has_hidden_layers(n)
+                    else settings
                     for n, settings in backbones.items()
                 }
         return raw
@@ -148,3 +151,11 @@ def _beside(config: MatrixConfig, folder: Path) -> MatrixConfig:
         for label, choice in config.enhancers.items()
     }
     return config.model_copy(update={"data": data, "enhancers": enhancers})
+
+
+def _has_hidden_layers(backbone: str) -> bool:
+    """Whether a preset's hidden layers are a setting of that backbone, which may be one of the user's own."""
+    if backbone not in BACKBONES.names():
+        return True  # which is said when it is asked for
+    field = BACKBONES.get(backbone).config_type.model_fields.get("hidden")
+    return field is not None and isinstance(field.default, tuple)

@@ -30,7 +30,15 @@ def seconds_a_run(cell: Cell) -> float:
     return a_step * source.steps("train", train.batch_size) * train.epochs
 
 
-def seconds_of(cells: list[Cell], config: MatrixConfig, jobs: int) -> float:
-    """The most seconds of a whole matrix from its start; `jobs` at once are taken to share the machine perfectly."""
-    runs = config.search.trials + config.seeds
-    return sum(seconds_a_run(cell) * runs for cell in cells) / jobs
+def seconds_of(cells: list[Cell], config: MatrixConfig, jobs: int) -> tuple[float, list[str]]:
+    """The most seconds of a whole matrix from its start, and the cells that cannot be run, each with its reason.
+
+    `jobs` at once are taken to share the machine perfectly.
+    """
+    runs, seconds, failed = config.search.trials + config.seeds, 0.0, []
+    for cell in cells:
+        try:
+            seconds += seconds_a_run(cell) * runs
+        except Exception as error:  # noqa: BLE001 - one cell's failure must not hide what the others take
+            failed.append(f"{cell.name}: {type(error).__name__}: {error}")
+    return seconds / jobs, failed

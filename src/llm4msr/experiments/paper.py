@@ -117,18 +117,27 @@ class Paper:
         claim(self._root)
         for part in self._config.parts:
             self._say(TITLES[part])
-            section: Section = {
-                "table-1": self._table_1,
-                "table-2": self._table_2,
-                "table-3": self._table_3,
-                "table-4": self._table_4,
-                "figure-3": self._figure_3,
-                "figure-4a": self._figure_4a,
-                "figure-4b": self._figure_4b,
-                "figure-5": self._figure_5,
-            }[part]()
+            try:
+                section = self._section(part)
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one part's failure must not end the others
+                section = Section(part, remark=f"Left out: {type(error).__name__}: {error}.")
             self._write(section)
             yield section
+
+    def _section(self, part: str) -> Section:
+        made: dict[str, Callable[[], Section]] = {
+            "table-1": self._table_1,
+            "table-2": self._table_2,
+            "table-3": self._table_3,
+            "table-4": self._table_4,
+            "figure-3": self._figure_3,
+            "figure-4a": self._figure_4a,
+            "figure-4b": self._figure_4b,
+            "figure-5": self._figure_5,
+        }
+        return made[part]()
 
     def _write(self, section: Section) -> None:
         head = f"# Tables and figures of the paper\n\n`llm4msr paper`, version {__version__}.\n"

@@ -1,4 +1,7 @@
-"""How well knowledge alone, each protocol's, predicts training and test labels: a gap between the two is leakage."""
+"""How well knowledge alone, each protocol's, predicts training and test labels.
+
+A gap between the two is leakage of training labels; what shows test rows their labels, too, such as `all`, has none.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,10 @@ class Probe:
 def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig) -> list[Probe]:
     """A logistic regression for each protocol, on a user's vector, the candidate's, and their product.
 
-    For the protocols of prompts a user's vector is the mean vector of the items that her prompt would name, in each
-    scenario: what the prompt holds, whatever a model makes of it. Half of the training rows are fitted on, the others
-    scored. Raises `InputError` where the folder has no items, and where the training or the test part has rows of one
-    class alone.
+    The folder's own protocol is among them. For the protocols of prompts a user's vector is the mean vector of the
+    items that her prompt would name, in each scenario: what the prompt holds, whatever a model makes of it. Half of the
+    training rows are fitted on, the others scored. Raises `InputError` where the folder has no items, and where the
+    training or the test part has rows of one class alone.
     """
     for part in ("train", "test"):
         first, last = data.split.range(part)
@@ -56,9 +59,10 @@ def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig)
     items = item_vectors(folder, data, config.vectors, min(config.dimensions, 32))
     candidate = StateTable(items.vectors, np.asarray(data.item))
     found = []
+    own = folder.config.snapshots
     protocols: tuple[Protocol, ...] = ("all", "train_end", "slices")
-    for protocol in protocols:
-        snapshots = Snapshots(protocol=protocol, slices=folder.config.snapshots.slices)
+    looked_at = {protocol: Snapshots(protocol=protocol, slices=own.slices) for protocol in protocols}
+    for protocol, snapshots in (looked_at | {own.protocol: own}).items():
         table = _history_table(data, snapshots, folder.config.history, items.vectors)
         tables = [StateTable(part, table.index) for part in np.split(table.vectors, data.scenario_count, axis=1)]
         found.append(_probe(data, protocol, tables, candidate, LEAKS.get(protocol, "")))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from llm4msr.training.metrics import FEWEST
+
 Array = NDArray[np.float64]
 LEVEL = 0.05
 """Differences of a smaller p are taken as more than chance."""
@@ -16,17 +18,30 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (None for one seed)."""
+    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (None for one seed).
+
+    `telling` says whether every scenario has enough rows of each class; DeLong's interval is too narrow where one has
+    not.
+    """
 
     mean: float
     low: float
     high: float
     p_value: float | None
+    telling: bool = True
 
     @property
     def significant(self) -> bool:
         """Whether the interval over the rows leaves out 0 and, with several seeds, p is below 0.05."""
-        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value < LEVEL)
+        beyond = self.low > 0 or self.high < 0
+        return self.telling and beyond and (self.p_value is None or self.p_value < LEVEL)
+
+
+def telling(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> bool:
+    """Whether every scenario whose AUC is defined has enough rows of each class, and there is one."""
+    counts = [np.bincount(label[scenario == d], minlength=2)[:2] for d in np.unique(scenario)]
+    fewest = [int(count.min()) for count in counts if count.min() > 0]
+    return bool(fewest) and min(fewest) >= FEWEST
 
 
 def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:
@@ -72,7 +87,8 @@ def auc_difference(
         return None
     mean = float(np.mean(by_seed)) / defined
     reach = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5 / defined
-    return Difference(mean, mean - reach, mean + reach, paired_p_value(by_seed / defined))
+    p_value = paired_p_value(by_seed / defined)
+    return Difference(mean, mean - reach, mean + reach, p_value, telling(label, scenario))
 
 
 def paired_p_value(differences: Array) -> float | None:

@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, paired_p_value
+from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, paired_p_value, telling
+from llm4msr.experiments.slices import test_slices
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
+from llm4msr.training.metrics import FEWEST
 
 BASE = "none"
 """The enhancer that all others are compared with: the backbone alone."""
 _NOTE = (
     "Mean over seeds ± standard deviation; the best of a line is strong. ★: above the backbone alone, ↓: below, by a "
-    f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for."
+    f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
+    f"No mark with one seed, nor where a scenario has fewer than {FEWEST} positives or negatives."
 )
 
 
@@ -35,7 +38,8 @@ def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Shee
         part = done.filter(pl.col("data") == name)
         if part.height:
             data = PreparedData.open(choice.folder, check=False)
-            found += [_scenarios(name, part, data), _differences(name, part, data, root), _slices(name, part)]
+            found += [_scenarios(name, part, data), _differences(name, part, data, root)]
+            found.append(_slices(name, part, data))
     return [sheet for sheet in [*found, *failures(results)] if sheet is not None]
 
 
@@ -80,15 +84,20 @@ def _columns(groups: dict[str, dict[str, pl.DataFrame]]) -> list[str]:
     return list(dict.fromkeys(label for models in groups.values() for label in models))
 
 
-def _line(labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str) -> list[Cell]:
-    """Mean and deviation of a metric for each column, the best one strong, with a mark where it is not by chance."""
+def _line(
+    labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str, *, telling: bool
+) -> list[Cell]:
+    """Mean and deviation of a metric for each column, the best one strong, with a mark where it is not by chance.
+
+    Nothing is marked where the rows are too few to be `telling`.
+    """
     values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
     means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
     best = max(means.values(), default=None)
     cells = []
     for c in columns:
         shown = cell(values[c]) if values[c] else ""
-        if c in means and c != BASE and BASE in means:
+        if telling and c in means and c != BASE and BASE in means:
             shown += _mark(*_of_same_seeds(models[c], models[BASE]), metric)
         cells.append(Cell(shown, c in means and means[c] == best))
     return [*(Cell(label) for label in labels), *cells]
@@ -106,30 +115,37 @@ def _mark(ours: pl.DataFrame, base: pl.DataFrame, metric: str) -> str:
 def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
     groups = _groups(part)
     columns = _columns(groups)
+    label, scenario = _test_rows(data)
+    parts = [(s.title, label[scenario == d]) for d, s in enumerate(data.schema.scenarios)]
     lines = []
     for backbone, models in groups.items():
-        titles = [s.title for s in data.schema.scenarios]
-        lines += [_line([backbone, title], models, columns, f"auc all: {title}") for title in titles]
-        lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all"))
+        for title, rows in parts:
+            shown = f"{title} ({len(rows):,} rows, {int(rows.sum()):,} positive)"
+            enough = telling(rows, np.zeros(len(rows), np.int16))
+            lines.append(_line([backbone, shown], models, columns, f"auc all: {title}", telling=enough))
+        enough = telling(label, scenario)
+        lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all", telling=enough))
     return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, _noted(_NOTE, leaks(part)))
 
 
-def _slices(name: str, part: pl.DataFrame) -> Sheet:
+def _slices(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
     groups = _groups(part)
     columns = _columns(groups)
+    label, scenario = _test_rows(data)
+    enough = {place: telling(label[mask], scenario[mask]) for place, mask in test_slices(data).items()}
     names = [c.removeprefix("mean_auc ") for c in part.columns if c.startswith("mean_auc ") and c != "mean_auc all"]
     lines = []
     for backbone, models in groups.items():
         for place in names:
             rows = next(iter(models.values()))[f"rows {place}"][0]
-            lines.append(_line([backbone, f"{place} ({rows:,} rows)"], models, columns, f"mean_auc {place}"))
+            shown, metric = f"{place} ({rows:,} rows)", f"mean_auc {place}"
+            lines.append(_line([backbone, shown], models, columns, metric, telling=enough.get(place, False)))
     return Sheet(f"Mean test AUC over scenarios, on slices: {name}", ["backbone", "slice", *columns], lines, 2, _NOTE)
 
 
 def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:
     """Each enhancer against the backbone alone, and its own controls; None where there is nothing to compare."""
-    first, last = data.split.range("test")
-    label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
+    label, scenario = _test_rows(data)
     lines = []
     for backbone, models in _groups(part).items():
         pairs = [(column, column, BASE) for column in models if column != BASE and BASE in models]
@@ -145,10 +161,17 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
         return None
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
     note = (
-        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree. "
+        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree, and "
+        f"every scenario has {FEWEST} positives and negatives (with fewer the interval is too narrow). "
         "An enhancer over its control is beside that in place of the backbone. No correction for many comparisons."
     )
     return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
+
+
+def _test_rows(data: PreparedData) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
+    """Label and scenario of the test rows."""
+    first, last = data.split.range("test")
+    return np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
 
 
 def _of_same_seeds(one: pl.DataFrame, other: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

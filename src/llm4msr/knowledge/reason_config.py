@@ -38,7 +38,7 @@ class ReasonConfig(BaseModel):
     def _different(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
         if not levels or len(set(levels)) < len(levels):
             raise ValueError("name at least one level, and each only once")
-        return levels
+        return tuple(level for level in LEVELS if level in levels)
 
     def generation(self, level: Level) -> Generation:
         """The generation settings of a level."""

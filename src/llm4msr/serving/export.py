@@ -23,6 +23,7 @@ from llm4msr.serving.states import StateRule
 from llm4msr.serving.texts import scenario_cards, user_texts
 from llm4msr.serving.trained import Trained, open_for_export
 from llm4msr.training.checkpoint import read_tensors, write_tensors
+from llm4msr.training.config import RunConfig
 from llm4msr.training.metrics import Score
 
 _SAMPLE = 20_000
@@ -37,11 +38,13 @@ def export_bundle(
     onnx: bool = False,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda message: None,
+    config: RunConfig | None = None,
 ) -> Path:
     """Write the bundle `out` of a finished run; it is complete or absent.
 
     States, histories and snapshots are those from strictly before `as_of_time`, by default from all of the data.
-    With `onnx` the model is also written as ONNX, and checked against PyTorch.
+    With `onnx` the model is also written as ONNX, and checked against PyTorch. A `config` says where data and knowledge
+    lie now, where that is not where the run found them.
 
     Raises `InputError` where the run has not ended, its data or knowledge changed, or it was trained with a control.
     """
@@ -50,7 +53,7 @@ def export_bundle(
 
         check_packages()
     report("opening the run")
-    trained = open_for_export(run, as_of_time)
+    trained = open_for_export(run, as_of_time, config)
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
         for name in ("users", "items"):
             (folder / name).mkdir()

@@ -45,19 +45,19 @@ class Trained:
         return Events(*columns)
 
 
-def open_for_export(run: Path, as_of_time: datetime | None) -> Trained:
-    """Open a finished run.
+def open_for_export(run: Path, as_of_time: datetime | None, config: RunConfig | None = None) -> Trained:
+    """Open a finished run; a `config` says where data and knowledge lie now.
 
     Raises `InputError` for one that has not ended, changed, or was trained with a control, and for a time before which
     nothing happened.
     """
-    config = run_config(run)
+    config = config or run_config(run)
     if config.knowledge.control != "none":
         raise InputError(
             f"{run}: was trained with the control {config.knowledge.control!r} in the place of knowledge, "
             "to be compared and not to be served; export the run without it"
         )
-    data, source, model = open_trained(run)
+    data, source, model = open_trained(run, config)
     folder = None if config.knowledge_folder is None else KnowledgeFolder.open(config.knowledge_folder, data)
     ends = [int(data.time[0]), int(data.time[-1])]
     if data.positives.height:

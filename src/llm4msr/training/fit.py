@@ -97,6 +97,7 @@ def fit(
                     "step": position.step,
                     "train_loss": loss_so_far / seen,
                     "rows_per_second": round(rows / seconds),
+                    "selection": scores.selection,
                     "validation": scores.as_dict(names),
                 }
                 if source.device.type == "cuda":

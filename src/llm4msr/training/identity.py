@@ -62,10 +62,15 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
     write_json(folder / "versions.json", versions)
 
 
-def run_config(folder: Path) -> RunConfig:
-    """The config of a run; raises `InputError` for a folder that is none."""
+def run_config(folder: Path, data: Path | None = None, knowledge: Path | None = None) -> RunConfig:
+    """The config of a run; raises `InputError` for a folder that is none.
+
+    `data` and `knowledge` say where those lie now, where that is not where the run found them.
+    """
     path = folder / "config.json"
-    return parse_config(read_json(path).get("config"), str(path))
+    moved = {"data": data, "knowledge_folder": knowledge}
+    config = parse_config(read_json(path).get("config"), str(path))
+    return config.model_copy(update={name: where for name, where in moved.items() if where is not None}).absolute()
 
 
 def _what_matters(run: dict[str, Any]) -> dict[str, Any]:

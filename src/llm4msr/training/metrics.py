@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+FEWEST = 10
+"""Rows of each class below which an AUC says little: it is shown, and decides nothing."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -19,6 +22,11 @@ class Score:
     positive: int
     auc: float | None
     log_loss: float | None
+
+    @property
+    def telling(self) -> bool:
+        """Whether there are enough rows of each class."""
+        return min(self.positive, self.rows - self.positive) >= FEWEST
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,13 @@ class Scores:
 
     @property
     def selection(self) -> float:
-        """What early stopping maximises: the mean AUC or, where none is defined, minus the log loss, so below 0."""
+        """What early stopping maximises: the mean AUC over the scenarios that have enough rows of each class.
+
+        Where none has, it is that over all; where none is defined, minus the log loss, so below 0.
+        """
+        telling = [s.auc for s in self.scenarios if s.auc is not None and s.telling]
+        if telling:
+            return sum(telling) / len(telling)
         if self.mean_auc is not None:
             return self.mean_auc
         return float("-inf") if self.overall.log_loss is None else -self.overall.log_loss

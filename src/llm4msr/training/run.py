@@ -112,9 +112,9 @@ def _write_result(
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def evaluate_run(folder: Path) -> Scores:
-    """Score the test part anew with a run's stored weights. Raises `InputError` where anything changed since."""
-    data, source, model = open_trained(folder)
+def evaluate_run(folder: Path, config: RunConfig | None = None) -> Scores:
+    """Score the test part anew with a run's stored weights; see `open_trained`."""
+    data, source, model = open_trained(folder, config)
     return evaluate(model, data, source, "test")
 
 

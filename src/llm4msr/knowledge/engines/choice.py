@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,15 @@ def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
             return "vllm", "there is a GPU, and vLLM is installed"
         return "transformers", "there is a GPU, and vLLM is not installed (pip install 'llm4msr[vllm]')"
     if importlib.util.find_spec("openvino") is not None:
+        if usable_cores() == 1:
+            return "transformers", "there is no GPU, and OpenVINO does not run on a single core"
         return "openvino", "there is no GPU, and OpenVINO is the fastest on a CPU"
     return "transformers", "there is no GPU, and OpenVINO is not installed (pip install 'llm4msr[openvino]')"
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_engine(
