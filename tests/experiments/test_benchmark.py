@@ -123,11 +123,11 @@ def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConf
 
 def test_each_runs_progress_is_told_by_its_name(matrix: MatrixConfig, tmp_path: Path) -> None:
     raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 1}}
-    one = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}}, "seeds": 1})
+    one = MatrixConfig.model_validate({**raw, "enhancers": {"none": {}}, "seeds": 2})
     told: list[tuple[str, int, int]] = []
     run_matrix(one, tmp_path, progress=lambda name, p: told.append((name, p.step, p.steps)))
     cell = "shop: shared_bottom with none"
-    assert list(dict.fromkeys(name for name, *_ in told)) == [f"{cell}, trial 0", f"{cell}, seed 0"]
+    assert list(dict.fromkeys(name for name, *_ in told)) == [f"{cell}, trial 0", f"{cell}, seed 1"]
     assert all(step == steps for _, step, steps in (told[-1], told[0]))
 
 
@@ -205,6 +205,7 @@ def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        ('backbones = ["star", "ple", "star"]\n[data.a]\nfolder = "d"', "backbones: star is named twice"),
         ('preset = "paper-amazon"\ntrain = 3\n[data.a]\nfolder = "d"', "train: expected a table of keys"),
         ('preset = "paper-amazon"\n[data.a]\nfolder = "d"\n[backbones]\nstar = 3', "star: expected a table of keys"),
         ('backbones = [["star"]]\n[data.a]\nfolder = "d"', "backbones: expected a table of keys"),
@@ -322,3 +323,25 @@ def test_an_interrupt_ends_a_matrix_at_once(shop: PreparedData, tmp_path: Path, 
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) == 130
+
+
+def test_the_seed_that_a_trial_had_is_that_trial(
+    matrix: MatrixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+
+    def counted(config: Any, folder: Path, progress: Any) -> Any:
+        trained.append(folder)
+        return train_run(config, folder, progress)
+
+    monkeypatch.setattr(runs, "train_run", counted)
+    one = MatrixConfig.model_validate(matrix.model_dump() | {"enhancers": {"none": {}}, "seeds": 2})
+    results = run_matrix(one, tmp_path)
+    assert results.height == 2 * 4
+    assert len(trained) == 2 * 3
+    seeds = results.filter(pl.col("kind") == "seed")
+    assert seeds["auc all"].null_count() == 0
+    assert sorted(Path(folder).name[:5] for folder in seeds["folder"]) == ["seed-", "seed-", "trial", "trial"]
+    assert run_matrix(one, tmp_path).equals(results)
+    assert len(trained) == 2 * 3
+    assert not [sheet for sheet in sheets(results, one, tmp_path) if sheet.title == "Runs that failed"]

@@ -232,3 +232,11 @@ def test_a_part_that_fails_is_left_out_and_the_others_are_made(
     times, data = paper(matrix, tmp_path, tiny_engine, parts=("table-3", "table-1")).sections()
     assert times.remark == "Left out: ValueError: odd."
     assert data.sheets
+
+
+def test_letters_that_no_font_has_are_told_of_once(tmp_path: Path) -> None:
+    names = ["\U000f1234", "\U000f1235"]
+    with pytest.warns(UserWarning, match="figure: no installed font has all letters") as found:
+        draw([Panel("title", names, {"ours": [(0.1, 0.0), (0.2, 0.0)]})], tmp_path / "figure", "bars")
+    assert len(found) == 1
+    assert (tmp_path / "figure.svg").is_file()

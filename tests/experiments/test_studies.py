@@ -20,6 +20,7 @@ from llm4msr.experiments.search import best_of, propose
 from llm4msr.experiments.variants import ablation, sweep_history
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.questions import LEVELS
 from llm4msr.knowledge.readings import readings
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
@@ -115,6 +116,8 @@ def test_a_sweep_of_t_reasons_for_each_value(
     swept = sweep_history(
         matrix, None, [1, 2], tmp_path, tiny_engine, lambda p: asked.update({p.level: asked.get(p.level, 0) + p.asked})
     )
+    assert {"user, T = 1", "user, T = 2"} <= set(asked)
+    asked = {level: sum(n for name, n in asked.items() if name.startswith(level)) for level in LEVELS}
     assert (asked["scenario"], asked["item"]) == (0, 0)  # the matrix's own knowledge has these answers
     assert asked["user"] > 0
     assert list(swept.enhancers) == ["none", "T = 1", "T = 2"]

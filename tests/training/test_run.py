@@ -227,3 +227,9 @@ def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
     assert evaluate_run(tmp_path / "run", moved) == result.scores
     bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", config=moved)
     assert (bundle / "card.md").is_file()
+
+
+def test_a_control_of_what_is_not_read_is_refused(shop: PreparedData, tmp_path: Path) -> None:
+    raw = _raw(shop) | {"knowledge": {"control": "random"}}
+    with pytest.raises(InputError, match="'none' reads no knowledge that the control 'random' could replace"):
+        train_run(parse_config(raw, "test"), tmp_path / "run")

@@ -137,7 +137,8 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float, where: str =
         first = group.row(0, named=True)
         values = [f", {key} {first[key]}" for key in ("user", "item", "scenario", "time") if reason[0] != MALFORMED]
         place = f"{first['table']} row {first['row']}"
-        parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)})")
+        hint = "; is time_unit right, and a text as in ISO 8601?" if reason[0] == "not a time" else ""
+        parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)}{hint})")
     place = f"{where}: " if where else ""
     raise InputError(
         f"{place}{rejected.height} of {total} rows cannot be used, more than the share {most:g} that is allowed: "

@@ -164,4 +164,5 @@ def _summary(cell: Cell, runs: list[Run]) -> str:
         return f"{cell.name}: {len(failed)} run(s) failed: {failed[0].row['reason']}"
     seeds = [run.row["mean_auc all"] for run in runs if run.row["kind"] == "seed"]
     shown = "undefined" if None in seeds or not seeds else f"{sum(seeds) / len(seeds):.4f}"
-    return f"{cell.name}: mean test AUC {shown}, {sum(run.row['seconds'] for run in runs):.0f} s"
+    many = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
+    return f"{cell.name}: mean test AUC {shown} over {many}, {sum(run.row['seconds'] for run in runs):.0f} s"

@@ -105,6 +105,8 @@ class MatrixConfig(_Strict):
         backbones = raw.setdefault("backbones", list(_BACKBONES))
         raw.setdefault("enhancers", {name: {} for name in _ENHANCERS})
         if isinstance(backbones, list) and all(isinstance(name, str) for name in backbones):
+            if twice := sorted({name for name in backbones if backbones.count(name) > 1}):
+                raise ValueError(f"backbones: {twice[0]} is named twice")
             backbones = raw["backbones"] = {name: {} for name in backbones}
         if (name := raw.pop("preset", None)) is not None:
             try:

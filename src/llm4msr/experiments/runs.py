@@ -69,6 +69,15 @@ def known(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) ->
     return None
 
 
+def _trial_of(cell: Cell, root: Path, identity: str) -> Run | None:
+    """The cell's finished trial of these settings."""
+    for path in sorted((root / cell.folder).glob(f"trial-*-{identity[:8]}/{ROW}")):
+        run = finished(path.parent)
+        if run is not None and run.row["settings"] == identity:
+            return run
+    return None
+
+
 def _labels(cell: Cell) -> dict[str, str]:
     return {"data": cell.data, "backbone": cell.backbone, "enhancer": cell.enhancer, "control": cell.control}
 
@@ -81,10 +90,18 @@ def execute(
     config: RunConfig,
     progress: Callable[[str, TrainProgress], None] = lambda name, progress: None,
 ) -> Run:
-    """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason."""
+    """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason.
+
+    A seed with the settings and the number that a trial of the cell had is that trial, scored on the test part.
+    """
     if (before := known(cell, root, kind, number, config)) is not None:
         return before
     folder, identity = run_folder(cell, root, kind, number, config)
+    if kind == "seed" and (trial := _trial_of(cell, root, identity)) is not None:
+        again = trial.row | {"kind": kind, "number": number} | _test_metrics(config, root / trial.row["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / ROW, again)
+        return Run(again, folder)
     row: dict[str, Any] = {
         **_labels(cell),
         "kind": kind,

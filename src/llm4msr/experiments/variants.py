@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +115,14 @@ def sweep_history(
         if engine is not None:
             place = root / f"knowledge-T{value}"
             _start_with(folder, place)
-            reason(data, engine, place, configs[value], templates=folder / "templates", progress=progress)
+            told = partial(_tell, progress, value)
+            reason(data, engine, place, configs[value], templates=folder / "templates", progress=told)
         enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})
+
+
+def _tell(progress: Callable[[Progress], None], value: int, now: Progress) -> None:
+    progress(replace(now, level=f"{now.level}, T = {value}"))
 
 
 def _with_history(config: ReasonConfig, value: int) -> ReasonConfig:

@@ -43,7 +43,7 @@ class Shard:
 class Progress:
     """How far a level is: prompts settled, all of its prompts, and how many the engine was asked."""
 
-    level: Level
+    level: str
     done: int
     total: int
     asked: int

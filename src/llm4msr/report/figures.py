@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.container import Container
 from matplotlib.figure import Figure
@@ -18,6 +20,19 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#
 """Told apart by colour-blind people, too (Okabe and Ito)."""
 _HEIGHT, _LEAST_WIDTH, _LEGEND = 3.2, 4.0, 2.2
 """Inches."""
+_FONTS = (
+    "DejaVu Sans",
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
+    "Noto Emoji",
+    "Symbola",
+)
 _LABEL = 16
 """Letters in a line below a bar."""
 
@@ -36,24 +51,39 @@ class Panel:
 def draw(panels: Sequence[Panel], path: Path, kind: Literal["bars", "lines"]) -> None:
     """Write the panels, one below the other, to `path` with the endings `.svg` and `.pdf`.
 
-    The same panels give the same files.
+    The same panels give the same files. Letters that the first font lacks are taken from others that are installed;
+    one warning says where there are none.
     """
-    with mpl.rc_context({"svg.hashsalt": "llm4msr", "font.size": 9, "text.parse_math": False}):
-        widest = max(len(panel.places) * (len(panel.series) if kind == "bars" else 2) for panel in panels)
-        size = (max(_LEAST_WIDTH, 0.22 * widest + 1) + _LEGEND, _HEIGHT * len(panels))
-        figure = Figure(figsize=size, layout="constrained")
-        for place, panel in enumerate(panels):
-            axes = figure.add_subplot(len(panels), 1, place + 1)
-            drawn = (_bars if kind == "bars" else _lines)(axes, panel)
-            axes.set_title(panel.title, loc="left", fontsize=10)
-            axes.set_xlabel(panel.x)
-            axes.set_ylabel(panel.y)
-            axes.set_xticks(range(len(panel.places)), [textwrap.fill(name, _LABEL) for name in panel.places])
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(axis="y", alpha=0.3)
-            axes.legend(drawn, list(panel.series), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    installed = set(font_manager.get_font_names())
+    families = [name for name in _FONTS if name in installed]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with mpl.rc_context(
+            {"svg.hashsalt": "llm4msr", "font.size": 9, "text.parse_math": False, "font.family": families}
+        ):
+            _drawn(panels, path, kind)
+    for other in (w for w in found if "missing from font" not in str(w.message)):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if any("missing from font" in str(w.message) for w in found):
+        warnings.warn(f"{path.name}: no installed font has all letters of its names; install Noto Sans", stacklevel=2)
+
+
+def _drawn(panels: Sequence[Panel], path: Path, kind: Literal["bars", "lines"]) -> None:
+    widest = max(len(panel.places) * (len(panel.series) if kind == "bars" else 2) for panel in panels)
+    size = (max(_LEAST_WIDTH, 0.22 * widest + 1) + _LEGEND, _HEIGHT * len(panels))
+    figure = Figure(figsize=size, layout="constrained")
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, place + 1)
+        drawn = (_bars if kind == "bars" else _lines)(axes, panel)
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.set_xlabel(panel.x)
+        axes.set_ylabel(panel.y)
+        axes.set_xticks(range(len(panel.places)), [textwrap.fill(name, _LABEL) for name in panel.places])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(drawn, list(panel.series), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def _bars(axes: Axes, panel: Panel) -> list[Container]:

@@ -30,6 +30,11 @@ def open_run(config: RunConfig, *, trains: bool = False) -> tuple[PreparedData, 
 def open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
     """The knowledge folder, where the model reads knowledge; raises `InputError` where none is named."""
     if not config.needs:
+        if config.knowledge.control != "none":
+            raise InputError(
+                f"the enhancer {config.model.enhancer.name!r} reads no knowledge that the control "
+                f"{config.knowledge.control!r} could replace"
+            )
         return None
     if config.knowledge_folder is None:
         raise InputError(
