@@ -180,7 +180,7 @@ class ResidentColumns:
         if _address(table) not in known:
             count, width = table.vectors.shape
             vectors = torch.zeros((count, width + 1), device=self._device)
-            vectors[:, :width].copy_(torch.from_numpy(np.ascontiguousarray(table.vectors)))
+            vectors[:, :width].copy_(torch.from_numpy(np.require(table.vectors, requirements=["C", "W"])))
             vectors[UNKNOWN, width] = 1
             known[_address(table)] = vectors
         return self._copied(table.index, np.int32), known[_address(table)]
