@@ -18,7 +18,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: setup ## raw logs to an AUC table with and without knowledge (about 10 minutes on 2 cores)
+demo: setup ## raw logs to an AUC table with and without knowledge (4 to 10 minutes on 2 cores)
 	$(BIN)/llm4msr demo
 
 demo-full: setup ## the same with all households (well over an hour on 2 cores)
