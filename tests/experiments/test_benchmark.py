@@ -16,7 +16,7 @@ import typer
 from llm4msr.cli import studies
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.experiments import runs, significance
+from llm4msr.experiments import runs
 from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
@@ -25,6 +25,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.backbones.shared_bottom import SharedBottom
 from llm4msr.models.model import BACKBONES, ENHANCERS
 from llm4msr.models.registry import ModelPartConfig
+from llm4msr.training import metrics
 from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "peak_memory_mb"]
@@ -94,7 +95,7 @@ def test_scenarios_are_marked_where_the_difference_is_not_by_chance(
     (few, *_) = sheets(results, config, tmp_path)
     assert "★" not in few.markdown().partition("Mean over seeds")[0]  # a scenario has too few rows
     assert re.search(r"mail \(\d+ rows, \d+ positive\)", few.markdown())
-    monkeypatch.setattr(significance, "FEWEST", 1)
+    monkeypatch.setattr(metrics, "FEWEST", 1)
     sheet = sheets(results, config, tmp_path)[0]
     line = dict(zip(sheet.header, [cell.text[-1] for cell in sheet.lines[-1]], strict=True))
     assert (line["better"], line["worse"]) == ("★", "↓")

@@ -202,7 +202,7 @@ def test_a_model_that_fails_is_named_and_the_others_are_measured(
     true = PlainStep.__call__
 
     def planted(step: Any, batch: Any) -> int:
-        if type(step._model.enhancer).__name__ != "Plain":
+        if type(step.model.enhancer).__name__ != "Plain":
             raise ValueError("odd")
         return true(step, batch)
 

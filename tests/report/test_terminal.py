@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 
-import pytest
 from rich.console import Console
 
 from llm4msr.knowledge.reason import Progress
@@ -76,14 +75,3 @@ def test_a_user_without_a_snapshot_has_no_prompt() -> None:
         console, Explanation("u1", None, [], None, None, "", on_request=False, how="nobody asked", counts=counts)
     )
     assert "nobody asked, so there is no prompt" in console.export_text()
-
-
-def test_progress_that_begins_anew_has_a_clock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("llm4msr.report.terminal.time.monotonic", lambda: now[0])
-    console = _console()
-    with Bars(console, seconds_between_lines=0.0) as bars:
-        for clock, done in ((0.0, 0), (100.0, 10), (200.0, 0), (210.0, 5)):
-            now[0] = clock
-            bars.reasoning(Progress("user", done, 10, done))
-    assert console.export_text().splitlines()[-1].endswith("30 prompts/min, about 10 s left")

@@ -53,10 +53,7 @@ def model_of(source: BatchSource, backbone: str, enhancer: str) -> MultiScenario
 def padded_step(
     model: MultiScenarioModel, source: BatchSource, config: TrainConfig, optimizers: Optimizers | None = None
 ) -> PaddedStep:
-    optimizers = optimizers or config.optimizers(model)
-    assert isinstance(source.columns, ResidentColumns)
-    plain = PlainStep(model, optimizers, source, config)
-    return PaddedStep(plain, model, optimizers, source, config, source.columns)
+    return PaddedStep(PlainStep(model, optimizers or config.optimizers(model), source, config))
 
 
 def replayable(model: MultiScenarioModel) -> bool:

@@ -73,7 +73,7 @@ def prepare(
     from llm4msr.data.sources import find_source, read_source
     from llm4msr.data.sources.frames import from_frames
     from llm4msr.schema import Schema
-    from llm4msr.training.metrics import FEWEST
+    from llm4msr.training.metrics import tells
     from llm4msr.training.settings import parse_assignment
 
     keep_freed_memory()
@@ -118,7 +118,7 @@ def prepare(
         for part, c in parts.items():
             if c["positive"] in (0, c["rows"]):
                 say(f"  warning: {name} has one class or no row in the {part} part: its AUC there is undefined")
-            elif part != "train" and min(c["positive"], c["rows"] - c["positive"]) < FEWEST:
+            elif part != "train" and not tells(c["rows"], c["positive"]):
                 say(f"  warning: {name} has few rows of a class in the {part} part: its AUC there says little")
     for reason_text, count in counts["rejected"].items():
         say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")

@@ -118,12 +118,7 @@ class MatrixConfig(_Strict):
             if isinstance(train := raw.get("train", {}), dict):
                 raw["train"] = {**given, **train}
             if isinstance(backbones, dict):
-                raw["backbones"] = {
-                    n: {"hidden": known["hidden"], **settings}
-                    if isinstance(settings, dict) and _has_hidden_layers(n)
-                    else settings
-                    for n, settings in backbones.items()
-                }
+                raw["backbones"] = {n: _with_hidden(n, settings, known["hidden"]) for n, settings in backbones.items()}
         return raw
 
 
@@ -155,9 +150,12 @@ def _beside(config: MatrixConfig, folder: Path) -> MatrixConfig:
     return config.model_copy(update={"data": data, "enhancers": enhancers})
 
 
-def _has_hidden_layers(backbone: str) -> bool:
-    """Whether a preset's hidden layers are a setting of that backbone, which may be one of the user's own."""
-    if backbone not in BACKBONES.names():
-        return True  # which is said when it is asked for
-    field = BACKBONES.get(backbone).config_type.model_fields.get("hidden")
-    return field is not None and isinstance(field.default, tuple)
+def _with_hidden(backbone: str, settings: Any, hidden: Any) -> Any:
+    """A backbone's settings with a preset's hidden layers, where it is not one's own that has no such list."""
+    if not isinstance(settings, dict):
+        return settings  # which is refused later
+    if backbone in BACKBONES.names():
+        field = BACKBONES.get(backbone).config_type.model_fields.get("hidden")
+        if field is None or not isinstance(field.default, tuple):
+            return settings
+    return {"hidden": hidden, **settings}

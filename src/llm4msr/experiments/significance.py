@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from llm4msr.training.metrics import FEWEST
+from llm4msr.training.metrics import tells
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
@@ -39,9 +39,9 @@ class Difference:
 
 def telling(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> bool:
     """Whether every scenario whose AUC is defined has enough rows of each class, and there is one."""
-    counts = [np.bincount(label[scenario == d], minlength=2)[:2] for d in np.unique(scenario)]
-    fewest = [int(count.min()) for count in counts if count.min() > 0]
-    return bool(fewest) and min(fewest) >= FEWEST
+    parts = [label[scenario == d] for d in np.unique(scenario)]
+    defined = [part for part in parts if 0 < part.sum() < len(part)]
+    return bool(defined) and all(tells(len(part), int(part.sum())) for part in defined)
 
 
 def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, 
 from llm4msr.experiments.slices import test_slices
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
-from llm4msr.training.metrics import FEWEST
+from llm4msr.training.metrics import FEWEST, tells
 
 BASE = "none"
 """The enhancer that all others are compared with: the backbone alone."""
@@ -121,7 +121,7 @@ def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
     for backbone, models in groups.items():
         for title, rows in parts:
             shown = f"{title} ({len(rows):,} rows, {int(rows.sum()):,} positive)"
-            enough = telling(rows, np.zeros(len(rows), np.int16))
+            enough = tells(len(rows), int(rows.sum()))
             lines.append(_line([backbone, shown], models, columns, f"auc all: {title}", telling=enough))
         enough = telling(label, scenario)
         lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all", telling=enough))

@@ -44,7 +44,6 @@ class Bars:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, tuple[TaskID, float, int, int]] = {}
-        self._done: dict[str, int] = {}
         self._said = time.monotonic()
 
     def __enter__(self) -> Bars:
@@ -68,9 +67,6 @@ class Bars:
     def _update(self, name: str, done: int, total: int, rate: str, worked: int | None = None) -> None:
         """`worked` is how much was done by work that takes its time; by default, all of it."""
         now, worked = time.monotonic(), done if worked is None else worked
-        if done < self._done.get(name, 0):  # begun anew, with other settings
-            self._bars.update(self._tasks.pop(name)[0], visible=False)
-        self._done[name] = done
         if name not in self._tasks:
             for other, *_ in self._tasks.values():
                 self._bars.update(other, visible=False)

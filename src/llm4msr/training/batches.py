@@ -20,7 +20,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
 from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.knowledge.states import StateTable
-from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths, UserStates
+from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
 from llm4msr.training.columns import Columns, MappedColumns, Picked
 from llm4msr.training.order import Groups, shuffled
 
@@ -111,17 +111,7 @@ class BatchSource:
     def make(self, rows: NDArray[np.int64]) -> Batch:
         """The batch of the given rows, sorted by scenario and otherwise in the given order."""
         rows, offsets = self.in_slices(rows)
-        found = self.columns.gather(self._picked(rows))
-        return Batch(
-            categorical=found.categorical,
-            multi=found.multi,
-            numeric=found.numeric,
-            offsets=tuple(offsets.tolist()),
-            label=found.label,
-            rows=found.rows,
-            users=None if found.states is None else UserStates(found.states, found.inverse),
-            item=found.item,
-        )
+        return self.columns.gather(self._picked(rows)).batch(tuple(offsets.tolist()))
 
     def in_slices(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows sorted by scenario and otherwise in the given order, and where each scenario's begin, `(D + 1,)`."""

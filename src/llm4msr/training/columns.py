@@ -14,6 +14,7 @@ from torch import Tensor
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.sources import Knowledge
 from llm4msr.knowledge.states import UNKNOWN, StateTable
+from llm4msr.models.batch import Batch, UserStates
 
 _SHARE = 0.5
 """Columns stay on a GPU where they take this share of its free memory at most."""
@@ -44,6 +45,19 @@ class Gathered:
     states: Tensor | None
     inverse: Tensor | None
     item: Tensor | None
+
+    def batch(self, offsets: tuple[int, ...]) -> Batch:
+        """The batch of these tensors, whose rows come in the slices of `offsets`."""
+        return Batch(
+            categorical=self.categorical,
+            multi=self.multi,
+            numeric=self.numeric,
+            offsets=offsets,
+            label=self.label,
+            rows=self.rows,
+            users=None if self.states is None else UserStates(self.states, self.inverse),
+            item=self.item,
+        )
 
 
 class Columns(Protocol):
@@ -148,11 +162,8 @@ class ResidentColumns:
         They see the states of the rows `whose` `(S,)`, by `inverse` `(B,)`; their own where not given.
         """
         categorical, multi = self._ids.index_select(0, at).long().split(self._widths, 1)
-        states = (
-            torch.cat([_seen(table, at if whose is None else whose) for table in self._users], 1)
-            if self._users
-            else None
-        )
+        whose = at if whose is None else whose
+        states = torch.cat([_seen(table, whose) for table in self._users], 1) if self._users else None
         return Gathered(
             categorical=categorical,
             multi=multi,
@@ -166,13 +177,13 @@ class ResidentColumns:
 
     def _side_by_side(self, rows: int, columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Tensor:
         """The columns `(N,)` or `(N, k)` as one matrix, `(N, all)`; one of them at a time is in this side's memory."""
-        copies = (self._copied(column.reshape(rows, -1), dtype) for column in columns)
-        first = torch.as_tensor(np.empty((rows, 0), dtype), device=self._device)
-        width = sum(column.reshape(rows, -1).shape[1] for column in columns)
-        out, start = first.new_empty((rows, width)), 0
-        for copy in copies:
-            out[:, start : start + copy.shape[1]] = copy
-            start += copy.shape[1]
+        wide = [column.reshape(rows, -1) for column in columns]
+        width = sum(column.shape[1] for column in wide)
+        out = torch.empty((rows, width), dtype=getattr(torch, np.dtype(dtype).name), device=self._device)
+        start = 0
+        for column in wide:
+            out[:, start : start + column.shape[1]] = self._copied(column, dtype)
+            start += column.shape[1]
         return out
 
     def _table(self, table: StateTable, known: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
@@ -197,7 +208,7 @@ def sent(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _columns(data: PreparedData, kind: Any) -> list[NDArray[Any]]:
+def _columns(data: PreparedData, kind: str) -> list[NDArray[Any]]:
     return [np.asarray(data.field(f.name)) for f in data.fields_of(kind)]
 
 

@@ -14,6 +14,11 @@ FEWEST = 10
 """Rows of each class below which an AUC says little: it is shown, and decides nothing."""
 
 
+def tells(rows: int, positive: int) -> bool:
+    """Whether so many rows, of which so many are positive, are enough of each class for their AUC to say something."""
+    return min(positive, rows - positive) >= FEWEST
+
+
 @dataclass(frozen=True)
 class Score:
     """Metrics of some rows. `auc` is None where there is one class only, `log_loss` where there is no row."""
@@ -22,11 +27,6 @@ class Score:
     positive: int
     auc: float | None
     log_loss: float | None
-
-    @property
-    def telling(self) -> bool:
-        """Whether there are enough rows of each class."""
-        return min(self.positive, self.rows - self.positive) >= FEWEST
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Scores:
 
         Where none has, it is that over all; where none is defined, minus the log loss, so below 0.
         """
-        telling = [s.auc for s in self.scenarios if s.auc is not None and s.telling]
+        telling = [s.auc for s in self.scenarios if s.auc is not None and tells(s.rows, s.positive)]
         if telling:
             return sum(telling) / len(telling)
         if self.mean_auc is not None:

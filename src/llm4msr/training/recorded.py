@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llm4msr.models.batch import Batch, PaddedOffsets, UserStates
+from llm4msr.models.batch import Batch, PaddedOffsets
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource, prefetched
 from llm4msr.training.columns import ResidentColumns
@@ -40,10 +40,7 @@ def training_step(
 ) -> Step:
     """A replayed step on a GPU that holds all columns, where the model allows it; otherwise a plain one."""
     plain = PlainStep(model, optimizers, source, config, group)
-    columns = source.columns
-    if why_plain(model, source, config, group) or not isinstance(columns, ResidentColumns):
-        return plain
-    return RecordedStep(plain, model, optimizers, source, config, columns)
+    return plain if why_plain(model, source, config, group) else RecordedStep(plain)
 
 
 def why_plain(model: MultiScenarioModel, source: BatchSource, config: TrainConfig, group: Group = ALONE) -> str:
@@ -79,21 +76,13 @@ class PaddedStep:
     that lacks a scenario is taken as it is, since what is that scenario's own is not updated then.
     """
 
-    def __init__(
-        self,
-        plain: PlainStep,
-        model: MultiScenarioModel,
-        optimizers: Optimizers,
-        source: BatchSource,
-        config: TrainConfig,
-        columns: ResidentColumns,
-    ) -> None:
-        self._plain = plain
-        self._model, self._optimizers, self._source = model, optimizers, source
-        self._config, self._columns = config, columns
+    def __init__(self, plain: PlainStep) -> None:
+        assert isinstance(plain.source.columns, ResidentColumns)  # see `why_plain`
+        self._plain, self._columns = plain, plain.source.columns
         self.loss_sum, self.padded_steps = plain.loss_sum, 0
+        c = plain.config
         self._room = room_of(
-            source.counts(config.batch_size, config.seed, window=config.shuffle_window, together=config.rows_together)
+            plain.source.counts(c.batch_size, c.seed, window=c.shuffle_window, together=c.rows_together)
         )
         self._offsets = [0, *np.cumsum(self._room).tolist()]
         self._scenario = np.repeat(np.arange(len(self._room)), self._room)
@@ -105,18 +94,18 @@ class PaddedStep:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Numbers | Batch]:
         """An epoch's batches from step `start` on, made ahead."""
-        c = self._config
-        chunks = self._source.chunks(
+        c = self._plain.config
+        chunks = self._plain.source.chunks(
             c.batch_size, c.seed, epoch, start, window=c.shuffle_window, together=c.rows_together
         )
         return prefetched(self.padded(rows) for rows in chunks)
 
     def padded(self, rows: NDArray[np.int64]) -> Numbers | Batch:
         """The batch of the rows, padded; as it is where a scenario has more rows than room, or has none."""
-        rows, offsets = self._source.in_slices(rows)
+        rows, offsets = self._plain.source.in_slices(rows)
         counts = np.diff(offsets)
         if (counts > self._room).any() or (counts[self._room > 0] == 0).any():
-            return self._source.make(rows)
+            return self._plain.source.make(rows)
         real = self._place < counts[self._scenario]
         chosen = rows[offsets[self._scenario] + np.where(real, self._place, 0)]
         sent = torch.from_numpy(np.concatenate([chosen, counts]))
@@ -126,8 +115,8 @@ class PaddedStep:
         """Train on a batch; gives its rows."""
         if isinstance(batch, Batch):
             return self._plain(batch)
-        if not self._model.training:
-            self._model.train()
+        if not self._plain.model.training:
+            self._plain.model.train()
         self._numbers.copy_(batch.sent, non_blocking=True)
         self._play()
         self.padded_steps += 1
@@ -138,22 +127,13 @@ class PaddedStep:
 
     def _work(self) -> None:
         """Train on the rows whose numbers were sent."""
-        found = self._columns.at(self._rows)
-        batch = Batch(
-            categorical=found.categorical,
-            multi=found.multi,
-            numeric=found.numeric,
-            offsets=self._slices,
-            label=found.label,
-            rows=self._rows,
-            users=None if found.states is None else UserStates(found.states, None),
-            item=found.item,
-        )
-        self._optimizers.zero_grad()
-        loss, _ = losses(self._model, batch, self._config.precision)
+        plain = self._plain
+        plain.optimizers.zero_grad()
+        batch = self._columns.at(self._rows).batch(self._slices)
+        loss, _ = losses(plain.model, batch, plain.config.precision)
         loss.backward()
         self.loss_sum += loss.detach()
-        self._optimizers.step()
+        plain.optimizers.step()
 
 
 class RecordedStep(PaddedStep):
@@ -179,7 +159,7 @@ class RecordedStep(PaddedStep):
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        self._optimizers.zero_grad()
+        self._plain.optimizers.zero_grad()
         # The thread that makes batches ahead goes on with its own work meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._work()

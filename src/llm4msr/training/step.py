@@ -47,14 +47,14 @@ class PlainStep:
         config: TrainConfig,
         group: Group = ALONE,
     ) -> None:
-        self._model, self._optimizers, self._source = model, optimizers, source
-        self._config, self._group = config, group
+        self.model, self.optimizers, self.source = model, optimizers, source
+        self.config, self._group = config, group
         self.loss_sum, self.padded_steps = torch.zeros((), dtype=torch.float64, device=source.device), 0
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """An epoch's batches from step `start` on, made ahead."""
-        c = self._config
-        return self._source.epoch(
+        c = self.config
+        return self.source.epoch(
             c.batch_size,
             c.seed,
             epoch,
@@ -66,15 +66,15 @@ class PlainStep:
 
     def __call__(self, batch: Batch) -> int:
         """Train on a batch; gives its rows, in all processes."""
-        model, group = self._model, self._group
+        model, group = self.model, self._group
         model.train()
-        self._optimizers.zero_grad()
+        self.optimizers.zero_grad()
         count = int(group.sum(torch.tensor(len(batch))))
-        loss, penalty = losses(model, batch, self._config.precision)
+        loss, penalty = losses(model, batch, self.config.precision)
         # This process's share of the mean over all rows: the shares of the group add up to it.
         loss = loss * (len(batch) / count)
-        objective(loss, penalty, self._config.generated_decay / group.size).backward()
+        objective(loss, penalty, self.config.generated_decay / group.size).backward()
         self.loss_sum += loss.detach()
-        group.sum_gradients(model, model.embedding.table.weight if self._optimizers.by_rows else None)
-        self._optimizers.step()
+        group.sum_gradients(model, model.embedding.table.weight if self.optimizers.by_rows else None)
+        self.optimizers.step()
         return count

@@ -72,7 +72,8 @@ class PartitionedNorm(nn.Module):
             mean, variance = self.mean[d].clone(), self.variance[d].clone()
             return functional.batch_norm(rows, mean, variance, scale, shift, eps=self.epsilon)
         normal, mean, inverse = torch.native_batch_norm(rows, scale, shift, None, None, True, 0.0, self.epsilon)
-        self._take_up(d, len(rows), mean.detach(), inverse.detach() ** -2 - self.epsilon)
+        biased, count = inverse.detach() ** -2 - self.epsilon, len(rows)
+        self._take_up(d, mean.detach(), biased * (count / (count - 1)))
         return normal
 
     def _of_real_rows(self, z: Tensor, offsets: PaddedOffsets) -> Tensor:
@@ -88,31 +89,28 @@ class PartitionedNorm(nn.Module):
         variance = torch.where(enough, share @ centred.square(), self.variance)
         scale = torch.rsqrt(variance + self.epsilon) * self.scale * self.scenario_scale
         shift = self.shift + self.scenario_shift
-        with torch.no_grad():
-            self.updates += enough[:, 0]
-            weight = self.updates.clamp(min=1).reciprocal().clamp(min=self.momentum)[:, None] * enough
-            moved = mean - self.mean
-            spread = self.variance + weight * moved.square()
-            unbiased = variance * (counts / (counts - 1).clamp(min=1))
-            self.mean += weight * moved
-            self.variance.copy_((1 - weight) * spread + weight * unbiased)
+        unbiased = variance.detach() * (counts / (counts - 1).clamp(min=1))
+        self._take_up(slice(None), mean.detach(), unbiased, enough[:, 0].float())
         return torch.addcmul(shift.index_select(0, scenario), centred, scale.index_select(0, scenario))
 
     @torch.no_grad()
-    def _take_up(self, d: int, count: int, mean: Tensor, variance: Tensor) -> None:
-        """Let the averages of scenario d take up the mean and the biased variance of `count` rows."""
-        self.updates[d] += 1
-        weight = self.updates[d].reciprocal().clamp(min=self.momentum)  # on a GPU a number would be waited for
+    def _take_up(self, d: int | slice, mean: Tensor, unbiased: Tensor, taken: Tensor | float = 1.0) -> None:
+        """Let the averages of scenario d, or of all, take up the mean and the unbiased variance of some rows.
+
+        Of several, those stay as they are for which `taken` `(D,)` is 0. Nothing is looked at, so a GPU does not wait.
+        """
+        self.updates[d] += taken
+        weight = (self.updates[d].clamp(min=1).reciprocal().clamp(min=self.momentum) * taken)[..., None]
         moved = mean - self.mean[d]
         self.mean[d] += weight * moved
         spread = self.variance[d] + weight * moved.square()  # what the mean moves by is variance too
-        self.variance[d] = (1 - weight) * spread + weight * variance * (count / (count - 1))
+        self.variance[d] = (1 - weight) * spread + weight * unbiased
 
     def _by_all_processes(self, slices: list[Tensor]) -> list[Tensor]:
         parts = []
         for d, (count, variance, mean) in enumerate(_over_all_processes(slices)):
             if count > 1:
-                self._take_up(d, count, mean, variance)
+                self._take_up(d, mean, variance * (count / (count - 1)))
             else:
                 variance, mean = self.variance[d].clone(), self.mean[d].clone()
             scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
