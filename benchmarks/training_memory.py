@@ -31,7 +31,7 @@ from llm4msr.knowledge.sources import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint
-from llm4msr.training.fit import evaluate
+from llm4msr.training.evaluation import evaluate
 from llm4msr.training.optim import Optimizers
 
 

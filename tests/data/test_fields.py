@@ -51,13 +51,14 @@ def test_the_share_of_an_empty_part_is_unknown() -> None:
 def test_numbers_are_standardised_by_training_rows() -> None:
     field = encode([1, 3, 100, -2], training=2, kind="numeric")
     assert field.column.tolist() == [-1.0, 1.0, 98.0, -4.0]
-    assert field.record == {"kind": "numeric", "side": "item", "mean": 2.0, "deviation": 1.0}
+    assert field.record == {"kind": "numeric", "side": "item", "mean": 2.0, "deviation": 1.0, "infinite": 0}
     assert field.vocabulary is None
 
 
 def test_a_missing_number_stays_missing_and_counts_for_nothing() -> None:
     field = encode([1.0, None, float("nan"), 3.0, float("inf"), None], training=5, kind="numeric")
     np.testing.assert_array_equal(field.column, np.array([-1, math.nan, math.nan, 1, math.nan, math.nan], np.float32))
+    assert field.record["infinite"] == 1
 
 
 def test_numbers_may_be_text() -> None:

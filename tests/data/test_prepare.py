@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -226,6 +227,18 @@ def test_each_step_and_a_drifting_field_are_reported(tmp_path: Path) -> None:
     prepare(from_frames(schema(), log(hour=[*"abcdefghij"])), tmp_path / "data", report=said.append)
     assert said[0] == "reading and checking the interactions"
     assert any(line.startswith("warning: 100% of the test values of the field hour were not seen") for line in said)
+
+
+def test_repeated_rows_and_infinite_numbers_are_kept_and_told_of(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = log(price=[1.0, float("inf"), float("-inf"), *[2.0] * 7])
+    rows = pl.concat([rows, rows[3:5]])
+    tables = from_frames(schema([{"name": "price", "side": "context", "kind": "numeric"}]), rows)
+    data = prepare(tables, tmp_path / "data", report=said.append)
+    assert data.rows == 12
+    assert "2 of 12 rows of the frame interactions have the user, item, scenario and time of another one" in str(said)
+    assert "warning: the field price is infinite in 2 rows; they count as missing" in said
+    assert np.isnan(data.field("price")).tolist() == [False, True, True, *[False] * 9]
 
 
 def test_another_split_is_possible(tmp_path: Path) -> None:

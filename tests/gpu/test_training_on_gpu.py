@@ -19,7 +19,8 @@ from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import MappedColumns, ResidentColumns, columns_of
 from llm4msr.training.config import parse_config
-from llm4msr.training.fit import TrainProgress, predict
+from llm4msr.training.evaluation import predict
+from llm4msr.training.fit import TrainProgress
 from llm4msr.training.parallel import Group
 from llm4msr.training.run import evaluate_run, open_trained, train_run
 from tests.gpu.conftest import GPU

@@ -25,7 +25,8 @@ from llm4msr.knowledge.states import Source
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource
-from llm4msr.training.fit import TrainProgress, evaluate, fit
+from llm4msr.training.evaluation import evaluate
+from llm4msr.training.fit import TrainProgress, fit
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from llm4msr.training.train_config import TrainConfig
 from tests.conftest import shop_frames

@@ -147,16 +147,17 @@ def _padded(spec: FieldSpec, elements: pl.DataFrame, vocabulary: Vocabulary, row
 def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
     array = raw.over_rows(_numbers(spec, raw.values, where))
     known = array[: split.valid]
-    known = known[~np.isnan(known)]
+    known = known[np.isfinite(known)]
     mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
     if len(known) and known.min() == known.max():  # whose computed deviation is not 0 but what rounding leaves
         mean, deviation = float(known[0]), 1.0
-    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation}
+    infinite = int(np.isinf(array).sum())
+    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation, "infinite": infinite}
     return EncodedField(spec, _standardised(array, mean, deviation), None, record)
 
 
 def _numbers(spec: FieldSpec, values: pl.Series, where: str) -> NDArray[np.float64]:
-    """The values as numbers, NaN where there is none or no finite one."""
+    """The values as numbers, NaN where there is none."""
     numbers = values.cast(pl.Float64, strict=False)
     bad = values.filter(values.is_not_null() & numbers.is_null())
     if values.dtype == pl.String:
@@ -166,12 +167,11 @@ def _numbers(spec: FieldSpec, values: pl.Series, where: str) -> NDArray[np.float
             f"{where}: the numeric field {spec.name!r} (column {spec.source!r}) holds {bad[0]!r}, which is not a "
             "number; correct it, or declare the field as categorical"
         )
-    array = numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
-    array[~np.isfinite(array)] = np.nan
-    return array
+    return numbers.fill_null(float("nan")).to_numpy().astype(np.float64, copy=False)
 
 
 def _standardised(array: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float32]:
+    """As float32; NaN where a number is missing, infinite, or too far from the mean to be written so."""
     with np.errstate(over="ignore"):
         column = ((array - mean) / deviation).astype(np.float32)
     column[np.isinf(column)] = np.nan

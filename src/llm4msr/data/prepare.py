@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
-from llm4msr.data.logs import Logs, read_logs
+from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
 from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
+from llm4msr.data.remarks import Report, tell_of_missing_rows, tell_of_repeats, warn_of_field
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.values import Occurrences, RowValues
@@ -24,7 +25,6 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema, Side
 
-Report = Callable[[str], None]
 _COMPRESSION = 1
 """Of the tables; higher levels take longer and make them no smaller to speak of."""
 
@@ -69,9 +69,10 @@ def _write(
     logs = read_logs(tables, max_rejected, report)
     report("collecting users and items")
     users, items = gather_entities(tables, "user", logs.seen), gather_entities(tables, "item", logs.seen)
-    _tell_of_missing_rows(tables, logs, (users, items), report)
+    tell_of_missing_rows(tables, logs, (users, items), report)
     rejected = pl.concat([logs.rejected, users.rejected, items.rejected])
     logged = in_order(_coded(logs.impressions, users, items), ROW_ORDER)
+    tell_of_repeats(logged, tables.interactions.name, report)
     positives = logs.positives(logged, lambda others: _coded(others, users, items))
     rows = _after_history(logged, history_share)
     split = chronological_split(rows["time"].to_numpy(), ratios)
@@ -106,7 +107,7 @@ def _write(
         for spec in schema.fields:
             report(f"encoding the field {spec.name}")
             records[spec.name] = next(found)
-            _warn_of_drift(spec, records[spec.name], report)
+            warn_of_field(spec.name, records[spec.name], report)
         for done in written:
             done.result()
     report("sealing the folder")
@@ -159,16 +160,6 @@ def _check_items_are_known_alone(tables: Tables) -> None:
             )
 
 
-def _tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
-    """Say how many users or items of the logs their own table does not have."""
-    for entities in sides:
-        table = tables.of(entities.side)
-        if table is not None and entities.without_row:
-            of = pl.concat([rows[entities.side] for rows in logs.seen]).n_unique()
-            warning = "warning: " if 2 * entities.without_row > of else ""
-            report(f"{warning}{entities.without_row} of {of} {entities.side}s have no row in {table.name}")
-
-
 def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
     if not 0 <= share < 1:
@@ -199,15 +190,6 @@ def _save(field: EncodedField, folder: Path) -> None:
     np.save(folder / "columns" / f"field.{field.spec.name}.npy", field.column)
     if field.vocabulary is not None:
         field.vocabulary.save(folder / "vocabulary" / f"{field.spec.name}.parquet")
-
-
-def _warn_of_drift(spec: FieldSpec, record: dict[str, Any], report: Report) -> None:
-    shares = record.get("unknown_share")
-    if shares and shares["test"] is not None and shares["test"] > 0.5:
-        report(
-            f"warning: {shares['test']:.0%} of the test values of the field {spec.name} were not seen in "
-            "training; a field that only counts upwards in time is of no use"
-        )
 
 
 def _counts(

@@ -32,6 +32,21 @@ class Position:
     seconds: float = field(default=0.0, compare=False)
     """How long training took so far, validation left out."""
 
+    def validated(self, selection: float, steps: int, patience: int) -> bool:
+        """Take up a validation after `step` of an epoch's `steps`; gives whether it is the best so far.
+
+        Training is done when `patience` of them in turn were not. An epoch that is complete is left for the next.
+        """
+        better = selection > self.best
+        if better:
+            self.best, self.best_epoch = selection, self.epoch + self.step / steps
+        self.waited = 0 if better else self.waited + 1
+        self.done = self.waited >= patience
+        self.lines += 1
+        if self.step == steps:
+            self.epoch, self.step = self.epoch + 1, 0
+        return better
+
 
 def copy_of(model: MultiScenarioModel) -> dict[str, Tensor]:
     """The model's weights, by value."""

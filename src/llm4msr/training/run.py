@@ -24,7 +24,8 @@ from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, read_tensors, write_tensors
 from llm4msr.training.config import RunConfig
-from llm4msr.training.fit import TrainProgress, evaluate, fit, predict, score_part
+from llm4msr.training.evaluation import evaluate, predict, score_part
+from llm4msr.training.fit import TrainProgress, fit
 from llm4msr.training.identity import claim, is_claimed, read_json, resolved, run_config
 from llm4msr.training.metrics import Scores
 from llm4msr.training.opening import build, open_knowledge, open_run, read_knowledge

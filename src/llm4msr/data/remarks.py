@@ -1,0 +1,50 @@
+"""What `prepare` tells of data that can be used but may not be what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+
+from llm4msr.data.entities import Entities
+from llm4msr.data.logs import Logs
+from llm4msr.data.tables import Tables
+
+Report = Callable[[str], None]
+
+_SAME = ("time", "user", "item", "scenario")
+_DRIFT = 0.5
+"""A field is warned of when more than this share of its test values is new."""
+
+
+def tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
+    """Say how many users or items of the logs their own table does not have."""
+    for entities in sides:
+        table = tables.of(entities.side)
+        if table is not None and entities.without_row:
+            of = pl.concat([rows[entities.side] for rows in logs.seen]).n_unique()
+            warning = "warning: " if 2 * entities.without_row > of else ""
+            report(f"{warning}{entities.without_row} of {of} {entities.side}s have no row in {table.name}")
+
+
+def tell_of_repeats(rows: pl.DataFrame, name: str, report: Report) -> None:
+    """Say how many rows of the table `name`, given in `ROW_ORDER`, repeat another one: a log may be joined twice."""
+    repeats = rows.select(pl.all_horizontal(pl.col(_SAME) == pl.col(_SAME).shift()).sum()).item()
+    if repeats:
+        report(
+            f"{repeats} of {rows.height} rows of {name} have the user, item, scenario and time of another one; all are "
+            "kept"
+        )
+
+
+def warn_of_field(name: str, record: dict[str, Any], report: Report) -> None:
+    """Warn of numbers that are infinite, and of a categorical field whose test values are mostly new."""
+    if infinite := record.get("infinite"):
+        report(f"warning: the field {name} is infinite in {infinite} rows; they count as missing")
+    shares = record.get("unknown_share")
+    if shares and shares["test"] is not None and shares["test"] > _DRIFT:
+        report(
+            f"warning: {shares['test']:.0%} of the test values of the field {name} were not seen in "
+            "training; a field that only counts upwards in time is of no use"
+        )
