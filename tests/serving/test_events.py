@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from llm4msr.schema import Schema
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.harvest import harvest
 from llm4msr.serving.live import Live
-from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord
+from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord, read_log
 from tests.conftest import shop_frames
 from tests.serving.conftest import serving
 
@@ -85,7 +86,7 @@ def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
         assert running.client.post("/v1/events", json={"events": [event]}).json()["queued_items"] == ["brand new"]
         bad = {"items": [{"item": "another", "columns": {"price": "dear"}}]}
         assert running.client.post("/v1/items", json=bad).status_code == 422
-    events, items = harvest(tmp_path / "state", bundle.schema)
+    events, items = harvest(tmp_path / "state" / FILE, bundle.schema)
     assert events["item"].to_list() == ["brand new"]
     assert items.row(0, named=True) == {"item": "brand new", **columns}
 
@@ -105,7 +106,7 @@ def test_the_log_becomes_tables_for_prepare(bundle: Bundle, tmp_path: Path, bund
 def test_a_server_that_was_told_of_nothing_has_empty_tables_for_prepare(
     bundle: Bundle, tmp_path: Path, shop_schema: Schema
 ) -> None:
-    events, items = harvest(tmp_path / "nowhere", bundle.schema)
+    events, items = harvest(tmp_path / "nowhere" / FILE, bundle.schema)
     assert (events.height, items.height) == (0, 0)
     frames = shop_frames()
     catalogue = pl.concat([frames["items"], items], how="diagonal")
@@ -123,7 +124,7 @@ def test_harvested_events_and_items_are_prepared_with_the_logs(
     named_otherwise = ItemRecord("brand new", {**columns, "item": "another"})
     live.write([_record(user="a stranger"), named_otherwise, _record(item="brand new")])
     live.close()
-    events, items = harvest(tmp_path / "state", bundle.schema)
+    events, items = harvest(tmp_path / "state" / FILE, bundle.schema)
     frames = shop_frames()
     clicks = frames["interactions"].filter(pl.col("click") == 1)
     logged = clicks.select("user", "item", "place", pl.from_epoch("time", time_unit="s").cast(pl.Datetime("us")))
@@ -157,7 +158,7 @@ def test_new_items_may_say_the_same_in_several_ways(
 ) -> None:
     log = EventLog(tmp_path)
     log.append([ItemRecord(f"n{place}", {"tags": value}) for place, value in enumerate(values)], 0)
-    _, items = harvest(tmp_path, bundle.schema)
+    _, items = harvest(tmp_path / FILE, bundle.schema)
     assert items["item"].to_list() == [f"n{place}" for place in range(len(values))]
     assert items["tags"].dtype == dtype
     assert items["tags"].to_list() == expected
@@ -169,7 +170,7 @@ def test_a_log_that_may_only_be_read_is_harvested(bundle: Bundle, tmp_path: Path
     opened: list[str] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(EventLog, "__init__", lambda *_: opened.append("to write"))
-        events, _ = harvest(tmp_path, bundle.schema)
+        events, _ = harvest(tmp_path / FILE, bundle.schema)
     assert (events.height, opened) == (1, [])
     assert (tmp_path / FILE).stat() == before
 
@@ -209,8 +210,56 @@ def test_a_damaged_line_amid_others_is_named(tmp_path: Path) -> None:
     raw = bytearray(log.path.read_bytes())
     raw[end // 2] ^= 1
     log.path.write_bytes(raw)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=f"the line at byte {end // 3} is damaged.*--skip-damaged"):
         list(log.read(0))
+    skipped: list[int] = []
+    assert [record.item for record, _ in read_log(log.path, 0, end, skipped.append)] == ["i1", "i3"]
+    assert skipped == [end // 3]
+
+
+def test_a_log_is_read_up_to_where_no_line_was_being_written(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    end = log.append([_record(item="i1"), _record(item="i2")], 0)
+    records = read_log(log.path, 0, end - 5)  # a server is amid the second line
+    log.append([_record(item="i3")], end)
+    assert [record.item for record, _ in records] == ["i1"]
+
+
+def test_events_are_written_while_another_bundle_reads_the_log(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(tmp_path)
+    log.append([_record(item=f"i{n}") for n in range(1, 6)], 0)
+    free: list[bool] = []
+    apply = Live._apply
+
+    def watched(live: Live, transaction: Any, records: Any) -> None:
+        fcntl.flock(log._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another holds it
+        fcntl.flock(log._file, fcntl.LOCK_UN)
+        free.append(True)
+        apply(live, transaction, records)
+
+    monkeypatch.setattr(Live, "_apply", watched)
+    monkeypatch.setattr("llm4msr.serving.live._CHUNK", 2)
+    live = Live(bundle, tmp_path)
+    assert free == [True] * 3
+    assert len(live.history("u1")) == 5
+    live.close()
+
+
+def test_the_files_beside_the_log_are_as_private_as_it(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    live.write([_record()])
+    live.close()
+    (folder,) = tmp_path.glob("live-*")
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / FILE, folder, folder / "data.mdb")]
+    assert modes == [0o600, 0o700, 0o600]
+
+
+def test_a_log_that_is_not_there_is_told_of(bundle_path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llm4msr", "events", str(bundle_path), "--out", str(tmp_path / "e.parquet")]
+    found = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert "warning: there is no log" in " ".join((found.stdout + found.stderr).split())
 
 
 def test_what_was_not_synced_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:

@@ -12,12 +12,14 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 
+from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST
 from llm4msr.serving import current
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.guard import Guard, Limits
 from llm4msr.serving.metrics import Metrics
+from llm4msr.serving.operation import handle_errors
 
 
 def test_an_error_of_ours_is_counted() -> None:
@@ -48,7 +50,7 @@ def test_the_watch_goes_on_after_any_error(
         looks.append(1)
         raise RuntimeError(f"odd {min(len(looks), 2)}")
 
-    monkeypatch.setattr(watched, "_follow", look)
+    monkeypatch.setattr(watched, "_reload_if_changed", look)
 
     async def watch() -> None:
         with pytest.raises(TimeoutError):
@@ -74,15 +76,81 @@ def test_a_bundle_that_was_still_being_copied_is_opened_later(
     (copied / MANIFEST).write_bytes((other_bundle_path / MANIFEST).read_bytes())
     (tmp_path / "next").symlink_to(copied)
     os.replace(tmp_path / "next", link)
-    watched._look()
+    watched._poll()
     assert watched.now.bundle.fingerprint == first
     shutil.copytree(other_bundle_path, copied, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
     monkeypatch.setattr(watched, "_next_try", float("inf"))
-    watched._look()
+    watched._poll()
     assert watched.now.bundle.fingerprint == first
     monkeypatch.setattr(watched, "_next_try", 0.0)
-    watched._look()
+    watched._poll()
     assert watched.now.bundle.fingerprint == Bundle.open(other_bundle_path).fingerprint
+
+
+def test_a_process_that_starts_while_the_link_leads_to_a_broken_bundle_serves_the_one_before(
+    bundle_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, state = tmp_path / "current", tmp_path / "state"
+    link.symlink_to(bundle_path)
+    with pytest.raises(InputError):
+        Current(tmp_path / "nowhere", state)
+    first = Current(link, state).now.bundle.fingerprint
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (tmp_path / "next").symlink_to(broken)
+    os.replace(tmp_path / "next", link)
+    started = Current(link, state)
+    assert started.now.bundle.fingerprint == first
+    assert "the bundle before is served on" in caplog.text
+    broken.rmdir()
+    shutil.copytree(bundle_path, broken)
+    started._poll()
+    assert started._failures == {}
+    assert (state / "served").read_text() == str(broken)
+
+
+def test_metrics_are_answered_however_many_requests_there_are() -> None:
+    app, metrics = FastAPI(), Metrics()
+
+    @app.get("/metrics")
+    async def text() -> str:
+        return "counts"
+
+    @app.get("/slow")
+    async def slow() -> str:
+        await asyncio.sleep(0.2)
+        return "late"
+
+    guarded = Guard(app, metrics, None, Limits(concurrency=1, seconds=0.1))
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(guarded)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = [client.get(path) for path in ("/slow", "/metrics", "/slow")]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [503, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(OSError("gone"), 503, "storage_unavailable"), (RuntimeError("odd"), 500, "internal_error")],
+)
+def test_whatever_fails_is_answered_in_the_promised_form(error: Exception, status: int, code: str) -> None:
+    app = FastAPI()
+    handle_errors(app)
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise error
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/broken")
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 @pytest.mark.parametrize(

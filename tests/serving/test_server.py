@@ -170,6 +170,8 @@ def test_what_cannot_be_answered_is_refused_in_words(
         (b'{"user": "u1", "scenario": "mail", "items": ["../../etc/passwd", "\\u0000"]}', "application/json", 200),
         (b'{"user": "u1", "scenario": "mail", "items": [' + b"9" * 5000 + b"]}", "application/json", 400),
         (b"user=u1", "application/x-www-form-urlencoded", 415),
+        (b'{"user": "u1", "scenario": "mail", "items": ["i1"]}', "text/plain", 415),  # what any web page may send
+        (b'{"user": "u1", "scenario": "mail", "items": ["i1"]}', "", 415),
         (b"\xff\xfe", "application/json", 400),
         (b" " * (2 << 20), "application/json", 413),
     ],

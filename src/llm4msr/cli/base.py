@@ -26,14 +26,17 @@ console = Console(emoji=False)
 
 DataArgument = Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")]
 MovedDataOption = Annotated[
-    Path | None, typer.Option("--data", help="Where the prepared data lie now. [default: where the run found them]")
+    Path | None,
+    typer.Option("--data", help="Where the prepared data lie now.", show_default="where the run found them"),
 ]
 MovedKnowledgeOption = Annotated[
-    Path | None, typer.Option("--knowledge", help="Where the knowledge lies now. [default: where the run found it]")
+    Path | None,
+    typer.Option("--knowledge", help="Where the knowledge lies now.", show_default="where the run found it"),
 ]
 KnowledgeOption = Annotated[Path, typer.Option("--knowledge", help="The folder of knowledge.")]
 ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="Folder of a causal LM (safetensors). [default: the embedded SmolLM2]")
+    Path | None,
+    typer.Option("--model", help="Folder of a causal LM (safetensors).", show_default="the embedded SmolLM2"),
 ]
 EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"]
 EngineOption = Annotated[

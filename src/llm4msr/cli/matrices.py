@@ -19,7 +19,8 @@ OutOption = Annotated[Path, typer.Option(help="The folder of its runs, results a
 JobsOption = Annotated[int, typer.Option(min=1, help="Cells run at once, each with its share of the cores.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many runs there are, and how long.")]
 EnhancerOption = Annotated[
-    str | None, typer.Option("--enhancer", help="The label of the llm4msr enhancer. [default: the first]")
+    str | None,
+    typer.Option("--enhancer", help="The label of the llm4msr enhancer.", show_default="the first"),
 ]
 
 

@@ -43,13 +43,17 @@ def paper(
     ] = "",
     enhancer: EnhancerOption = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Of Table 3 and the figures. [default: star, or else the matrix's first]")
+        str | None,
+        typer.Option(help="Of Table 3 and the figures.", show_default="star, or else the matrix's first"),
     ] = None,
     layers: Annotated[str, typer.Option(help="The values of K in Figure 4(b).")] = "1,2,3,4",
     history: Annotated[
-        str, typer.Option(help="The values of T in Figure 4(a). [default: a quarter, a half, all of the knowledge's]")
+        str,
+        typer.Option(help="The values of T in Figure 4(a).", show_default="a quarter, a half, all of the knowledge's"),
     ] = "",
-    user: Annotated[str | None, typer.Option(help="The user of Figure 5. [default: one of many scenarios]")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="The user of Figure 5.", show_default="one of many scenarios")
+    ] = None,
     jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     model: ModelOption = None,

@@ -56,12 +56,13 @@ def reason(
     ] = "mean_prompt",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
     levels: Annotated[
-        str | None, typer.Option(help="What to reason about, with commas: scenario, user, item. [default: all three]")
+        str | None,
+        typer.Option(help="What to reason about, with commas: scenario, user, item.", show_default="all three"),
     ] = None,
     reading: Annotated[
         str | None, typer.Option(help="Keep the items' vectors beside the others, under this name: docs/knowledge.md.")
     ] = None,
-    layers: Annotated[int | None, typer.Option(help="Run only so many layers of the LLM. [default: all]")] = None,
+    layers: Annotated[int | None, typer.Option(help="Run only so many layers of the LLM.", show_default="all")] = None,
     templates: Annotated[Path | None, typer.Option(help="Folder with templates of your own.")] = None,
     language: Annotated[Literal["en", "zh"], typer.Option(help="Language of our templates.")] = "en",
     shard: Annotated[

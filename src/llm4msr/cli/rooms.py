@@ -156,8 +156,8 @@ def train(
     config: Annotated[Path | None, typer.Argument(help="A run's settings (TOML); see docs/train.md.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder that `prepare` wrote.")] = None,
     knowledge: Annotated[Path | None, typer.Option(help="A folder that `reason` wrote.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone's name. [default: star]")] = None,
-    enhancer: Annotated[str | None, typer.Option(help="The enhancer's name. [default: none]")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone's name.", show_default="star")] = None,
+    enhancer: Annotated[str | None, typer.Option(help="The enhancer's name.", show_default="none")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, as in --set train.seed=1 (repeat it).")
     ] = None,

@@ -13,7 +13,8 @@ from llm4msr.errors import InputError
 
 BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
 StateOption = Annotated[
-    Path | None, typer.Option(help="The folder of the log of events. [default: the bundle's name and .state]")
+    Path | None,
+    typer.Option(help="The folder of the log of events.", show_default="the bundle's name and .state"),
 ]
 
 
@@ -24,7 +25,8 @@ def export(
     data: MovedDataOption = None,
     knowledge: MovedKnowledgeOption = None,
     as_of: Annotated[
-        datetime | None, typer.Option(help="States and histories from before this time (UTC). [default: all]")
+        datetime | None,
+        typer.Option(help="States and histories from before this time (UTC).", show_default="all"),
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the model as ONNX too, for other servers.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle.")] = False,
@@ -86,17 +88,30 @@ def events(
         Path | None, typer.Option(help="A Parquet file of new items to write; put them into your table of items.")
     ] = None,
     state: StateOption = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out lines of the log that are damaged, and say so.")
+    ] = False,
 ) -> None:
-    """Write what a server was told of since its log began: events, and items that the catalogue did not have."""
+    """Export the events of a server's log, and the new items that it was told of, as Parquet."""
     from llm4msr.serving.bundle import read_schema
     from llm4msr.serving.harvest import harvest
+    from llm4msr.serving.log import FILE
     from llm4msr.serving.server import default_state
 
     if state is not None and not state.is_dir():
         raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
-    found, new = harvest(state or default_state(bundle), read_schema(bundle))
+    log, schema = (state or default_state(bundle)) / FILE, read_schema(bundle)
+    if not log.is_file():
+        say(f"warning: there is no log {log}; if the server was given a --state, give the same one here")
+
+    def skipped(place: int) -> None:
+        say(f"warning: {log}: the line at byte {place} is damaged, and is left out")
+
+    found, new = harvest(log, schema, skipped if skip_damaged else None)
     found.write_parquet(out)
-    say(f"{out}: {found.height} events")
+    times = found[schema.columns.time].sort().dt.to_string("%Y-%m-%d %H:%M")
+    when = f", from {times[0]} to {times[-1]} UTC" if found.height else ""
+    say(f"{out}: {found.height} events of {log}{when}")
     if items is not None:
         new.write_parquet(items)
         say(f"{items}: {new.height} new items")

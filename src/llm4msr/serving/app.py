@@ -10,7 +10,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query
+import numpy as np
+from fastapi import FastAPI, Path, Query
 from fastapi.responses import Response
 
 from llm4msr import __version__
@@ -47,20 +48,22 @@ from llm4msr.serving.scorer import Scored
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in (
-        (400, "The body is no JSON"),
+        (400, "The body is not valid JSON"),
         (401, "A bearer token is needed"),
-        (403, "Without a token, the request names another machine than this one"),
+        (403, "No token is set, and the request names another machine than this one"),
         (404, "Unknown scenario, user or address"),
         (405, "The address has no such method"),
         (409, "The bundle to be served is broken"),
         (413, "The body is too large"),
-        (415, "The body is not said to be JSON"),
+        (415, "The header content-type must be application/json"),
         (422, "A value is not as expected"),
         (429, "Too many requests at once"),
-        (503, "Timed out, or the log cannot be written"),
+        (500, "The server failed"),
+        (503, "Timed out, or the log cannot be written or read"),
     )
 }
 _AHEAD = timedelta(days=1)
+UserId = Annotated[str, Path(max_length=256)]
 
 
 def make_app(current: Current, *, token: str | None = None, limits: Limits | None = None) -> Guard:
@@ -89,6 +92,7 @@ def make_app(current: Current, *, token: str | None = None, limits: Limits | Non
         redoc_url=None,
         responses=_ERRORS,
         redirect_slashes=False,
+        strict_content_type=True,  # a web page cannot send JSON in its reader's name without being asked first
         license_info={"name": "Apache-2.0"},
     )
     handle_errors(app)
@@ -170,16 +174,16 @@ def _add_people(app: FastAPI, current: Current) -> None:
         return as_json({"users": current.now.bundle.lookup.starting_with("user", prefix, limit)})
 
     @app.get("/v1/users/{user:path}/knowledge", response_model=UserKnowledge, tags=["people"])
-    async def knowledge(user: str) -> Response:
+    async def knowledge(user: UserId) -> Response:
         """What the LLM wrote of a user at the latest snapshot, and the history that it was made from."""
         serving = current.now
-        return as_json(knowledge_of(serving.bundle, serving.live, user[:256]).model_dump())
+        return as_json(knowledge_of(serving.bundle, serving.live, user).model_dump())
 
     @app.get("/v1/users/{user:path}/history", response_model=UserHistory, tags=["people"])
-    async def history(user: str, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> Response:
+    def history(user: UserId, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> Response:
         """A user's latest positives in each scenario, those since the export included."""
         serving = current.now
-        return as_json(history_of(serving.bundle, serving.live, user[:256], limit).model_dump())
+        return as_json(history_of(serving.bundle, serving.live, user, limit).model_dump())
 
 
 def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
@@ -202,7 +206,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         Items that the catalogue has stay as they are until the next bundle.
         """
         serving = current.now
-        blank = serving.bundle.fields.rows(-1, serving.bundle.lookup.numbers("item", [""]), 0)
+        blank = serving.bundle.fields.rows(-1, np.array([-1], np.int32), 0)
         for item in body.items:
             serving.bundle.fields.give_item(blank, item.columns, 0)
         names = list(dict.fromkeys(item.item for item in body.items))

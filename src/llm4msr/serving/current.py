@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST
+from llm4msr.folders import MANIFEST, write_text_atomically
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.explain import Explainer
 from llm4msr.serving.live import Live, open_live
@@ -30,6 +31,8 @@ LOG = logging.getLogger("llm4msr.serving")
 _PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 """Seconds between two looks at the bundle's folder and the log; between two tries at a bundle that cannot be opened,
 which may be one that is still being copied, they double each time up to the longest."""
+_SERVED = "served"
+"""The file, beside the log, that names the folder that is served."""
 _SERVED_ON, _NOT_TAKEN_UP = "the bundle before is served on", "events of the log are not taken up"
 
 
@@ -65,7 +68,7 @@ class Current:
         self._seen = self._tried = self._identity()
         self._pause, self._next_try = _PAUSE, 0.0
         self._failures: dict[str, str] = {}
-        self.now = self._open(checked=checked)
+        self.now = self._first(checked)
         self.metrics.serves(self.now.bundle.fingerprint)
         self._writer = EventWriter(self)
 
@@ -82,7 +85,7 @@ class Current:
         with self._swapping:
             identity = self._identity()
             try:
-                found = self._open(unless=self.now)
+                found = self._open(self._path, unless=self.now)
             except Exception:
                 self.metrics.failed_to_change()
                 raise
@@ -91,22 +94,42 @@ class Current:
                 self.metrics.serves(found.bundle.fingerprint, self.now.bundle.fingerprint)
             self.now, self._seen = found, identity
             self._failures.pop(_SERVED_ON, None)
+            self._remember()
             return found
 
     async def watch(self) -> None:
         """Follow the path and the log until cancelled."""
         while True:
             await asyncio.sleep(_PAUSE)
-            await asyncio.to_thread(self._look)
+            await asyncio.to_thread(self._poll)
 
-    def _look(self) -> None:
-        with self._told(_SERVED_ON):
-            self._follow()
-        with self._told(_NOT_TAKEN_UP):
+    def _poll(self) -> None:
+        with self._log_failure(_SERVED_ON):
+            self._reload_if_changed()
+        with self._log_failure(_NOT_TAKEN_UP):
             self.now.live.catch_up()
             self._failures.pop(_NOT_TAKEN_UP, None)
 
-    def _follow(self) -> None:
+    def _first(self, checked: str) -> Serving:
+        """The bundle at the path or, where that is broken, the one that was served last."""
+        remembered = self._state / _SERVED
+        try:
+            found = self._open(self._path, checked=checked)
+        except (InputError, OSError) as error:
+            before = Path(remembered.read_text(encoding="utf-8")) if remembered.is_file() else None
+            if before is None or not before.is_dir():
+                raise
+            LOG.error("%s: %s", _SERVED_ON, error)
+            self._seen = None  # the path is tried again
+            return self._open(before)
+        self._remember()
+        return found
+
+    def _remember(self) -> None:
+        """Write down which folder is served, for a process that starts while the path leads to a broken one."""
+        write_text_atomically(self._state / _SERVED, os.path.realpath(self._path))
+
+    def _reload_if_changed(self) -> None:
         """Open the bundle at the path where it is another one, and again, after a while, where that failed."""
         identity, now = self._identity(), time.monotonic()
         if identity == self._seen or (identity == self._tried and now < self._next_try):
@@ -116,7 +139,7 @@ class Current:
         self.reload()
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _log_failure(self, what: str) -> Iterator[None]:
         """Log what fails, the same failure once, and go on: to look again is better than to look no more."""
         try:
             yield
@@ -135,13 +158,13 @@ class Current:
             return None
         return found.st_dev, found.st_ino, found.st_mtime_ns
 
-    def _open(self, unless: Serving | None = None, checked: str = "") -> Serving:
-        bundle = Bundle.open(self._path, trusted=checked)
+    def _open(self, path: Path, unless: Serving | None = None, checked: str = "") -> Serving:
+        bundle = Bundle.open(path, trusted=checked)
         if unless is not None and bundle.fingerprint == unless.bundle.fingerprint:
             return unless
         if unless is not None and _data_of(bundle) != _data_of(unless.bundle):
             raise InputError(
-                f"{self._path}: is a bundle of other data ({bundle.schema.name}) than the one that is served "
+                f"{path}: is a bundle of other data ({bundle.schema.name}) than the one that is served "
                 f"({unless.bundle.schema.name}), whose events are kept in {self._state}; it needs a server of its own"
             )
         live = open_live(bundle, self._state)

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm4msr.serving.metrics import Metrics
 
 _OPEN = ("/healthz", "/readyz")
+_OF_OPERATION = ("/metrics", "/v1/admin/reload")
+"""Answered however many requests there are, and for however long they take."""
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -84,10 +86,12 @@ class Guard:
         if path in _OPEN or path == "/" or path.startswith("/page/"):
             await self.inner(scope, receive, answer)
         elif self._token is None and not _names_this_machine(headers.get(b"host", b"").decode("latin-1")):
-            text = "without a token only this machine is answered, by its name localhost or its address 127.0.0.1"
+            text = "no token is set, so only requests to localhost or 127.0.0.1 are answered"
             await answer.refuse(403, "wrong_host", text)
         elif not self._allowed(headers):
             await answer.refuse(401, "unauthorized", "a bearer token is needed", {"www-authenticate": "Bearer"})
+        elif path in _OF_OPERATION:
+            await self.inner(scope, receive, answer)
         elif self._running >= self._limits.concurrency:
             await answer.refuse(429, "too_many_requests", "too many requests at once; try again", {"retry-after": "1"})
         elif _length(headers) > self._limits.body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,23 @@ import polars as pl
 from llm4msr.data.fields import SEPARATOR
 from llm4msr.schema import Schema
 from llm4msr.serving.fields import raw_text
-from llm4msr.serving.log import FILE, EventRecord, ItemRecord, read_log
+from llm4msr.serving.log import EventRecord, ItemRecord, read_log, settled_size
 
 
-def harvest(state: Path, schema: Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The events and the new items of a log, each once, under the schema's column names.
+def harvest(
+    log: Path, schema: Schema, skipped: Callable[[int], None] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The events of a log and the new items whose columns it tells, each once, under the schema's column names.
 
-    Where there is no log, as before a server was told of anything, there are none. Raises `InputError` where it is
-    damaged.
+    A server may be writing to the log; where there is no such file there are none. `skipped` is told where a damaged
+    line is left out; without it `InputError` is raised.
     """
     events: dict[EventRecord, None] = {}
     items: dict[str, ItemRecord] = {}
-    for record, _ in read_log(state / FILE) if (state / FILE).is_file() else ():
+    for record, _ in read_log(log, 0, settled_size(log), skipped) if log.is_file() else ():
         if isinstance(record, EventRecord):
             events[record] = None
-        elif record.columns or record.item not in items:
+        elif record.columns:
             items[record.item] = record
     columns = schema.columns
     found = pl.DataFrame(

@@ -2,10 +2,10 @@
 
 Everything here follows from the log and the bundle. It is kept in an LMDB file beside the log, one a bundle, so that
 all processes of a server see the same and none holds it in memory; LMDB's own lock makes writers take turns. A writer
-first takes up what the log has and the file has not, which is how a crash, or another bundle's process, is caught up
-with; then it appends to the log, syncs it, and commits. Whoever was acknowledged is therefore in the log, and an event
-that is there already, or in the bundle's histories, is not counted again. Where another log lies in the place of the
-one that was read, the file is begun anew.
+first applies the lines of the log that the file does not have yet (left by a crash, or written for another bundle);
+then it appends to the log, syncs it, and commits. Every acknowledged event is therefore in the log, and an event that
+is there already, or in the bundle's histories, is not counted again. Where another log lies in the place of the one
+that was read, the file is begun anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -35,6 +36,7 @@ _LAST = b"\xff" * 24
 """Greater than what any key of an event has after its user."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _CHUNK = 5_000
+"""Lines of the log that are applied in one transaction."""
 _READERS = 4096
 """At once, of all processes together; those of processes that were killed are given back by the next that opens."""
 
@@ -57,8 +59,15 @@ class Live:
             if other != self._path and (_unused(other) or other.name.startswith(f"live-{bundle.fingerprint}-")):
                 shutil.rmtree(other, ignore_errors=True)
         try:
+            self._path.mkdir(mode=0o700, exist_ok=True)  # as private as the log
             self._env = lmdb.open(
-                str(self._path), map_size=1 << 40, max_dbs=8, sync=False, max_spare_txns=8, max_readers=_READERS
+                str(self._path),
+                map_size=1 << 40,
+                max_dbs=8,
+                sync=False,
+                max_spare_txns=8,
+                max_readers=_READERS,
+                mode=0o600,
             )
             self._env.reader_check()
             self._states, self._events, self._items = (
@@ -72,19 +81,21 @@ class Live:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Take up what other processes wrote for other bundles, or what a crash left, if there is anything.
+        """Apply what other processes wrote for other bundles, or what a crash left, if there is anything.
 
-        Raises `OSError` where it cannot, and `InputError` where the log is damaged.
+        The log is read without its lock, so that events are written meanwhile. Raises `OSError` where it cannot be, and
+        `InputError` where it is damaged.
         """
         with _as_os_errors():
             with self._env.begin() as transaction:
                 if self._log.size() == self._applied(transaction) and self._is_same_log(transaction):
                     return
-            with self._lock, self._log.locked():
-                behind = True
-                while behind:
+            behind = True
+            while behind:
+                with self._lock:
+                    end = self._log.settled_size()
                     with self._env.begin(write=True) as transaction:
-                        behind = self._take_up(transaction, _CHUNK)
+                        behind = self._apply_new_lines(transaction, end)
 
     def write(self, records: Sequence[Record]) -> list[bool]:
         """Make records durable and count them; says of each whether it was new.
@@ -92,9 +103,9 @@ class Live:
         Raises `OSError` where it cannot, and `InputError` where the log is damaged.
         """
         with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
-            while self._take_up(transaction, _CHUNK):
+            while self._apply_new_lines(transaction, self._log.size()):
                 pass
-            new = [self._is_new(transaction, record) for record in records]
+            new = [self._record_if_new(transaction, record) for record in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
             if fresh:
                 self._apply(transaction, fresh)  # first: what cannot be counted must not be in the log
@@ -136,29 +147,21 @@ class Live:
         transaction.put(_APPLIED, end.to_bytes(8, "big"))
         transaction.put(_LOG, self._log.begins_with())
 
-    def _take_up(self, transaction: lmdb.Transaction, most: int) -> bool:
-        """Apply the next records of the log that the file does not have; says whether there may be more."""
+    def _apply_new_lines(self, transaction: lmdb.Transaction, end: int) -> bool:
+        """Apply the next lines of the log, up to `end`, that the file does not have; says whether there may be more."""
         if not self._is_same_log(transaction):
             for table in (self._states, self._events, self._items):
                 transaction.drop(table, delete=False)
             transaction.delete(_APPLIED)
         start = self._applied(transaction)
-        if self._log.size() <= start:
-            return False
-        found, end = [], start
-        for record, after in self._log.read(start):
-            end = after
-            if self._is_new(transaction, record):
-                found.append(record)
-            if len(found) == most:
-                break
-        self._apply(transaction, found)
-        if end > start:
-            self._remember(transaction, end)
-        return len(found) == most
+        lines = list(islice(self._log.read(start, end), _CHUNK))
+        self._apply(transaction, [record for record, _ in lines if self._record_if_new(transaction, record)])
+        if lines:
+            self._remember(transaction, lines[-1][1])
+        return len(lines) == _CHUNK
 
-    def _is_new(self, transaction: lmdb.Transaction, record: Record) -> bool:
-        """Whether a record was not seen yet; it is remembered."""
+    def _record_if_new(self, transaction: lmdb.Transaction, record: Record) -> bool:
+        """Put a record into the file's table; gives whether it was neither there nor in the bundle."""
         if isinstance(record, ItemRecord):
             known = self._bundle.lookup.number("item", record.item) >= 0
             key, body = _digest(record.item), msgspec.json.encode(record)

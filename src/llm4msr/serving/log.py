@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,14 @@ class EventLog:
             line, end, _ = file.read(4096).partition(b"\n")
         return line if end or len(line) == 4096 else b""
 
-    def read(self, start: int) -> Iterator[tuple[Record, int]]:
-        """See `read_log`."""
-        return read_log(self.path, start)
+    def read(self, start: int, end: int | None = None) -> Iterator[tuple[Record, int]]:
+        """See `read_log`; up to the end of the file where `end` is not given."""
+        return read_log(self.path, start, self.size() if end is None else end)
+
+    def settled_size(self) -> int:
+        """The bytes of the file while no process is writing a line."""
+        with self.locked():
+            return self.size()
 
     def append(self, records: Sequence[Record], after: int) -> int:
         """Add records after the position `after`, where the last whole line ends, and sync; gives the new position.
@@ -107,22 +112,46 @@ class EventLog:
         self._file.close()
 
 
-def read_log(path: Path, start: int = 0) -> Iterator[tuple[Record, int]]:
-    """A log's records from a position on, and the position after each, up to the first line that is not whole.
+def read_log(
+    path: Path, start: int, end: int, skipped: Callable[[int], None] | None = None
+) -> Iterator[tuple[Record, int]]:
+    """A log's records between two positions, and the position after each, up to the first line that is not whole.
 
-    Raises `InputError` where a line is damaged and whole lines follow it, which no crash leaves.
+    Where a line is damaged and whole lines follow it, `skipped` is told of its position; without it `InputError` is
+    raised.
     """
+    damaged: list[int] = []
+    for line, position in _lines(path, start, end):
+        record = _parsed(line)
+        if record is None:
+            damaged.append(position)
+            continue
+        for place in damaged:
+            if skipped is None:
+                raise InputError(
+                    f"{path}: the line at byte {place} is damaged, and whole ones follow; export the others by "
+                    "`llm4msr events --skip-damaged`, then move the log away"
+                )
+            skipped(place)
+        damaged.clear()
+        yield record, position + len(line)
+
+
+def settled_size(path: Path) -> int:
+    """The bytes of a log that another process may be writing to, while it is not writing a line."""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return os.fstat(file.fileno()).st_size
+
+
+def _lines(path: Path, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """The lines between two positions, each with its own; the last may be cut."""
     with open(path, "rb") as file:
         file.seek(start)
         position = start
-        for line in file:
-            record = _parsed(line)
-            if record is None:
-                if any(_parsed(later) is not None for later in file):
-                    raise InputError(f"{path}: the line at byte {position} is damaged, and whole ones follow")
-                return
+        while position < end and (line := file.readline(end - position)):
+            yield line, position
             position += len(line)
-            yield record, position
 
 
 def _private(path: str, flags: int) -> int:

@@ -89,10 +89,10 @@ def handle_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
         if any(e["type"] == "json_invalid" for e in found):
-            return as_error(400, "invalid_json", "the body is no JSON")
+            return as_error(400, "invalid_json", "the body is not valid JSON")
         if any(e["loc"] == ("body",) for e in found) and not _says_json(request):
-            return as_error(415, "not_json", "say what the body is: content-type: application/json")
-        told = dict(map(_told, found))  # a value that may be of several types has an error for each
+            return as_error(415, "not_json", "the header content-type must be application/json")
+        told = dict(map(_place_and_message, found))  # a value that may be of several types has an error for each
         shown = [f"{where or 'the body'}: {what}" for where, what in list(told.items())[:5]]
         more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
         return as_error(422, "invalid_request", "; ".join(shown) + more)
@@ -100,12 +100,26 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         del request
-        known = {400: ("invalid_json", "the body is no JSON"), 404: ("not_found", "there is nothing at this address")}
+        known = {
+            400: ("invalid_json", "the body is not valid JSON"),
+            404: ("not_found", "there is nothing at this address"),
+        }
         code, message = known.get(error.status_code, ("http_error", str(error.detail)))
         return as_error(error.status_code, code, message, dict(error.headers or {}))
 
+    @app.exception_handler(OSError)
+    async def unreadable(request: Request, error: OSError) -> Response:
+        del request
+        LOG.error("a file cannot be read or written: %s", error)
+        return as_error(503, "storage_unavailable", "the server cannot reach its files now; try again")
 
-def _told(error: Any) -> tuple[str, str]:
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        del request, error  # it is logged by whoever runs the application
+        return as_error(500, "internal_error", "the server failed; its log says how")
+
+
+def _place_and_message(error: Any) -> tuple[str, str]:
     """Where something is wrong in a body, and what; of a value that may be of several types, those."""
     path = [str(part)[:80] for part in error["loc"][1:]]
     inside = next((place for place, part in enumerate(path) if part in _TYPES_OF_A_VALUE or "[" in part), None)

@@ -113,8 +113,10 @@ def _why_nothing(bundle: Bundle) -> str:
     if bundle.manifest["knowledge"] is None:
         return "The model was trained without knowledge."
     if bundle.lookup.is_empty("knowledge"):
-        return "The LLM read no prompts of users: what the model knows of a user is composed of her items."
-    return "No prompt was made of this user: she had no history at any snapshot."
+        return (
+            "The LLM read no prompts of users: what the model knows of a user is composed of the items in the history."
+        )
+    return "No prompt was made of this user: there was no history at any snapshot."
 
 
 def unknown_user(bundle: Bundle, user: str) -> RequestError:

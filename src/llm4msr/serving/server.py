@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from llm4msr.errors import InputError
 from llm4msr.serving import metrics
 from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
-from llm4msr.serving.current import Current
+from llm4msr.serving.current import LOG, Current
 from llm4msr.serving.guard import Guard, Limits, is_loopback
-from llm4msr.serving.log import EventLog
+from llm4msr.serving.live import open_live
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
 _CONNECTIONS = 2048
+_AGAIN = 5.0
+"""Seconds that a process waits which cannot start."""
 
 
 class ServeConfig(BaseModel):
@@ -61,8 +64,9 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             f"{TOKEN}, or bind to 127.0.0.1"
         )
     _check_free(config.host, config.port)
-    config = config.model_copy(update={"checked": Bundle.open(config.bundle).fingerprint})
-    EventLog(config.state).close()  # which raises where it may not be written
+    bundle = Bundle.open(config.bundle)
+    config = config.model_copy(update={"checked": bundle.fingerprint})
+    open_live(bundle, config.state).close()  # the log is read here, so that an error of it is told once and ends this
     report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
         os.environ[_SETTINGS] = config.model_dump_json()
@@ -101,5 +105,10 @@ def create() -> Guard:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     limits = Limits(config.body, config.concurrency, config.seconds)
-    current = Current(config.bundle, config.state, checked=config.checked)
+    try:
+        current = Current(config.bundle, config.state, checked=config.checked)
+    except (InputError, OSError) as error:
+        LOG.error("cannot start: %s", error)
+        time.sleep(_AGAIN)  # where there are several processes, this one is started again at once
+        raise SystemExit(1) from None
     return make_app(current, token=os.environ.get(TOKEN) or None, limits=limits)

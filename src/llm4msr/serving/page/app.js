@@ -170,11 +170,11 @@ async function showRanking() {
   const places = (ranking) => new Map(ranking.items.map((item, rank) => [item.item, rank]));
   const [inOwn, inMean] = [places(own), places(mean)];
   $("why").hidden = true;
-  $("ranking-note").textContent = `The ${own.items.length} items shown most in ${scenario.title}, ranked for her` +
-    (own.knowledge_known ? ", and as they would be with everybody's mean knowledge in the place of hers. Choose one to see why." : ". The model knows nothing of her beside her id and features. Choose an item to see why.");
+  $("ranking-note").textContent = `The ${own.items.length} items shown most in ${scenario.title}, ranked for this user` +
+    (own.knowledge_known ? ", and as they would be with the mean of all users' knowledge instead. Choose one to see why." : ". The model knows nothing of this user beside id and features. Choose an item to see why.");
   const lists = own.knowledge_known
-    ? [rankedList("With her knowledge", own, inMean), rankedList("With the mean knowledge", mean, inOwn, true)]
-    : [rankedList("Ranked for her", own)];
+    ? [rankedList("With this user's knowledge", own, inMean), rankedList("With the mean knowledge", mean, inOwn, true)]
+    : [rankedList("Ranked for this user", own)];
   $("lists").replaceChildren(...lists);
 }
 
@@ -186,7 +186,7 @@ function rankedList(title, ranking, other, reversed = false) {
       el("span", { class: "rank" }, String(rank + 1)),
       el("span", {}, item.title === item.item ? item.title : `${item.title} (${item.item})`),
       el("span", { class: "score" }, percent(item.score)),
-      el("span", { class: `moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, title: "places won (▲) or lost (▼) by her knowledge" }, sign)));
+      el("span", { class: `moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, title: "places won (▲) or lost (▼) by this user's knowledge" }, sign)));
   });
   return el("div", { class: "card" }, el("h3", {}, title), el("ol", { class: "ranked" }, ...lines));
 }
@@ -196,6 +196,7 @@ async function showWhy(item, button) {
   const scenario = state.scenarios[state.scenario];
   const body = { user: state.user, scenario: scenario.value, item: item.item, features: scenario.context };
   const why = await ask("/v1/explain", body);
+  if (!button.isConnected || button.getAttribute("aria-pressed") !== "true") return;
   const lines = [...why.contributions];
   if (Math.abs(why.remainder) >= 0.005) lines.push({ name: "remainder", kind: "of the integral", contribution: why.remainder });
   const most = Math.max(...lines.map((line) => Math.abs(line.contribution)), 1e-9);
