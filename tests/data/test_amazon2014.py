@@ -147,6 +147,14 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
         read(tmp_path, "beauty")
 
 
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = shop(tmp_path) / "interactions.parquet"
+    raw = path.read_bytes()
+    path.write_bytes(b"PAR1" + b"\xff" * (len(raw) // 2) + raw[4 + len(raw) // 2 :])
+    with pytest.raises(InputError, match=r"interactions\.parquet: cannot be read: "):
+        read(tmp_path, "beauty")
+
+
 def test_a_row_without_a_time_is_set_aside(tmp_path: Path) -> None:
     folder = shop(tmp_path, [*REVIEWS, ("sports", "dan", "s1", None)])
     data = prepare(read(folder, "beauty", "sports"), tmp_path / "data", ratios=(3, 1, 1), max_rejected=0.5)

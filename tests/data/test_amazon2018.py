@@ -249,6 +249,16 @@ def test_the_5_core_is_preferred(shop: Path) -> None:
     assert aside(read(shop, "Beauty")) == []
 
 
+def test_malformed_lines_are_a_share_of_the_lines_not_of_the_few_rows_that_are_kept(shop: Path, tmp_path: Path) -> None:
+    others = [json.dumps({"reviewerID": f"r{n}", "asin": "l1", "overall": 5.0, "unixReviewTime": 1}) for n in range(90)]
+    write(shop / "Luxury.json", [*LUXURY, *others, *["cut off"] * 3])
+    data = prepare(read(shop, "Beauty", "Luxury"), tmp_path / "data", ratios=(3, 1, 1), max_rejected=0.05)
+    assert data.rows == 5
+    write(shop / "Luxury.json", [*LUXURY, *others, *["cut off"] * 9])
+    with pytest.raises(InputError, match=r"9 of 1\d\d rows cannot be used"):
+        prepare(read(shop, "Beauty", "Luxury"), tmp_path / "more", ratios=(3, 1, 1), max_rejected=0.05)
+
+
 def test_the_tables_can_be_prepared(shop: Path, tmp_path: Path) -> None:
     write(shop / "Luxury.json", [*LUXURY, "cut off"])
     data = prepare(read(shop, "Beauty", "Luxury"), tmp_path / "data", ratios=(3, 1, 1), max_rejected=0.2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -220,6 +221,13 @@ def test_numbers_out_of_range_are_refused(small: Path, wrong: dict[str, int]) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"products\.parquet: no such file"):
         complete_journey(CompleteJourneyConfig(folder=tmp_path))
+
+
+def test_files_of_other_columns_are_refused_by_their_folder(large: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(large, tmp_path / "other")
+    pl.read_parquet(folder / "promotions.parquet").drop("store_id").write_parquet(folder / "promotions.parquet")
+    with pytest.raises(InputError, match=rf"{folder}: cannot be read: .*store_id"):
+        complete_journey(CompleteJourneyConfig(folder=folder))
 
 
 def test_the_tables_can_be_prepared(large: Path, tmp_path: Path) -> None:

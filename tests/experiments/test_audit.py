@@ -51,6 +51,13 @@ def test_honest_data_of_one_scenario_pass(tmp_path: Path) -> None:
     assert "none with a history" in others.seen
 
 
+def test_the_marker_is_planted_in_titles_of_any_type(tmp_path: Path, shop_schema: Schema) -> None:
+    frames = shop_frames()
+    frames["items"] = frames["items"].with_columns(pl.col("title", "colour").cast(pl.Categorical))
+    data = prepare(from_frames(shop_schema, **frames), tmp_path / "data")
+    assert failed(audit(data, CONFIG, snapshots=SNAPSHOTS, users=10)) == []
+
+
 def test_states_that_know_nothing_are_found(shop: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     def empty(*_: object) -> dict[str, StateTable]:
         table = StateTable(np.zeros((1, 3), np.float32), np.zeros(shop.rows, np.int32))

@@ -28,7 +28,7 @@ from llm4msr.models.registry import ModelPartConfig
 from llm4msr.training import metrics
 from llm4msr.training.run import train_run
 
-TIMED = ["seconds", "peak_memory_mb"]
+TIMED = ["seconds", "process_peak_memory_mb"]
 
 
 @pytest.fixture
@@ -324,6 +324,41 @@ def test_an_interrupt_ends_a_matrix_at_once(shop: PreparedData, tmp_path: Path, 
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) == 130
+
+
+DEADLY = """
+import os
+from llm4msr.models.backbones.star import STAR, STARConfig
+from llm4msr.models.registry import BACKBONES
+
+@BACKBONES.register("deadly", STARConfig)
+class Deadly(STAR):
+    def forward(self, x, offsets):
+        os._exit(9)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_costs_its_cell_alone(
+    shop: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly_models.py").write_text(DEADLY)
+    monkeypatch.setenv("LLM4MSR_MODELS", "deadly_models")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    raw = {
+        "data": {"shop": {"folder": shop.path}},
+        "backbones": {"deadly": {}, "shared_bottom": {"hidden": [8, 4]}, "mmoe": {"hidden": [8, 4]}},
+        "enhancers": {"none": {}},
+        "seeds": 1,
+        "search": {"trials": 0},
+        "train": {"epochs": 1, "batch_size": 64},
+    }
+    results = run_matrix(MatrixConfig.model_validate(raw), tmp_path / "out", jobs=2)
+    states = dict(results.select("backbone", "status").rows())
+    assert states == {"deadly": "failed", "shared_bottom": "done", "mmoe": "done"}
+    (reason,) = results.filter(pl.col("status") == "failed")["reason"]
+    assert "its process was killed" in reason
 
 
 def test_the_seed_that_a_trial_had_is_that_trial(

@@ -42,6 +42,13 @@ def main(mode: str, log: str = "") -> None:
         if mode == "garbage" and asked["prompt"] == "deadly":
             print("Traceback: oh no", flush=True)
             continue
+        if mode == "latin-1" and asked["prompt"] == "deadly":
+            sys.stdout.buffer.write(b"warning: caf\xe9\n")
+            sys.stdout.buffer.flush()
+            continue
+        if mode == "closes" and asked["prompt"] == "deadly":
+            os.close(1)
+            time.sleep(60)
         if mode == "refuses" and asked["prompt"] == "deadly":
             say({"id": asked["id"], "error": "too deadly"})
             continue

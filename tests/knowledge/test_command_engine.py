@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import command
 from llm4msr.knowledge.engines.base import Answer, Generation, Outcome, Refusal
 from llm4msr.knowledge.engines.command import CommandEngine
 
@@ -52,9 +53,14 @@ def test_answers_may_come_in_any_order() -> None:
         ("dies", "failed 3 times: it ended with exit code 3"),
         ("hangs", "failed 3 times: it gave no answer within 1 s"),
         ("garbage", "failed 3 times: it wrote what is no reply"),
+        ("latin-1", r"warning: caf\\xe9"),
+        ("closes", "failed 3 times: it closed its output, but goes on running"),
     ],
 )
-def test_a_prompt_that_stops_the_program_is_set_aside_and_the_others_go_on(tmp_path: Path, mode: str, why: str) -> None:
+def test_a_prompt_that_stops_the_program_is_set_aside_and_the_others_go_on(
+    tmp_path: Path, mode: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_ENDING", 0.2)
     log = tmp_path / "asked"
     outcomes = run(engine(mode, str(log), seconds=1.0, window=2), PROMPTS)
     assert texts(outcomes) == ["TEA", None, "COFFEE AND BUNS", "Ö"]

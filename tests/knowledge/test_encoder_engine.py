@@ -47,6 +47,11 @@ def test_it_writes_nothing(folder: Path) -> None:
         next(EncoderEngine(folder).run(PROMPTS, Generation(pooling="last_generated")))
 
 
+def test_it_gives_no_other_state_than_the_mean(folder: Path) -> None:
+    with pytest.raises(InputError, match="gives the mean over a prompt's tokens, not last_prompt"):
+        next(EncoderEngine(folder).run(PROMPTS, Generation(pooling="last_prompt")))
+
+
 def test_a_prompt_is_cut_to_what_the_tokenizer_says_that_the_model_reads(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "encoder")
     settings = tmp_path / "encoder" / "tokenizer_config.json"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.history import Snapshots, recent_positives, snapshot_times
-from tests.knowledge.kiosk import SECOND, kiosk
+from tests.knowledge.kiosk import ROWS, SECOND, kiosk
 
 ANN, BOB = 0, 1
 BUN, COFFEE, TEA = 0, 1, 2
@@ -108,3 +108,10 @@ def test_before_training_there_is_a_snapshot_only_where_something_was_liked_befo
     later = kiosk(tmp_path / "later", history_share=0.3)
     assert snapshot_times(later, protocol) == [4 * SECOND]
     assert recent_positives(later, 4 * SECOND, 9)["items"].to_list() == [[COFFEE], [TEA]]
+
+
+def test_a_clock_may_begin_at_zero(tmp_path: Path) -> None:
+    rows = [(at - 1, who, what, where, click, paid) for at, who, what, where, click, paid in ROWS]
+    assert rows[0][0] == 0
+    data = kiosk(tmp_path / "data", rows=rows, history_share=0.3)
+    assert snapshot_times(data, Snapshots(protocol="train_start")) == [3 * SECOND]

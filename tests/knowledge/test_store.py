@@ -17,6 +17,7 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.store import Store, answer_key
+from llm4msr.knowledge.stores import Stores
 
 A, B, C = (bytes([letter]) * 32 for letter in (10, 11, 12))
 
@@ -191,9 +192,24 @@ def test_a_file_overwritten_behind_its_header_is_refused_by_name(path: Path, use
 
 
 def test_reading_needs_a_store_that_exists(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such store; run `llm4msr reason` first"):
+    with pytest.raises(InputError, match=r"there is no store, or an empty one; run `llm4msr reason` first"):
         Store(tmp_path / "absent.sqlite", read_only=True)
     assert not (tmp_path / "absent.sqlite").exists()
+
+
+def test_an_empty_file_of_another_worker_is_no_store_yet(tmp_path: Path) -> None:
+    (tmp_path / "store-1-of-2.sqlite").touch()
+    with Stores(tmp_path) as stores:
+        assert [store.path.name for store in stores.files] == ["store.sqlite"]
+    with pytest.raises(InputError, match="there is no store, or an empty one"):
+        Store(tmp_path / "store-1-of-2.sqlite", read_only=True)
+
+
+def test_a_store_may_be_made_by_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "s.sqlite") as one:
+        monkeypatch.setattr("llm4msr.knowledge.store.is_empty", lambda path: True)  # as it was a moment before
+        with Store(tmp_path / "s.sqlite") as other:
+            assert len(one) == len(other) == 0
 
 
 def test_a_store_opened_for_reading_refuses_to_write(path: Path) -> None:

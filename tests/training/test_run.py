@@ -211,6 +211,28 @@ def test_items_may_start_from_their_knowledge(
     assert evaluate_run(tmp_path / "run") == result.scores
 
 
+def test_items_without_a_field_of_their_own_cannot_start_from_knowledge(
+    shop_schema: Schema, tiny_engine: TransformersEngine, tmp_path: Path
+) -> None:
+    fields = tuple(f for f in shop_schema.fields if f.source != "item")
+    schema = shop_schema.model_copy(update={"fields": fields})
+    data = prepare(from_frames(schema, **shop_frames(rows=400)), tmp_path / "data")
+    reason(data, tiny_engine, tmp_path / "knowledge", FAST)
+    raw = _raw(data) | {"knowledge_folder": str(tmp_path / "knowledge")}
+    raw["model"]["item_start"] = True
+    with pytest.raises(InputError, match=r"item_start needs a categorical field of the item's id \(column 'item'\)"):
+        open_run(parse_config(raw, "test"))
+
+
+def test_a_run_is_opened_on_whatever_device_there_is(shop: PreparedData, tmp_path: Path) -> None:
+    raw = _raw(shop)
+    raw["train"] = {**raw["train"], "device": "cpu"}
+    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    assert "device" not in json.loads((tmp_path / "run" / "config.json").read_text())["config"]["train"]
+    assert run_config(tmp_path / "run").train.device == "auto"
+    assert evaluate_run(tmp_path / "run") == result.scores
+
+
 def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
     shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
 ) -> None:

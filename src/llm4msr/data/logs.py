@@ -62,11 +62,12 @@ def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]
             accepted.append(accept_positives(table, schema, whole, part))
         more.append(None if table is None else accepted[-1].rows)
     aside = [] if tables.rejected is None else [tables.rejected]
+    for lines in aside:
+        check_rejected(lines, tables.read, max_rejected)
     rejected = pl.concat([*aside, *(found.rejected for found in accepted)])
     read = [table for table in (tables.interactions, tables.positives, tables.events) if table is not None]
     for table, found in zip(read, accepted, strict=True):  # a large history must not hide a broken log
         check_rejected(found.rejected, found.rejected.height + found.rows.height, max_rejected, table.name)
-    check_rejected(rejected, rejected.height + sum(found.rows.height for found in accepted), max_rejected)
     impressions = accepted[0].rows
     if impressions.is_empty():
         raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")

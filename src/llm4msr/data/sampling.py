@@ -33,8 +33,9 @@ def stratified_positions(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw `count` different positions below `sizes[i]` for each row i, or all of them where there are fewer.
 
-    The range is cut into `count` parts of equal length and one position is drawn from each, so that each position is
-    drawn with the same chance and none twice. Returns the row index and the position, both `(m,)`, rows ascending.
+    The range is cut into `count` parts and one position is drawn from each, so that none is drawn twice. The parts'
+    lengths differ by one at most, and with them the chances of positions, the less the longer the parts. Returns the
+    row index and the position, both `(m,)`, rows ascending.
 
     >>> stratified_positions(hash_keys(np.array([7]), seed=0), np.array([2]), 5)
     (array([0, 0]), array([0, 1]))

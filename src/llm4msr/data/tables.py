@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +18,15 @@ from llm4msr.schema import Schema
 
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """What polars raises on a damaged file; it panics where a Parquet page contradicts its footer."""
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise `InputError`, which calls them `name`, where files are damaged or have other columns than expected."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise Table(name, pl.LazyFrame()).unreadable(error) from error
 
 
 def number_in_source(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,7 +117,7 @@ class Tables:
     (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions; `events`
     are more of them, such as a server was told of, which are added to it. `recipe` says how the tables were made, and
     is kept in the manifest. `negatives` is how to sample what the log lacks, and `rejected` what the source itself set
-    aside (see `rejects`).
+    aside (see `rejects`), of `read` rows.
     """
 
     schema: Schema
@@ -118,6 +129,7 @@ class Tables:
     recipe: dict[str, Any] = field(default_factory=dict)
     negatives: Negatives | None = None
     rejected: pl.DataFrame | None = None
+    read: int = 0
 
     def of(self, side: EntitySide) -> Table | None:
         """The table of a side's own."""

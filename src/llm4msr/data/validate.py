@@ -52,9 +52,10 @@ def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySid
 def accept_positives(
     table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset(), part: str = "positives"
 ) -> Accepted:
-    """Check a history table: every row is a positive, of the behaviour it names or else of the schema's first.
+    """Check a history table: every row is a positive, of the behaviour that its column `behaviour` names.
 
-    `part` is the table's role in `rejected`.
+    A table without that column has positives of the schema's first. Raises `InputError` for a missing column, and for a
+    behaviour that is missing or not in the schema. `part` is the table's role in `rejected`.
     """
     behaviour = pl.lit(0, dtype=pl.Int16)
     if "behaviour" in table.columns():

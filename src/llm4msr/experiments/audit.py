@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.raw import as_text
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.history import DAY, Snapshots, snapshot_times
@@ -31,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Plant:
-    """Data with a marked item in the history of some users, and when it is in whose: `(n,)` each."""
+    """Data with a marked item in the history of some users; `user`, `scenario` and `time` `(n,)` say where it is."""
 
     data: PreparedData
     item: int
@@ -70,8 +71,11 @@ def _plant(data: PreparedData, users: int, first_row: int) -> _Plant:
     rows = random.permutation(np.arange(first_row, data.rows))
     _, places = np.unique(data.user[rows], return_index=True)  # one row a user
     chosen = np.sort(rows[np.sort(places)[:users]])
-    texts = {c for c in data.items.columns if data.items.schema[c] == pl.String}
-    marked = data.items.head(1).with_columns(pl.lit(MARKER).alias(c) for c in texts)
+    types = data.items.schema
+    said = [c for c in data.schema.item_text.columns if c in types and not types[c].is_nested()]
+    items = data.items.with_columns(as_text(pl.col(c), types[c]) for c in said)
+    texts = [c for c in items.columns if items.schema[c] == pl.String]
+    marked = items.head(1).with_columns(pl.lit(MARKER).alias(c) for c in texts)
     item = data.items.height
     columns = {
         "user": data.user[chosen],
@@ -84,13 +88,13 @@ def _plant(data: PreparedData, users: int, first_row: int) -> _Plant:
         [pl.Series(name, values).cast(data.positives.schema[name]) for name, values in columns.items()]
     )
     planted = data.with_history(
-        pl.concat([data.positives, events.select(data.positives.columns)]), pl.concat([data.items, marked])
+        pl.concat([data.positives, events.select(data.positives.columns)]), pl.concat([items, marked])
     )
     return _Plant(planted, item, data.user[chosen], data.scenario[chosen], data.time[chosen])
 
 
 def _vocabularies(data: PreparedData) -> Check:
-    """Every id that any row has is one that the training part has: others are the unknown value."""
+    """Every id of a vocabulary is one that a training row has: other values are the unknown one."""
     strange = 0
     names: list[str] = []
     for kind in ("categorical", "multi"):

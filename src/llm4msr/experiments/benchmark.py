@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from llm4msr.errors import InputError
 from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.runs import Kind, Run, execute, known
+from llm4msr.experiments.runs import Kind, Run, execute, killed, known
 from llm4msr.experiments.search import Settings, best_of, propose
 from llm4msr.folders import file_aside
 from llm4msr.training.config import RunConfig
@@ -135,12 +136,27 @@ def _run_all(
         for place, cell in enumerate(cells):
             yield place, run_cell(cell, config, root, progress)
         return
+    left = dict(enumerate(cells))
+    for place, runs in _at_once(left, config, root, jobs):
+        if runs is not None:
+            del left[place]
+            yield place, runs
+    for place, cell in left.items():  # a process was killed, and nobody knows which cell's: now each has its own
+        for _, runs in _at_once({place: cell}, config, root, 1):
+            yield place, [killed(cell, root)] if runs is None else runs
+
+
+def _at_once(
+    cells: Mapping[int, Cell], config: MatrixConfig, root: Path, jobs: int
+) -> Iterator[tuple[int, list[Run] | None]]:
+    """Each cell's runs, in processes of their own; None of those that had not ended when a process was killed."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_threads, initargs=(threads,))
     try:
-        waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in enumerate(cells)}
+        waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in cells.items()}
         for future in as_completed(waiting):
-            yield waiting[future], future.result()
+            lost = isinstance(future.exception(), BrokenProcessPool)
+            yield waiting[future], None if lost else future.result()
     except KeyboardInterrupt:  # runs go on from their checkpoints
         for process in list(pool._processes.values()):
             process.terminate()

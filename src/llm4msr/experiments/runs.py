@@ -97,23 +97,12 @@ def execute(
     if (before := known(cell, root, kind, number, config)) is not None:
         return before
     folder, identity = run_folder(cell, root, kind, number, config)
-    if kind == "seed" and (trial := _trial_of(cell, root, identity)) is not None:
-        again = trial.row | {"kind": kind, "number": number} | _test_metrics(config, root / trial.row["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ROW, again)
-        return Run(again, folder)
-    row: dict[str, Any] = {
-        **_labels(cell),
-        "kind": kind,
-        "number": number,
-        "learning_rate": config.train.learning_rate,
-        "embedding_decay": config.train.embedding_decay,
-        "settings": identity,
-        "folder": str(folder.relative_to(root)),
-        "leaks": "",
-    }
+    row = _row(cell, root, kind, number, config, folder, identity)
     (folder / ROW).unlink(missing_ok=True)  # what an earlier try left would make the folder look like another's
     try:
+        if kind == "seed" and (trial := _trial_of(cell, root, identity)) is not None:
+            again = {"kind": kind, "number": number} | _test_metrics(config, root / trial.row["folder"])
+            return _written(trial.row | again, folder)
         result = train_run(config, folder, partial(progress, f"{cell.name}, {kind} {number}"))
         data = PreparedData.open(config.data, check=False)
         row |= {
@@ -123,7 +112,7 @@ def execute(
             "valid_auc": result.validation_auc,
             "best_epoch": result.best_epoch,
             "seconds": result.seconds,
-            "peak_memory_mb": _peak_memory(),
+            "process_peak_memory_mb": _peak_memory(),
             "parameters": result.parameters,
             "leaks": result.leaks,
             "versions": (folder / "versions.json").read_text(encoding="utf-8"),
@@ -132,6 +121,35 @@ def execute(
             row |= _test_metrics(config, folder)
     except Exception as error:  # noqa: BLE001 - one cell's failure must not end the others
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    return _written(row, folder)
+
+
+def killed(cell: Cell, root: Path) -> Run:
+    """The row of a cell whose process was killed, as by a machine that is out of memory."""
+    folder, identity = run_folder(cell, root, "seed", 0, cell.base)
+    reason = "its process was killed; is there enough memory? Give fewer --jobs"
+    return _written(
+        _row(cell, root, "seed", 0, cell.base, folder, identity) | {"status": "failed", "reason": reason}, folder
+    )
+
+
+def _row(
+    cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig, folder: Path, identity: str
+) -> dict[str, Any]:
+    """What is known of a run before it ends."""
+    return {
+        **_labels(cell),
+        "kind": kind,
+        "number": number,
+        "learning_rate": config.train.learning_rate,
+        "embedding_decay": config.train.embedding_decay,
+        "settings": identity,
+        "folder": str(folder.relative_to(root)),
+        "leaks": "",
+    }
+
+
+def _written(row: dict[str, Any], folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / ROW, row)
     return Run(row, folder)

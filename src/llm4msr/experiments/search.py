@@ -11,6 +11,8 @@ from llm4msr.experiments.config import Search
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Settings = dict[str, float]
+_AT_RANDOM = 3
+"""Trials before the estimator chooses: the same however many there are, so that more of them keep the first."""
 
 
 def propose(search: Search, start: Settings, history: list[tuple[Settings, float | None]], seed: int) -> Settings:
@@ -23,7 +25,7 @@ def propose(search: Search, start: Settings, history: list[tuple[Settings, float
         return start
     bounds = {"learning_rate": search.learning_rate, "embedding_decay": search.embedding_decay}
     space = {name: FloatDistribution(low, high, log=True) for name, (low, high) in bounds.items()}
-    sampler = optuna.samplers.TPESampler(seed=seed * 1009 + len(history), n_startup_trials=min(4, search.trials // 2))
+    sampler = optuna.samplers.TPESampler(seed=seed * 1009 + len(history), n_startup_trials=_AT_RANDOM)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for settings, value in history:
         inside = {name: min(max(settings[name], space[name].low), space[name].high) for name in space}

@@ -56,7 +56,7 @@ def snapshot_times(data: PreparedData, snapshots: Snapshots) -> list[int]:
     first, last, end = int(data.time[0]), int(data.time[-1]), data.split.valid_time
     match snapshots.protocol:
         case "train_start":
-            if int(data.positives["time"].min() or first) >= first:  # type: ignore[arg-type]
+            if data.positives.filter(pl.col("time") < first).is_empty():
                 raise InputError(
                     f"{data.path}: no positive is before the first row, so the protocol train_start has no history; "
                     "prepare with --history-share, or with --positives that begin earlier"

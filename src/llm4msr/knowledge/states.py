@@ -93,8 +93,8 @@ def compose(
 
     At a moment t the state is `sum_e w_e v_e / sum_e w_e` over the user's events up to and with t, where
     `w_e = weight_e * 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time scales all weights
-    alike. With `half_life_events` the user's events are counted in place of time: `t` is their number so far, and
-    events of one moment count as one step together.
+    alike. With `half_life_events` the user's events are counted in place of time: `t` is their number up to and with
+    the moment, so that events of one moment weigh the same, and three of them move `t` by three.
 
     Args:
         user, time, item: the events, `(n,)`, sorted by user, then time (microseconds).

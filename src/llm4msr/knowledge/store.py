@@ -24,11 +24,11 @@ from llm4msr.knowledge.engines.base import Answer, Generation
 
 _APPLICATION = 0x4D5352  # "MSR"
 _VERSION = 2
-_SCALES = (
-    "CREATE TABLE scales (id INTEGER PRIMARY KEY, mean BLOB NOT NULL, step BLOB NOT NULL, checksum BLOB NOT NULL);"
-)
+_SCALES = """CREATE TABLE IF NOT EXISTS scales (
+  id INTEGER PRIMARY KEY, mean BLOB NOT NULL, step BLOB NOT NULL, checksum BLOB NOT NULL
+);"""
 _TABLES = f"""{_SCALES}
-CREATE TABLE answers (
+CREATE TABLE IF NOT EXISTS answers (
   key BLOB PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL, finish_reason TEXT NOT NULL,
   prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, checksum BLOB NOT NULL, scale INTEGER NOT NULL
 );
@@ -51,6 +51,11 @@ def answer_key(identity: dict[str, Any], generation: Generation, prompt: str) ->
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).digest()
 
 
+def is_empty(path: Path) -> bool:
+    """Whether a store's file is missing, or nothing was written to it yet."""
+    return not path.is_file() or path.stat().st_size == 0
+
+
 class Store:
     """Answers on disk. Raises `InputError` for a file that is no store, or of another version.
 
@@ -61,18 +66,17 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        if read_only and not path.is_file():
-            raise InputError(f"{path}: no such store; run `llm4msr reason` first")
-        fresh = not path.exists() or path.stat().st_size == 0
+        if read_only and is_empty(path):
+            raise InputError(f"{path}: there is no store, or an empty one; run `llm4msr reason` first")
+        fresh = not read_only and is_empty(path)
         if read_only:
             _finish_a_killed_write(path)
         try:
             self._db = _connected(path, "ro" if read_only else "rwc")
             self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text then fails its checksum
             if fresh:
-                self._db.executescript(
-                    f"BEGIN; {_TABLES}PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT;"
-                )
+                marks = f"PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};"
+                self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES}{marks} COMMIT;")
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:

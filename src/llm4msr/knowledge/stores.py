@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Answer
-from llm4msr.knowledge.store import Store, stacked
+from llm4msr.knowledge.store import Store, is_empty, stacked
 
 MAIN = "store.sqlite"
 READINGS = "readings"
@@ -33,7 +33,7 @@ class Stores:
         own = [] if read_only else [folder / writes]
         self._stores: list[Store] = []
         try:
-            for path in [*own, *(p for p in paths if p not in own)]:
+            for path in [*own, *(p for p in paths if p not in own and not is_empty(p))]:
                 self._stores.append(Store(path, read_only=path not in own))
         except InputError:
             self.close()

@@ -80,11 +80,15 @@ def build(
 def _start_from_items(model: MultiScenarioModel, data: PreparedData, knowledge: Knowledge) -> None:
     """Start the rows of the item's own field from the items' knowledge vectors, where those are known."""
     assert knowledge.item is not None
-    train = slice(0, data.split.valid)
-    for place, spec in enumerate(data.fields_of("categorical")):
-        if spec.side == "item" and spec.source == data.schema.columns.item:
-            ids, first = np.unique(np.asarray(data.field(spec.name)[train]), return_index=True)
-            state = knowledge.item.index[train][first]
-            usable = (ids > 0) & (state > 0)
-            vectors = torch.from_numpy(knowledge.item.vectors[state[usable]])
-            model.embedding.start_from(place, torch.from_numpy(ids[usable].astype(np.int64)), vectors)
+    train, key = slice(0, data.split.valid), data.schema.columns.item
+    own = [(n, f) for n, f in enumerate(data.fields_of("categorical")) if f.side == "item" and f.source == key]
+    if not own:
+        raise InputError(
+            f"{data.path}: item_start needs a categorical field of the item's id (column {key!r}); the schema has none"
+        )
+    for place, spec in own:
+        ids, first = np.unique(np.asarray(data.field(spec.name)[train]), return_index=True)
+        state = knowledge.item.index[train][first]
+        usable = (ids > 0) & (state > 0)
+        vectors = torch.from_numpy(knowledge.item.vectors[state[usable]])
+        model.embedding.start_from(place, torch.from_numpy(ids[usable].astype(np.int64)), vectors)

@@ -39,8 +39,9 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     shuffle_window: int | None = Field(default=None, ge=1)
     rows_together: int = Field(default=16, ge=1)
-    cuda_graphs: bool = Field(default=True, exclude=True)  # no part of a run's identity: it changes no result
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # No part of a run's identity: a run is opened again on any machine, and results differ by rounding.
+    cuda_graphs: bool = Field(default=True, exclude=True)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", exclude=True)
 
     def optimizers(self, model: MultiScenarioModel) -> Optimizers:
         """The optimizers of a model that is trained so."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm4msr.data.negatives import Negatives
 from llm4msr.data.sources.overlap import keep_overlapping
-from llm4msr.data.tables import Table, Tables
+from llm4msr.data.tables import Table, Tables, readable
 from llm4msr.errors import InputError, nearest
 from llm4msr.schema import Schema
 
@@ -40,7 +40,9 @@ def amazon2014(config: Amazon2014Config) -> Tables:
     """The tables of some scenarios; raises `InputError` where a file, a scenario or its times are missing."""
     interactions = _read(config.folder / "interactions.parquet", ("scenario", "user", "item", "timestamp"))
     items = _read(config.folder / "items.parquet", ("scenario", "item", "title", "categories", "brand_and_categories"))
-    timed = interactions.frame.group_by("scenario").agg(pl.col("timestamp").is_not_null().any()).collect()
+    with readable(interactions.name):
+        timed = interactions.frame.group_by("scenario").agg(pl.col("timestamp").is_not_null().any()).collect()
+        chosen = interactions.frame.filter(pl.col("scenario").is_in(config.scenarios)).collect()
     known = dict(timed.iter_rows())
     for name in config.scenarios:
         if name not in known:
@@ -50,7 +52,6 @@ def amazon2014(config: Amazon2014Config) -> Tables:
                 f"{interactions.name}: the scenario {name!r} has no timestamps, only an order, so it cannot be split "
                 f"by time; take {', '.join(sorted(n for n, has in known.items() if has))}"
             )
-    chosen = interactions.frame.filter(pl.col("scenario").is_in(config.scenarios)).collect()
     if config.overlapping:
         chosen = keep_overlapping(chosen, "user", "scenario", config.scenarios, interactions.name)
     return Tables(

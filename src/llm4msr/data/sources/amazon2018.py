@@ -66,7 +66,8 @@ def amazon2018(config: Amazon2018Config) -> Tables:
         rows = keep_overlapping(rows, "reviewerID", "category_name", config.categories, where)
     wanted = set(rows["asin"].unique())
     items = pl.concat([_read_products(products[c], wanted) for c in config.categories])
-    unread = [(file.path.name, *entry) for file in (*reviews.values(), *products.values()) for entry in file.malformed]
+    files = [*reviews.values(), *products.values()]
+    unread = [(file.path.name, *entry) for file in files for entry in file.malformed]
     return Tables(
         schema=_schema(config.categories),
         interactions=Table(f"{where}: reviews", rows.lazy()),
@@ -77,6 +78,7 @@ def amazon2018(config: Amazon2018Config) -> Tables:
             "overlapping": config.overlapping,
         },
         rejected=rejects({key: [entry[i] for entry in unread] for i, key in enumerate(("table", "row", "reason"))}),
+        read=sum(file.read for file in files),
     )
 
 

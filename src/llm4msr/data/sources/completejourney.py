@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm4msr.data.sampling import hash_keys, stratified_positions
-from llm4msr.data.tables import Table, Tables
+from llm4msr.data.tables import Table, Tables, readable
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
 
@@ -97,9 +97,17 @@ class CompleteJourneyConfig(BaseModel):
 
 
 def complete_journey(config: CompleteJourneyConfig) -> Tables:
-    """The tables of the exposure task; raises `InputError` where the package is not installed."""
-    households, negatives_per_visit, seed = config.households, config.negatives_per_visit, config.seed
+    """The tables of the exposure task.
+
+    Raises `InputError` where the package is not installed, or files are missing, damaged or of other columns.
+    """
     folder = config.folder or _installed_folder()
+    with readable(str(folder)):
+        return _tables(config, folder)
+
+
+def _tables(config: CompleteJourneyConfig, folder: Path) -> Tables:
+    households, negatives_per_visit, seed = config.households, config.negatives_per_visit, config.seed
     schema = Schema.from_dict(_SCHEMA, "the Complete Journey")
     departments = [s.value for s in schema.scenarios]
     products = _read(folder, "products").filter(pl.col("department").is_in(departments))

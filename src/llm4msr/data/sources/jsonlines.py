@@ -17,7 +17,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 class JsonLines:
-    """Reads records of one type. `malformed` fills with (row number from 0, reason) while it is read.
+    """Reads records of one type. While it does, `malformed` fills with (row number from 0, reason), and `read` counts.
 
     A first line that is JSON but no such record means another version of the file, and is an `InputError` that names
     the field; later ones are set aside.
@@ -26,6 +26,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.malformed: list[tuple[int, str]] = []
+        self.read = 0
 
     def records(self, kind: type[Record]) -> Iterator[Record]:
         """Every record in order; raises `InputError` for a file that cannot be read."""
@@ -33,6 +34,7 @@ class JsonLines:
         try:
             with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
                 for number, line in enumerate(file):
+                    self.read += 1
                     try:
                         yield decode(line)
                     except msgspec.ValidationError as error:

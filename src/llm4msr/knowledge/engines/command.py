@@ -32,6 +32,8 @@ from llm4msr.knowledge.engines.base import Answer, FinishReason, Generation, Out
 
 PROTOCOL = 1
 _LONGEST_LINE = 64 * 2**20
+_ENDING = 5.0
+"""Seconds that a program may take to end once it has closed its output."""
 
 
 class _Hello(BaseModel):
@@ -86,7 +88,11 @@ class _Process:
         except queue.Empty:
             raise _StoppedError(f"it gave no answer within {seconds:g} s") from None
         if line is None:
-            raise _StoppedError(f"it ended with exit code {self.popen.wait()}")
+            try:
+                code = self.popen.wait(_ENDING)
+            except subprocess.TimeoutExpired:
+                raise _StoppedError("it closed its output, but goes on running") from None
+            raise _StoppedError(f"it ended with exit code {code}")
         return line
 
     def end(self) -> None:
@@ -186,7 +192,12 @@ class CommandEngine:
     def _start(self) -> _Hello:
         try:
             popen = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="backslashreplace",  # what is not UTF-8 becomes a line that is no JSON
             )
         except OSError as error:
             raise InputError(f"{self._name}: cannot be started: {error.strerror or error}") from error

@@ -52,11 +52,16 @@ class EncoderEngine:
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
         """The mean over each prompt's tokens; a longer one is cut to what the model reads.
 
-        Raises `InputError` where something has to be generated.
+        Raises `InputError` where another pooling is asked for.
         """
         if generation.generates:
             raise InputError(
                 "a text-embedding model writes nothing; reason about the level 'item' alone (--levels item)"
+            )
+        if generation.pooling != "mean_prompt":
+            raise InputError(
+                f"a text-embedding model gives the mean over a prompt's tokens, not {generation.pooling}; "
+                "take the pooling mean_prompt"
             )
         positions = int(getattr(self._model.config, "max_position_embeddings", 512))
         longest = min(positions, self._tokenizer.model_max_length)  # RoBERTa has two positions more than it reads

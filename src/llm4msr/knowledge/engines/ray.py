@@ -52,6 +52,7 @@ class RayEngine:
         try:
             self._identity, self._special_tokens = ray.get(self._actors[0].about.remote())
         except ray.exceptions.RayError as error:
+            self.close()
             raise InputError(f"no engine can be made on the Ray cluster: {str(error).splitlines()[-1]}") from error
 
     @property
@@ -65,7 +66,10 @@ class RayEngine:
         return tuple(self._special_tokens)
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
-        """Give the pieces to idle actors, and each one's answers when they are there."""
+        """Give the pieces to idle actors, and each one's answers when they are there.
+
+        A lost actor is replaced; what an engine raises is raised here.
+        """
         ray = self._ray
         waiting = [range(i, min(i + self._piece, len(prompts))) for i in range(0, len(prompts), self._piece)][::-1]
         tries: dict[range, int] = {}
@@ -80,6 +84,10 @@ class RayEngine:
             actor, piece = working.pop(done)
             try:
                 answers = ray.get(done)
+            except ray.exceptions.RayTaskError as error:  # the engine's own error: every actor would have it
+                if isinstance(error.cause, InputError):
+                    raise error.cause from error
+                raise
             except ray.exceptions.RayError as error:
                 self._actors[actor] = self._start()
                 tries[piece] = tries.get(piece, 0) + 1
