@@ -1,4 +1,4 @@
-"""The house: a room imports only rooms to its left, and nothing heavy happens at import."""
+"""The house: a room imports only rooms above it, and nothing heavy happens at import."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SOURCE = Path(llm4msr.__file__).parent
 ROOMS = [
     "errors",
     "allocation",
+    "validation",
     "schema",
     "folders",
     "data",

@@ -261,7 +261,7 @@ def test_an_unknown_user_is_answered_with_the_nearest(
         (["events", "nowhere", "--out", "x", "--state", "s"], "--state s: no such folder"),
         (["paper", "m.toml", "--out", "x", "--only", "figure-33"], "no part 'figure-33'; did you mean 'figure-3'"),
         (["paper", "m.toml", "--out", "x", "--layers", "1;2"], "--layers 1;2: expected whole numbers"),
-        (["paper", "m.toml", "--out", "x"], "m.toml: the matrix cannot be read"),
+        (["paper", "m.toml", "--out", "x"], "m.toml: cannot be read"),
     ],
 )
 def test_a_wrong_command_says_what_to_do(

@@ -35,6 +35,20 @@ def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
     assert names(tmp_path / "new" / "data") == [MANIFEST, "sub"]
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path: Path) -> None:
+    left = tmp_path / ".data-aside-killed"
+    (left / "columns").mkdir(parents=True)
+    with written_aside(tmp_path / "data") as running:
+        assert not left.exists()
+        make(tmp_path / "data")
+        assert running.is_dir()
+        assert names(tmp_path) == [running.name, "data"]
+        (tmp_path / "data" / "sub" / "a.txt").unlink()
+        for path in (tmp_path / "data" / "sub", tmp_path / "data" / MANIFEST):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert names(tmp_path) == ["data"]
+
+
 def test_the_manifest_lists_every_file_with_its_checksum(tmp_path: Path) -> None:
     make(tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / MANIFEST).read_text(encoding="utf-8"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -10,7 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,9 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
     target = Path(os.path.abspath(target))
     _check_replaceable(target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    _remove_left_over(target)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-aside-", dir=target.parent))
+    lock = _locked(aside)
     try:
         yield aside
         aside.chmod(0o755)
@@ -66,6 +70,30 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
         if isinstance(error, OSError) and error.errno is None:  # of NumPy, which says how many bytes it could write
             raise OSError(f"{target}: cannot be written ({error}); is the disk full?") from error
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """An open lock on a folder, which goes with its process; None where another process holds it."""
+    found = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(found)
+        return None
+    return found
+
+
+def _remove_left_over(target: Path) -> None:
+    """Remove the temporary folders of processes that were killed while they wrote `target`."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}-aside-*"):
+        with suppress(OSError):  # another process may be done with it by now
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def _check_replaceable(target: Path, kind: str | None) -> None:

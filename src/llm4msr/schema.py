@@ -31,15 +31,14 @@ Unknown keys are refused, so that a misspelt one cannot be ignored in silence.
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from llm4msr.errors import InputError, nearest
+from llm4msr.errors import InputError
+from llm4msr.validation import explain_validation, read_toml
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
@@ -206,13 +205,7 @@ class Schema(_Strict):
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
         """Read a schema file; raises `InputError` that names the file and the key."""
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: the schema cannot be read: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: the schema is not valid TOML: {error}") from error
-        return cls.from_dict(raw, str(path))
+        return cls.from_dict(read_toml(path), str(path))
 
     @classmethod
     def from_dict(cls, raw: Any, where: str) -> Schema:
@@ -221,45 +214,3 @@ class Schema(_Strict):
             return cls.model_validate(raw)
         except ValidationError as error:
             raise InputError(f"{where}: {explain_validation(error, cls)}") from error
-
-
-def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """Pydantic's findings as one sentence each: the key, what is wrong with it, and what was found.
-
-    `model` is what was validated: for an unknown key the nearest ones of its place are named.
-    """
-    findings = []
-    for e in error.errors(include_url=False):
-        key = ".".join(str(part) for part in e["loc"]) or "the whole"
-        if e["type"] == "extra_forbidden":
-            *path, name = e["loc"]
-            findings.append(f"unknown key {key!r}; {_hint(str(name), model, path)}")
-        elif e["type"] == "missing":
-            findings.append(f"the key {key!r} is missing")
-        elif e["type"] in _EXPECTED:
-            findings.append(f"{key}: expected {_EXPECTED[e['type']]}, found {e['input']!r}")
-        else:
-            findings.append(f"{key}: {e['msg'].removeprefix('Value error, ')}")
-    return "; ".join(findings)
-
-
-_EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]'} | dict.fromkeys(("dict_type", "model_type"), "a table of keys")
-"""What Pydantic calls by the names of Python's types."""
-
-
-def _hint(name: str, model: type[BaseModel], path: Sequence[str | int]) -> str:
-    """The nearest keys at a path of keys, of positions in lists and of names in tables; or that key one level below."""
-    models = [model]
-    for part in path:
-        found = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
-        models = [inside for annotation in found for inside in _models_in(annotation)] or models
-    fields = {key: field.annotation for kind in models for key, field in kind.model_fields.items()}
-    below = [key for key, annotation in fields.items() if any(name in m.model_fields for m in _models_in(annotation))]
-    return nearest(name, fields) if not below else f"did you mean {' or '.join(repr(f'{k}.{name}') for k in below)}?"
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a type is made of: `dict[str, Model]` of `Model`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]

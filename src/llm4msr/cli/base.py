@@ -102,7 +102,7 @@ def validated(kind: Any, raw: dict[str, Any]) -> Any:
     """Settings as their type; raises `InputError` for a wrong one."""
     from pydantic import ValidationError
 
-    from llm4msr.schema import explain_validation
+    from llm4msr.validation import explain_validation
 
     try:
         return kind.model_validate(raw)

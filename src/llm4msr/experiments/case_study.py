@@ -56,8 +56,8 @@ def case_study(
         raise InputError(f"{data.path}: the user {user!r} has no row in the test part; choose one who has")
     batch = source.make(rows)
     own = _scores(model, batch)
-    mean_state = _with_mean_state(batch, source.make(_sample(first, last)), source.widths.users)
-    everybody = _scores(model, mean_state)
+    with_mean = _with_mean_state(batch, source.make(_sample(first, last)), source.widths.users)
+    everybody = _scores(model, with_mean)
     folder = KnowledgeFolder.open(config.knowledge_folder, data)
     sheet = _sheet(user, data, batch, own, everybody, folder.writer(data).title, most)
     texts = {data.schema.scenarios[d].title: text for d, text in scenario_texts(folder).items()}

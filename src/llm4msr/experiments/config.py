@@ -25,7 +25,6 @@ Without `backbones` or `enhancers` the matrix has those of the paper's Table 2, 
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.models.model import BACKBONES
-from llm4msr.schema import explain_validation
 from llm4msr.training.train_config import TrainConfig
+from llm4msr.validation import explain_validation, read_toml
 
 _BACKBONES = ("star", "omoe", "mmoe", "ple", "aitm", "shared_bottom")
 _ENHANCERS = ("none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")
@@ -125,11 +124,7 @@ class MatrixConfig(_Strict):
 def read_matrix(path: Path) -> MatrixConfig:
     """Read a matrix; its folders are taken from where the file lies. Raises `InputError` naming file and key."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the matrix cannot be read: {error}") from error
-    try:
-        config = MatrixConfig.model_validate(raw)
+        config = MatrixConfig.model_validate(read_toml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {explain_validation(error, MatrixConfig)}") from error
     return _beside(config, path.parent)

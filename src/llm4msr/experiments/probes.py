@@ -21,7 +21,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import LEAKS, Protocol, Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import item_vectors
 from llm4msr.knowledge.sources import load_knowledge
-from llm4msr.knowledge.states import States, StateTable
+from llm4msr.knowledge.states import UNKNOWN, StateTable
 from llm4msr.report.sheets import Cell, Sheet
 
 _ROWS = 40_000
@@ -62,12 +62,12 @@ def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig)
     own = folder.config.snapshots
     protocols: tuple[Protocol, ...] = ("all", "train_end", "slices")
     looked_at = {protocol: Snapshots(protocol=protocol, slices=own.slices) for protocol in protocols}
+    rows = _Rows.of(data)
     for protocol, snapshots in (looked_at | {own.protocol: own}).items():
-        table = _history_table(data, snapshots, folder.config.history, items.vectors)
-        tables = [StateTable(part, table.index) for part in np.split(table.vectors, data.scenario_count, axis=1)]
-        found.append(_probe(data, protocol, tables, candidate, LEAKS.get(protocol, "")))
+        tables = _history_tables(data, snapshots, folder.config.history, items.vectors, rows.all())
+        found.append(_probe(data, protocol, tables, candidate, LEAKS.get(protocol, ""), rows))
     knowledge = load_knowledge(folder, data, config.model_copy(update={"dimensions": 32}), {"own", "others"})
-    found.append(_probe(data, "composed", list(knowledge.users.values()), candidate, ""))
+    found.append(_probe(data, "composed", list(knowledge.users.values()), candidate, "", rows))
     return found
 
 
@@ -90,36 +90,57 @@ def probes_sheet(found: list[Probe]) -> Sheet:
     return Sheet("What knowledge alone predicts", ["protocol", "training", "test", "gap", "leaks"], lines, 1, note)
 
 
-def _history_table(data: PreparedData, snapshots: Snapshots, most: int, items: NDArray[np.float32]) -> StateTable:
-    """The mean item vectors of each user at each snapshot, and the snapshot that each row is given."""
+@dataclass(frozen=True)
+class _Rows:
+    """A sample of rows: those that are fitted on, training rows that are not, and test rows."""
+
+    fitted: NDArray[np.int64]
+    held: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @staticmethod
+    def of(data: PreparedData) -> _Rows:
+        """The same for each protocol."""
+        random = np.random.default_rng(0)
+        train = np.sort(random.permutation(data.split.valid)[: 2 * _ROWS])
+        first, last = data.split.range("test")
+        return _Rows(train[::2], train[1::2], np.sort(random.permutation(np.arange(first, last))[:_ROWS]))
+
+    def all(self) -> NDArray[np.int64]:
+        """Every row of the sample."""
+        return np.concatenate([self.fitted, self.held, self.test])
+
+
+def _history_tables(
+    data: PreparedData, snapshots: Snapshots, most: int, items: NDArray[np.float32], rows: NDArray[np.int64]
+) -> list[StateTable]:
+    """For each scenario the mean item vectors of the users' histories there, at the snapshot that each row is given."""
     moments = np.array(snapshot_times(data, snapshots))
-    user = np.tile(np.arange(data.users.height, dtype=np.int32), len(moments))
-    time = np.repeat(moments, data.users.height)
-    vectors = history_vectors(data, user, time, most, items)
-    if snapshots.protocol in LEAKS:
-        time = np.full_like(time, data.time[0] - 1)
-    order = np.lexsort((time, user))
-    return States(user[order], time[order], vectors[order]).seen_by(np.asarray(data.user), np.asarray(data.time))
+    user, time = np.asarray(data.user)[rows], np.asarray(data.time)[rows]
+    leaks = snapshots.protocol in LEAKS  # then its one snapshot is given to rows from before it, too
+    given = np.zeros(len(rows), np.int64) if leaks else np.searchsorted(moments, time, side="left") - 1
+    known = given >= 0
+    seen, state = np.unique(given[known] * data.users.height + user[known], return_inverse=True)
+    moment, whose = np.divmod(seen, data.users.height)
+    vectors = history_vectors(data, whose.astype(np.int32), moments[moment], most, items)
+    index = np.full(data.rows, UNKNOWN, np.int32)
+    index[rows[known]] = state + 1
+    table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
+    return [StateTable(part, index) for part in np.split(table, data.scenario_count, axis=1)]
 
 
-def _probe(data: PreparedData, protocol: str, users: list[StateTable], candidate: StateTable, leaks: str) -> Probe:
-    random = np.random.default_rng(0)
-    train = np.sort(random.permutation(data.split.valid)[: 2 * _ROWS])
-    first, last = data.split.range("test")
-    test = np.sort(random.permutation(np.arange(first, last))[:_ROWS])
-    fitted, held = train[::2], train[1::2]
-    scaler = StandardScaler().fit(_features(users, candidate, fitted))
+def _probe(
+    data: PreparedData, protocol: str, users: list[StateTable], candidate: StateTable, leaks: str, rows: _Rows
+) -> Probe:
+    scaler = StandardScaler().fit(_features(users, candidate, rows.fitted))
     model = LogisticRegression(max_iter=300, C=0.1)
-    model.fit(scaler.transform(_features(users, candidate, fitted)), data.label[fitted])
-    scores = [
-        float(
-            roc_auc_score(
-                data.label[rows], model.decision_function(scaler.transform(_features(users, candidate, rows)))
-            )
-        )
-        for rows in (held, test)
-    ]
-    return Probe(protocol, scores[0], scores[1], leaks)
+    model.fit(scaler.transform(_features(users, candidate, rows.fitted)), data.label[rows.fitted])
+
+    def auc(part: NDArray[np.int64]) -> float:
+        scores = model.decision_function(scaler.transform(_features(users, candidate, part)))
+        return float(roc_auc_score(data.label[part], scores))
+
+    return Probe(protocol, auc(rows.held), auc(rows.test), leaks)
 
 
 def _features(users: list[StateTable], candidate: StateTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from llm4msr.knowledge.reason import Progress, reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import READINGS, Stores
 from llm4msr.models.model import ENHANCERS
-from llm4msr.schema import explain_validation
+from llm4msr.validation import explain_validation
 
 OURS = ("llm4msr", "llm4msr_paper")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,9 @@ def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice
         label = next(iter(ours))
     if label in ours:
         return label, ours[label].model_copy(update={"name": ours[label].name or label})
-    raise InputError(f"the matrix has no llm4msr enhancer {label or ''!r}; {nearest(label or '', ours)}")
+    if label is None:
+        raise InputError("the matrix has no llm4msr enhancer; add [enhancers.llm4msr]")
+    raise InputError(f"the matrix has no llm4msr enhancer {label!r}; {nearest(label, ours)}")
 
 
 def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import file_aside, read_manifest, seal, verify
+from llm4msr.folders import MANIFEST, file_aside, read_manifest, seal, verify
 from llm4msr.knowledge.completion import KIND, VERSION, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.questions import LEVELS, Level
@@ -123,14 +123,15 @@ def compact(folder: Path, *, int8: bool = False) -> int:
             for rows in other.everything():
                 main.write(rows)
         if int8:
-            _quantise(main, _index(folder))
+            index, manifest = _index(folder), read_manifest(folder, KIND, VERSION)
+            (folder / MANIFEST).unlink()  # until it is sealed again: vectors must not change below a fingerprint
+            _quantise(main, index)
         main.shrink()
         count = len(main)
         paths = [other.path for other in others]
     for path in paths:
         path.unlink()
     if int8:
-        manifest = read_manifest(folder, KIND, VERSION)
         content = {name: value for name, value in manifest.items() if name not in ("kind", "version", "files")}
         seal(folder, KIND, VERSION, content | vectors_kept(folder), files=list(manifest["files"]))
     return count

@@ -42,11 +42,6 @@ class FeatureEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=_SPREAD)
         self.numeric = nn.Parameter(torch.randn(3, layout.numeric, dim) * 0.01) if layout.numeric else None
 
-    @property
-    def output_dim(self) -> int:
-        """`E`."""
-        return self.layout.fields * self.dim
-
     @torch.no_grad()
     def start_from(self, place: int, ids: Tensor, vectors: Tensor) -> None:
         """Start rows of the categorical field at that place from vectors `(n, d)`, their first `dim` numbers.

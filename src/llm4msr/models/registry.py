@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llm4msr.errors import InputError, nearest
 from llm4msr.models.batch import Batch, KnowledgeWidths
 from llm4msr.models.own import load_own_models
-from llm4msr.schema import explain_validation
+from llm4msr.validation import explain_validation
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 """The width of a layer."""

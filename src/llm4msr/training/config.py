@@ -11,8 +11,8 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.states import Source
 from llm4msr.models.model import ModelConfig
-from llm4msr.schema import explain_validation
 from llm4msr.training.train_config import TrainConfig
+from llm4msr.validation import explain_validation
 
 
 class RunConfig(BaseModel):

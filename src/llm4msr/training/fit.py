@@ -14,6 +14,7 @@ import torch
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import write_text_atomically
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, load_checkpoint, save_checkpoint
@@ -154,4 +155,4 @@ def _validations(done: int, steps: int, config: TrainConfig) -> int:
 def _keep_lines(path: Path, count: int) -> None:
     """Drop metrics written after the checkpoint: those steps are done again."""
     lines = path.read_text(encoding="utf-8").split("\n")[:count] if path.exists() else []
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text_atomically(path, "".join(f"{line}\n" for line in lines))

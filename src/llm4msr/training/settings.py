@@ -12,6 +12,7 @@ from typing import Any
 from llm4msr.errors import InputError
 from llm4msr.training.config import RunConfig, parse_config
 from llm4msr.training.identity import read_json
+from llm4msr.validation import read_toml
 
 
 def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:
@@ -21,7 +22,7 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
 
     Raises `InputError` for a file that cannot be read, and for an unknown or unfit setting.
     """
-    raw = {} if file is None else _read_run(file) if file.suffix == ".json" else _read_toml(file)
+    raw = {} if file is None else _read_run(file) if file.suffix == ".json" else read_toml(file)
     for path, value in assignments:
         _put(raw, path, value)
     return parse_config(raw, "the settings" if file is None else str(file))
@@ -45,13 +46,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         with suppress(tomllib.TOMLDecodeError):
             return path.strip(), tomllib.loads(f"value = {text}")["value"]
     return path.strip(), text
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the settings cannot be read: {error}") from error
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llm4msr.data.sources.kuaisar import KuaiSARConfig, kuaisar
 from llm4msr.data.sources.movielens import MovieLensConfig, movielens
 from llm4msr.data.tables import Tables
 from llm4msr.errors import InputError, nearest
-from llm4msr.schema import explain_validation
+from llm4msr.validation import explain_validation
 
 
 @dataclass(frozen=True)

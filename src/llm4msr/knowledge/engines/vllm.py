@@ -21,7 +21,8 @@ from llm4msr.knowledge.engines.base import Answer, Generation, Outcome
 from llm4msr.knowledge.engines.local import DType, PromptEngine, half
 from llm4msr.knowledge.engines.reading import Tokens
 
-_MEMORY = 0.9
+_MEMORY = 0.45
+"""The share of the GPU's memory that each of the two runners has."""
 
 
 class VLLMEngine(PromptEngine):
@@ -31,18 +32,14 @@ class VLLMEngine(PromptEngine):
         folder: config, tokenizer and safetensors weights.
         dtype: number format of the weights and the arithmetic.
         batch_tokens: tokens that vLLM is given before answers are stored; it makes batches of its own.
-        generates: whether texts are to be written: both runners then share the GPU's memory.
 
     Raises `InputError` where vLLM is not installed, or the folder holds no model.
     """
 
-    def __init__(
-        self, folder: Path, *, dtype: DType = "bfloat16", batch_tokens: int = 262_144, generates: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, *, dtype: DType = "bfloat16", batch_tokens: int = 262_144) -> None:
         super().__init__("vllm", folder, dtype, batch_tokens)
         self._vllm = _import_vllm()
         self._folder, self._dtype = folder, dtype
-        self._memory = _MEMORY / 2 if generates else _MEMORY
 
     @cached_property
     def configs(self) -> tuple[Any, Any]:
@@ -109,7 +106,7 @@ class VLLMEngine(PromptEngine):
         return {
             "model": str(self._folder),
             "dtype": self._dtype,
-            "gpu_memory_utilization": self._memory,
+            "gpu_memory_utilization": _MEMORY,
             "enable_prefix_caching": True,
             "trust_remote_code": False,
         }

@@ -11,7 +11,7 @@ state and candidate), both beside the embeddings or added to them, and a gate th
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,27 @@ from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
 
 _SMALL = 0.1
 """Factor on the initial weights of what is added to the embeddings."""
+
+_Product = tuple[Tensor, Tensor]
+"""Two factors `(B, n)`, `(n, E)` of what is added to the embeddings."""
+
+
+class _Users(NamedTuple):
+    """What is made of the users' states (`layers`, `gate`, `match`), and each row's place in it (see `UserStates`)."""
+
+    made: dict[str, Any]
+    inverse: Tensor | None
+
+
+class _Level(NamedTuple):
+    """The meta layers of a level: what generated them, each row's place in it, and what is penalised of it."""
+
+    layers: MetaLayers
+    placement: Placement
+    generated: list[Tensor]
+    of_rows: Tensor | None
+    penalised: list[Tensor]
+    gate: Tensor | None = None
 
 
 @ENHANCERS.register("llm4msr", LLM4MSRConfig, replayable=True)
@@ -113,10 +134,6 @@ class LLM4MSR(Enhancer):
             for part in self.scenario_layers.fixed():
                 part.copy_(part[-1:].clone().expand_as(part))
 
-    def _of_scenarios(self, layers: MetaLayers) -> list[Tensor]:
-        frozen = not hasattr(layers, "generators")
-        return layers.fixed() if frozen else layers.generate(self.scenario_vectors)
-
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)` and, while training, the mean square of the generated weights."""
         logit, beside, penalty = self.branches(e, batch, backbone)
@@ -126,83 +143,83 @@ class LLM4MSR(Enhancer):
 
     def branches(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """The backbone's logits `(B,)`, those of each level beside it (user, scenario), and the penalty."""
-        c = self.config
-        z, inverse = e, None
-        if c.user_sources:
-            states = user_states(batch)
-            z, inverse = self._dropped(states.vectors), states.inverse
-        made = self._made(z)
-        features: list[Tensor] = []
-        if "item" in c.needs:
-            item = self._dropped(given(batch.item, "item vectors"))
-            readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
-            read = together(item, readers)
-            features += read[: len(read) - c.match]
-            if c.match:
-                product = of_rows(made["match"], inverse) * read[-1]
-                features += [product, product.sum(1, keepdim=True)]
-        x, more = e, None
-        if features and c.features == "beside":
-            x = torch.cat([e, *features], 1)
-        elif features:
-            more = (torch.cat(features, 1), self.feature_map)
+        users = self._read_users(batch)
+        x, added = self._with_features(e, users, batch)
         below, beside = x, []
-        made_for_rows: list[tuple[MetaLayers, list[Tensor]]] = []
-        if self.user_layers is not None:
-            generated = made["layers"]
-            gate = None
-            if c.gated:
-                opened = torch.sigmoid(made["gate"])
-                ids = batch.scenario_ids()
-                gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
-            if c.user == "bottom":
-                below, more = self._bottom(self.user_layers, x, generated, inverse, gate, more), None
-            else:
-                beside.append(self.user_layers(x[:, : self._width], generated, inverse)[:, 0])
-            made_for_rows.append((self.user_layers, generated))
-        if self.scenario_layers is not None:
-            # A scenario at the bottom takes what the user's layers gave; beside the backbone it takes what they took.
-            generated = self._of_scenarios(self.scenario_layers)
-            seen, ids = of_scenarios(generated, batch.offsets, e.device)
-            if c.scenario == "bottom":
-                below, more = self._bottom(self.scenario_layers, below, seen, ids, None, more), None
-            else:
-                beside.append(self.scenario_layers(x[:, : self._width], seen, ids)[:, 0])
-            made_for_rows.append((self.scenario_layers, generated))
-        if more is not None:
-            below = torch.addmm(below, *more)
+        levels = [*self._user_level(users, batch), *self._scenario_level(batch)]
+        for level in levels:
+            if level.placement == "bottom":  # the scenario's layers take what the user's gave
+                below, added = self._bottom(level, below, added), None
+            else:  # beside the backbone each takes what the lowest ones take
+                beside.append(level.layers(x[:, : self._width], level.generated, level.of_rows)[:, 0])
+        if added is not None:
+            below = torch.addmm(below, *added)
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
-            penalty = sum((layers.penalty(generated) for layers, generated in made_for_rows), e.new_zeros(()))
+            penalty = sum((level.layers.penalty(level.penalised) for level in levels), e.new_zeros(()))
         return logit, beside, penalty
 
-    def _made(self, z: Tensor) -> dict[str, Any]:
-        """What is made of the users' states: the layers' weights, the gate, and the side of the match."""
+    def _read_users(self, batch: Batch) -> _Users:
+        """What is made of the batch's user states, all by one product where the layers' weights are few."""
         c, layers = self.config, self.user_layers
+        if not c.user_sources:
+            return _Users({}, None)
+        states = user_states(batch)
+        z = self._dropped(states.vectors)
         small = {"gate": self.gate} if c.gated else {}
         small |= {"match": self.match_user} if c.match else {}
         if layers is None or layers.weights == "full":
-            found: dict[str, Any] = {name: layer(z) for name, layer in small.items()}
-            return found if layers is None else found | {"layers": layers.generate(z)}
+            made: dict[str, Any] = {name: layer(z) for name, layer in small.items()}
+            return _Users(made if layers is None else made | {"layers": layers.generate(z)}, states.inverse)
         generators = [cast(nn.Linear, generator) for generator in layers.generators]
         read = together(z, [*generators, *small.values()])
-        return {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
+        made = {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
+        return _Users(made, states.inverse)
 
-    def _bottom(
-        self,
-        layers: MetaLayers,
-        x: Tensor,
-        generated: list[Tensor],
-        inverse: Tensor | None,
-        gate: Tensor | None,
-        more: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """`x` after meta layers below the backbone, plus the product of `more`; match features pass the layers by."""
+    def _with_features(self, e: Tensor, users: _Users, batch: Batch) -> tuple[Tensor, _Product | None]:
+        """The embeddings with the features of candidate and match beside them; or with what is to be added to them."""
+        c = self.config
+        if "item" not in c.needs:
+            return e, None
+        item = self._dropped(given(batch.item, "item vectors"))
+        readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
+        read = together(item, readers)
+        features = read[: len(read) - c.match]
+        if c.match:
+            product = of_rows(users.made["match"], users.inverse) * read[-1]
+            features += [product, product.sum(1, keepdim=True)]
+        if c.features == "beside":
+            return torch.cat([e, *features], 1), None
+        return e, (torch.cat(features, 1), self.feature_map)
+
+    def _user_level(self, users: _Users, batch: Batch) -> list[_Level]:
+        """The user's layers, where there are any."""
+        if self.user_layers is None:
+            return []
+        made, inverse, gate = users.made["layers"], users.inverse, None
+        if self.config.gated:
+            opened, ids = torch.sigmoid(users.made["gate"]), batch.scenario_ids()
+            gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
+        return [_Level(self.user_layers, self.config.user, made, inverse, made, gate)]
+
+    def _scenario_level(self, batch: Batch) -> list[_Level]:
+        """The scenario's layers, where there are any."""
+        layers = self.scenario_layers
+        if layers is None:
+            return []
+        frozen = not hasattr(layers, "generators")
+        made = layers.fixed() if frozen else layers.generate(self.scenario_vectors)
+        seen, ids = of_scenarios(made, batch.offsets, batch.rows.device)
+        return [_Level(layers, self.config.scenario, seen, ids, made)]
+
+    def _bottom(self, level: _Level, x: Tensor, added: _Product | None) -> Tensor:
+        """`x` after layers below the backbone, plus the product `added`; match features pass the layers by."""
+        layers, made, of_rows = level.layers, level.generated, level.of_rows
         if self.config.residual:
-            return layers.added(x, generated, inverse, gate, more)
-        out = torch.cat([layers(x[:, : self._width], generated, inverse), x[:, self._width :]], 1)
-        return out if more is None else torch.addmm(out, *more)
+            return layers.added(x, made, of_rows, level.gate, added)
+        out = torch.cat([layers(x[:, : self._width], made, of_rows), x[:, self._width :]], 1)
+        return out if added is None else torch.addmm(out, *added)
 
 
 @ENHANCERS.register("llm4msr_paper", PaperConfig, replayable=True)
