@@ -1,1 +1,1 @@
-"""Speed beside what a user would pick instead."""
+"""Benchmarks of speed and memory, where possible beside the software that a user would pick instead."""

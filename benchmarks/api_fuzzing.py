@@ -1,4 +1,4 @@
-"""Hooks for Schemathesis, so that half of what it makes up names a scenario, user and item that there are.
+"""Hooks for Schemathesis that put the ids of an existing scenario and user into half of its made-up requests.
 
     pip install 'llm4msr[load]'
     SCHEMATHESIS_HOOKS=benchmarks.api_fuzzing schemathesis run http://127.0.0.1:8000/openapi.json \\
@@ -28,7 +28,7 @@ def _known() -> dict[str, Any]:
 
 
 def map_body(context: Any, body: Any) -> Any:
-    """Put known ids into every second body that has room for them."""
+    """Put known ids into about half of the bodies, and of their requests and events, that have these keys."""
     del context
     lists = [body.get(name) for name in ("requests", "events")] if isinstance(body, dict) else []
     parts = [body, *(part for found in lists if isinstance(found, list) for part in found)]

@@ -1,4 +1,4 @@
-"""What takes part in a benchmark of training: a model, the loader that feeds it, and one step of it."""
+"""A contender in a benchmark of training: a model, its loader, and its training step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DIM = 16
 
 
 class NotHereError(Exception):
-    """A peer that cannot take part, and why."""
+    """A peer cannot take part; the message says why."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all learn from: the data, by so many rows at once, on that device."""
+    """What all contenders train on: the data, the batch size and the device."""
 
     data: PreparedData
     batch: int
@@ -31,7 +31,7 @@ class Task:
 
 
 def settled() -> float:
-    """Now, once a GPU has done what it was told."""
+    """The time now, after a GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -39,7 +39,7 @@ def settled() -> float:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that learns. `batches` gives shuffled batches of `rows` rows, its own way; `step` trains on one."""
+    """A model to train. `batches` is its own loader of shuffled batches of `rows` rows; `step` trains on one batch."""
 
     name: str
     rows: int
@@ -47,7 +47,7 @@ class Contender:
     step: Callable[[Any], object]
 
     def end_to_end(self, steps: int) -> float:
-        """Rows a second, loader included, from when its first batch is there."""
+        """Rows a second, loader included; the clock starts when the first batch is there."""
         batches = self.batches()
         first = next(batches)
         began = settled()

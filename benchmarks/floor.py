@@ -1,7 +1,7 @@
 """The floor of a training step: its matrix products and look-ups alone, back to back.
 
-A step is run once while every product and look-up is written down, with its shapes; they are then run again on tensors
-that are there already. No rearrangement of the rest of the step can be faster than that with the same libraries.
+A step runs once, and every product and look-up is recorded with its tensors. These operations alone then run again on
+copies of the tensors. With the same libraries, no rearrangement of the rest of the step can be faster than that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def floor_of(step: Callable[[], object]) -> Callable[[], float]:
-    """Records `step`; the result runs its products and look-ups and says how many seconds they took."""
+    """Record `step`; the returned function runs its products and look-ups again and returns the seconds they took."""
     with _Recorder() as recorder:
         step()
     calls = [(func, tuple(_copied(a) for a in args), kwargs) for func, args, kwargs in recorder.calls]
@@ -48,7 +48,7 @@ def floor_of(step: Callable[[], object]) -> Callable[[], float]:
 
 
 def _copied(value: Any) -> Any:
-    """A tensor with values of its own and the same strides, so that what the step did to it does not matter."""
+    """A copy of a tensor with the same strides, independent of the step's own tensor; other values as they are."""
     if not isinstance(value, torch.Tensor):
         return value
     return value.detach().clone(memory_format=torch.preserve_format)

@@ -1,10 +1,10 @@
-"""Writes files of KuaiSAR's layout and shape, at any scale, to try size, speed and memory on.
+"""Writes files with KuaiSAR's layout and shape at any scale, to measure size, speed and memory with.
 
     python -m benchmarks.kuaisar_files FOLDER --scale 0.01
 
-At scale 1: 25,877 users, 14,605,712 recommended and 4,828,690 searched rows, about 6.9 M items, half of the former
-and one in eight of the latter clicked, popularity of items by Zipf's law, list-valued columns, and a malformed line
-now and then. Nothing in the files is real.
+At scale 1 there are 25,877 users, about 6.9 M items, 14,605,712 recommended rows (half of them clicked) and 4,828,690
+searched rows (one in eight clicked). The popularity of items follows Zipf's law. Some columns hold lists, and a
+malformed line comes now and then. Nothing in the files is real.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CATEGORIES = 40
 
 @dataclass(frozen=True)
 class Shape:
-    """How many users, items and rows, and after how many rows a malformed line comes (0 for never)."""
+    """The numbers of users, items and rows, and the rows between malformed lines (0 for no malformed line)."""
 
     users: int = 25_877
     items: int = 6_890_000
@@ -151,7 +151,7 @@ def _items(start: int, stop: int, random: np.random.Generator) -> pl.DataFrame:
 
 
 def _popular(items: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Item ids by Zipf's law with exponent 1: a uniform draw of the logarithm of the rank, scattered over the ids."""
+    """Item ids by Zipf's law with exponent 1: the logarithm of the rank is uniform, ranks are scattered over ids."""
     rank = np.exp(random.random(count) * np.log(items)).astype(np.int64)
     scattered: NDArray[np.int64] = (rank * 2_654_435_761) % items
     return scattered
@@ -172,7 +172,7 @@ def _choice(values: list[str], count: int, random: np.random.Generator) -> pl.Se
 
 
 def main() -> None:
-    """Read the command line and write."""
+    """Read the command line and write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=float, default=0.01)

@@ -1,11 +1,11 @@
-"""What LLM4MSR costs over its own backbone, in one run, in turn: a training step, an evaluation, a request.
+"""The cost of LLM4MSR over its own backbone, in turn in one run: of a training step, an evaluation, a request.
 
     python -m benchmarks.llm4msr_cost [PREPARED] [--backbones star shared_bottom mmoe ple] [--rounds 5] [--device cuda]
 
-Embedding 16, layers 256-128-64, batches of 4096 rows in memory, fp32. States move with every event, so that in a
-shuffled batch nearly every row sees a user state of its own; with `rows_together = 16` up to 16 rows that see the same
-one are drawn as one. An evaluation takes rows in order of time. A request has one user and 100 or 1,000 candidates.
-The vectors are of 64 numbers and random. Ratios are medians of the rounds' own ratios.
+Embedding 16, layers 256-128-64, batches of 4096 rows in memory, fp32. Every event changes a user's state, so in a
+shuffled batch nearly every row sees a different state. With `rows_together = 16`, up to 16 rows that see the same state
+are drawn into a batch as one. An evaluation takes rows in order of time. A request has one user and 100 or 1,000
+candidates. The vectors have 64 random numbers. Each ratio is the median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def to_score(source: BatchSource) -> list[list[Batch]]:
-    """Five batches for each column of scoring."""
+    """Five batches for each column that scores rows."""
     training = list(islice(source.epoch(BATCH, 0, 0), 5))
     requests = [[request(batch, size) for batch in training] for size in (100, 1000)]
     return [list(islice(source.part("valid", BATCH), 5)), *requests]
@@ -69,7 +69,7 @@ class Timed:
             self._training.append((step, list(islice(step.batches(0), 5))))
 
     def round(self) -> list[float]:
-        """Seconds a batch of each column."""
+        """Seconds a batch, for each column."""
         self._model.train()
         found = [timed(step, batches) for step, batches in self._training]
         self._model.eval()

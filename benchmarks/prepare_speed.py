@@ -1,12 +1,12 @@
-"""Preparing files of KuaiSAR's shape, beside a pandas and scikit-learn pipeline, in one run.
+"""The time to prepare files of KuaiSAR's shape, beside a pandas and scikit-learn pipeline, in one run.
 
     python -m benchmarks.prepare_speed [--scale 0.1] [--rounds 2]
 
-The pipeline is what public multi-scenario code does: read the CSV files, put the two scenarios together, join the
-features of users and items, fit a `LabelEncoder` on each of the 12 fields over all rows, sort by time, save them all.
-It checks nothing, keeps no history, and fits its vocabularies on the test part, too; ours is `llm4msr prepare`.
-Each runs in a process of its own, whose peak memory is printed. They take turns, and the fastest of the rounds counts
-for each: on a virtual machine whoever is first to touch memory may wait for the host to give it.
+The pipeline does what public multi-scenario code does: read the CSV files, concatenate the two scenarios, join the
+features of users and items, sort by time, fit a `LabelEncoder` on each of the 12 fields over all rows, save them all.
+It checks nothing, keeps no history, and fits its vocabularies on the test part, too. Ours is `llm4msr prepare`.
+Each runs in its own process, whose peak memory is printed. They take turns, and the fastest round of each counts,
+because on a virtual machine the first process to touch memory may have to wait for the host.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ours(files: Path, out: Path) -> None:
 
 
 def pipeline(files: Path, out: Path) -> None:
-    """pandas and scikit-learn."""
+    """The same files with pandas and scikit-learn."""
     import pandas as pd
     from sklearn.preprocessing import LabelEncoder
 
@@ -68,7 +68,7 @@ def pipeline(files: Path, out: Path) -> None:
 
 
 def _measured(work: Any, files: Path, out: Path, answers: Any) -> None:
-    keep_freed_memory()  # as `llm4msr prepare` does; it holds for the pipeline, too
+    keep_freed_memory()  # as `llm4msr prepare` does; this also applies to the pipeline
     began = time.perf_counter()
     work(files, out)
     answers.put((time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
@@ -86,7 +86,7 @@ def main() -> None:
         folder = Path(scratch)
         shape = Shape().scaled(scale)
         write_files(folder / "files", shape)
-        os.sync()  # what is left to write would slow the first of the two down
+        os.sync()  # unwritten pages would slow down the first of the two
         print(f"{shape.recommended + shape.searched:,} rows, {shape.items:,} items")
         contenders = {"llm4msr": ours, "pandas and LabelEncoder": pipeline}
         seconds: dict[str, list[float]] = {name: [] for name in contenders}

@@ -1,9 +1,9 @@
-"""Reasoning at size: memory and rows a second with millions of prompts, look-ups in the store, composed states.
+"""Reasoning at scale: memory and rows a second with millions of prompts, store look-ups, and composed states.
 
     python -m benchmarks.reasoning_size [--items 200000 2000000] [--width 64] [--events 10000000]
 
-The engine is a stub that answers at once with a vector of `--width`, so that what is measured is ours: planning,
-rendering, hashing, writing. Each size runs in a process of its own, whose peak memory is printed.
+The engine is a stub that answers at once with a vector of `--width` numbers, so that only our own work is measured:
+planning, rendering, hashing, writing. Each size runs in its own process, whose peak memory is printed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SCHEMA = {
 
 
 class Stub:
-    """Answers at once."""
+    """An engine that answers at once."""
 
     special_tokens: Sequence[str] = ()
 
@@ -91,7 +91,7 @@ def _peak() -> float:
 
 
 def _reason(data: Path, folder: Path, width: int) -> None:
-    """Reason about all items, look some up, and print what it took."""
+    """Reason about all items, look some up, and print the speeds and the peak memory."""
     opened = PreparedData.open(data)
     before, began = _peak(), time.perf_counter()
     (summary,) = reason(opened, Stub(width), folder, ReasonConfig(levels=("item",)))

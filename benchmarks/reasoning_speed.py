@@ -1,14 +1,14 @@
-"""Users a minute through the LLM: our engines beside one prompt at a time through `generate`, in one run, in turn.
+"""Users a minute through the LLM, in turn in one run: our engines beside `generate` with one prompt at a time.
 
     python -m benchmarks.reasoning_speed [--rounds 3] [--tokens 300] [--new 64] [--prompts 64]
                                          [--model FOLDER] [--device cuda]
 
-The prompts are histories of invented purchases: all of about `--tokens` tokens, and a second set of mixed lengths.
-The reference is the authors' way: fp32, one prompt, `generate` with all hidden states. Texts are kept from ending
-early in all of them, so that each writes `--new` tokens. `prefill` reads prompts only (pooling `last_prompt`).
+The prompts are histories of invented purchases: one set with about `--tokens` tokens each, another with mixed lengths.
+The reference is the paper's authors' way: fp32, one prompt, `generate` with all hidden states. No text may end early,
+so that each has `--new` tokens. `prefill only` reads prompts and writes nothing (pooling `last_prompt`).
 
-Printed too: the cosine between each engine's vector of the prompt's last token and the reference's, over all
-dimensions and without the five largest, which hold most of the energy.
+It also prints the cosine between each engine's vector of the prompt's last token and the reference's: over all
+dimensions, and without the five largest, which hold most of the energy.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from llm4msr.knowledge.engines.local import load_model
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 
 _ONE_AT_A_TIME = 3
-"""Prompts that the slow reference runs a round."""
+"""The number of prompts that the slow reference runs in each round."""
 _THINGS = ("oat milk", "rye bread", "dish soap", "green apples", "hand cream", "ground coffee", "batteries", "yoghurt")
 
 
 def histories(tokenizer: Any, count: int, lengths: NDArray[np.int64]) -> list[str]:
-    """Prompts of about so many tokens each, all with the same beginning and end, as ours have."""
+    """Prompts of about `lengths` tokens, all with the same beginning and end, like our real prompts."""
     random = np.random.default_rng(0)
     prompts = []
     for place in range(count):
@@ -48,7 +48,7 @@ def histories(tokenizer: Any, count: int, lengths: NDArray[np.int64]) -> list[st
 
 
 class Reference:
-    """The authors' way."""
+    """The way of the paper's authors: one prompt at a time."""
 
     def __init__(self, folder: Path, new: int, device: str) -> None:
         from transformers import AutoTokenizer
@@ -85,12 +85,12 @@ def _engines(folder: Path, device: str) -> dict[str, Engine]:
 
         engines["openvino, bf16"] = OpenVINOEngine(folder)
     for engine in engines.values():
-        engine._stop_tokens = lambda: ()  # type: ignore[attr-defined]  # texts shall not end early
+        engine._stop_tokens = lambda: ()  # type: ignore[attr-defined]  # no text may end early
     return engines
 
 
 def vectors(engine: Engine, prompts: list[str], generation: Generation) -> NDArray[np.float32]:
-    """The vectors of the prompts, in their order."""
+    """The vectors of the prompts, in the order of the prompts."""
     found = dict(pair for batch in engine.run(prompts, generation) for pair in batch)
     answers = [found[place] for place in range(len(prompts))]
     return np.stack([a.vector for a in answers if isinstance(a, Answer)]).astype(np.float32)

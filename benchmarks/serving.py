@@ -1,10 +1,10 @@
-"""Speed of a server on this machine, its load generator (wrk) included.
+"""Speed of a server, with its load generator (wrk) on the same machine.
 
     python -m benchmarks.serving BUNDLE [--seconds 60]
 
-needs wrk (Debian: apt-get install wrk). It measures, one after the other: a steady 100 requests a second of 100
-candidates; saturation with one process and with two; 2,000 durable events a second alone and beside steady scoring;
-and, in one process without a socket and in turns, what of a request's time the model's own forward takes.
+needs wrk (Debian: apt-get install wrk). It measures a steady 100 requests a second of 100 candidates; saturation; 2,000
+durable events a second, alone and beside steady scoring; and steady scoring and saturation with two server processes.
+Last, in one process without a socket, it measures the share of a request's time that the model's forward takes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONNECTIONS = 10
 CANDIDATES = 100
 EVENTS = 20
 _SCATTER = 7_368_787
-"""A prime, which sends ranks to ids far apart."""
+"""A prime that sends neighbouring ranks to ids far apart."""
 _SCRIPT = """
 local bodies = {}
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
@@ -53,7 +53,7 @@ _DELAY = "delay = function() return math.random(%d, %d) end\n"
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: requests a second, latencies in milliseconds, and answers that were no success."""
+    """The results of wrk: requests a second, latencies in milliseconds, and the number of failed requests."""
 
     rate: float
     p50: float
@@ -91,9 +91,9 @@ def main() -> None:
 
 
 def write_bodies(path: Path, folder: Path, count: int = 6000, *, skewed: bool = False) -> tuple[Path, Path]:
-    """Bodies of requests by known users for known items, and of events, all different; a line each.
+    """Write two files of request bodies, one per line: `count` for scoring and 20,000 of events, no event twice.
 
-    Where they are `skewed`, users and items are drawn by Zipf's law, those of each rank anywhere among the ids.
+    All users and items are known. If `skewed`, they are drawn by Zipf's law, with ranks scattered over the ids.
     """
     bundle, draw = Bundle.open(path), random.Random(0)
     users, items = (bundle.lookup.starting_with(side, "", 10_000_000) for side in ("user", "item"))
@@ -132,7 +132,7 @@ def write_bodies(path: Path, folder: Path, count: int = 6000, *, skewed: bool = 
 
 @contextmanager
 def server(bundle: Path, folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server of the bundle, ready."""
+    """Start a server of the bundle, wait until it is ready, and stop it in the end."""
     command = [sys.executable, "-m", "llm4msr", "serve", str(bundle), "--port", str(PORT), *options]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, "--state", str(folder)], stdout=log, stderr=log)
@@ -159,7 +159,7 @@ def ready() -> bool:
 
 
 def wrk(folder: Path, path: str, bodies: Path, seconds: int, *, connections: int = CONNECTIONS, pause: int = 0) -> Load:
-    """Run wrk; with a `pause` (milliseconds) each connection waits about so long between requests."""
+    """Run wrk; with a `pause` (milliseconds) each connection waits about that long between requests."""
     return finished(started(folder, path, bodies, seconds, connections=connections, pause=pause))
 
 
@@ -174,7 +174,7 @@ def started(
 
 
 def finished(process: subprocess.Popen[str]) -> Load:
-    """Wait for wrk and read what it says."""
+    """Wait for wrk and parse its report."""
     text, _ = process.communicate()
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     lost = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
@@ -215,7 +215,7 @@ def memory(process: subprocess.Popen[bytes]) -> float:
 
 
 def share(path: Path, bodies: Path, folder: Path, rounds: int = 7, count: int = 300) -> None:
-    """In turns and in one process: whole requests through the application, and the model's forward alone."""
+    """Time whole requests through the application and the model's forward alone, in turn in one process."""
     torch.set_num_threads(1)
     current = Current(path, folder / "share")
     application = make_app(current)

@@ -1,11 +1,11 @@
-"""Faults, each tried on a running server and counted.
+"""Tries faults on a running server, and counts their effects.
 
     python -m benchmarks.serving_faults BUNDLE OTHER [--seconds 60]
 
-OTHER is another bundle of the same data, for reloading. It kills a worker under load; kills the server amid events,
-again and again, and looks for lost and repeated ones; reloads every second under load and checks every answer against
-the bundle that it names; asks with far more connections than are served, for memory, refusals and recovery. A line a
-fault; the exit code is 1 where one did not hold.
+OTHER is another bundle of the same data, for reloading. There are four faults: a worker is killed under load; the
+server is killed again and again amid events, none of which may be lost or logged twice; the bundle is swapped every
+second under load, and each answer must be that of the bundle it names; far more connections ask than are served, which
+must give refusals, bounded memory and recovery. Prints a line for each fault; the exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from llm4msr.serving.scorer import Scorer
 
 
 def main() -> None:
-    """Try each fault."""
+    """Read the command line and try each fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("other", type=Path)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def ask(path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """Status and content of an answer; status 0 where the connection failed."""
+    """Post a request; returns the status and the content of the answer, with status 0 if the connection failed."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}{path}",
         json.dumps(body).encode(),
@@ -73,7 +73,7 @@ def ask(path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[in
 
 
 def asking(bodies: list[Any], until: float, threads: int, seen: Callable[[Any, int, Any], None]) -> None:
-    """Ask from several threads, each with a connection a request, until a time."""
+    """Ask from several threads until the time `until`, with a new connection for each request."""
 
     def work(number: int) -> None:
         draw = random.Random(number)
@@ -89,7 +89,7 @@ def asking(bodies: list[Any], until: float, threads: int, seen: Callable[[Any, i
 
 
 def kill_a_worker(bundle: Path, folder: Path, seconds: int) -> bool:
-    """Kill one of two workers every few seconds: the other answers, and a new one takes its place."""
+    """Kill one of two workers every few seconds: the other must answer, and a new one must replace it."""
     folder.mkdir()
     bodies = _bodies(bundle, folder)
     statuses: Counter[int] = Counter()
@@ -117,7 +117,7 @@ def kill_a_worker(bundle: Path, folder: Path, seconds: int) -> bool:
 
 
 def kill_amid_events(bundle: Path, folder: Path, times: int) -> bool:
-    """Kill the server amid events; every acknowledged one must be in the log and count once, none twice."""
+    """Kill the server amid events. Each acknowledged event must be in the log once, and states must match the log."""
     folder.mkdir()
     opened = Bundle.open(bundle)
     users, items = (opened.lookup.starting_with(side, "", 500) for side in ("user", "item"))
@@ -165,7 +165,7 @@ def _copied_log(folder: Path) -> Path:
 
 
 def reload_under_load(bundle: Path, other: Path, folder: Path, seconds: int) -> bool:
-    """Point the link at another bundle every second, and check each answer against the bundle that it names."""
+    """Point the link at the other bundle every second, and check each answer against the bundle that it names."""
     folder.mkdir()
     bodies = _bodies(bundle, folder)[:200]
     expected: dict[str, dict[str, Any]] = {}
@@ -203,7 +203,7 @@ def reload_under_load(bundle: Path, other: Path, folder: Path, seconds: int) -> 
 
 
 def overload(bundle: Path, folder: Path, seconds: int) -> bool:
-    """Ask with 256 connections where 32 requests are served at once: refusals, bounded memory, recovery."""
+    """Ask with 256 connections when 32 requests are served at once: expects refusals, bounded memory and recovery."""
     folder.mkdir()
     scores, _ = write_bodies(bundle, folder)
     with server(bundle, folder / "state", "--concurrency", "32") as process:

@@ -1,9 +1,9 @@
-"""Memory and speed of a server with many users and items: a bundle is blown up with rows of its own kind.
+"""Memory and speed of a server with many users and items: a bundle is enlarged by repeating its own rows.
 
     python -m benchmarks.serving_size BUNDLE OUT [--users 1000000] [--items 5000000] [--seconds 60]
 
-writes OUT (several GB) and serves it: steady scoring of 100 candidates, drawn by Zipf's law, and 2,000 events a second.
-Names, vectors and states are drawn from the bundle's own.
+writes OUT (several GB) and serves it: steady scoring of 100 candidates and, at the same time, 2,000 events a second.
+Users and items are drawn by Zipf's law. Titles, vectors and states repeat the bundle's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BLOCK = 250_000
 
 
 def main() -> None:
-    """Blow up, serve and measure."""
+    """Enlarge the bundle, serve it and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("out", type=Path)
@@ -86,7 +86,7 @@ def blow_up(source: Path, out: Path, users: int, items: int) -> None:
 
 
 def entity_arrays(source: Path, out: Path, count: int) -> None:
-    """Fields, vectors and prompted states: rows of the source again and again, and its last row last."""
+    """Write fields, vectors and prompted states: the rows of the source over and over, with its last row at the end."""
     for name in ("categorical", "multi", "numeric", "vectors", "prompted"):
         if not (source / f"{name}.npy").is_file():
             continue
@@ -100,13 +100,13 @@ def entity_arrays(source: Path, out: Path, count: int) -> None:
 
 
 def states_and_histories(source: Path, out: Path, users: int) -> None:
-    """State sums and histories of the source's users, given to all users in turn; the latest 20 events of each."""
+    """Give the state sums and the latest 20 history events of the source's users to all users in turn."""
     rows_in_turn(source, out, users, "state", ("stream", "total", "weight", "time", "count"), most=1_000)
     rows_in_turn(source, out, users, "history", ("time", "item", "scenario", "behaviour"), most=20)
 
 
 def rows_in_turn(source: Path, out: Path, users: int, what: str, columns: tuple[str, ...], most: int) -> None:
-    """The last `most` rows that each user has in some columns, user after user, until there are `users`."""
+    """Repeat the users of the source, with the last `most` rows of each in these columns, until there are `users`."""
     offsets = np.load(source / f"{what}_offsets.npy")
     lengths = np.minimum(np.diff(offsets), most)
     chosen = np.concatenate([np.arange(stop - n, stop) for stop, n in zip(offsets[1:], lengths, strict=True)])
@@ -118,7 +118,7 @@ def rows_in_turn(source: Path, out: Path, users: int, what: str, columns: tuple[
 
 
 def repeated(old: NDArray[np.generic], path: Path, rows: int) -> None:
-    """The rows of an array over and over."""
+    """Write an array of `rows` rows that repeats the rows of `old`."""
     new = np.lib.format.open_memmap(path, "w+", old.dtype, (rows, *old.shape[1:]))
     for start in range(0, rows, _BLOCK):
         stop = min(rows, start + _BLOCK)
@@ -127,7 +127,7 @@ def repeated(old: NDArray[np.generic], path: Path, rows: int) -> None:
 
 
 def look_ups(source: Path, out: Path, schema: Schema, counts: dict[str, int]) -> None:
-    """Ids of all users and items, titles, and the source's vocabularies."""
+    """Write the ids of all users and items, titles, and the source's vocabularies."""
     old = open_lookup(source / FILE)
     writer = LookupWriter(out)
     for side, count in (("user", counts["users"]), ("item", counts["items"])):
@@ -147,7 +147,7 @@ def look_ups(source: Path, out: Path, schema: Schema, counts: dict[str, int]) ->
 def embedding(
     source: Path, out: Path, schema: Schema, manifest: dict[str, dict[str, list[int]]], counts: dict[str, int]
 ) -> list[int]:
-    """The weights with a table that has a row for each user and item; gives the sizes of the categorical fields."""
+    """Write the weights with an embedding row for each user and item; returns the sizes of the categorical fields."""
     tensors, _ = read_tensors(source / "model.safetensors")
     old = tensors["embedding.table.weight"]
     fields = [p.spec for p in places(schema).values() if p.spec.kind == "categorical"]
@@ -172,7 +172,7 @@ def embedding(
 
 
 def say_memory(when: str, pid: int) -> None:
-    """Print what a process holds: all that is resident, and what of it is its own and not pages of files."""
+    """Print the resident memory of a process, and the part of it that is not pages of files."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = {name: int(value) / 1024 for name, value in _numbers(text)}
     print(f"{when}: resident {found['Rss']:.0f} MiB, of that not of files {found['Anonymous']:.0f} MiB", flush=True)

@@ -1,9 +1,9 @@
-"""A training step's cost and memory as the number of items grows.
+"""The time of a training step as the number of items grows.
 
     python -m benchmarks.table_size [--items 70000 700000 6900000] [--rounds 5] [--device cuda]
 
-STAR, 12 fields of which one has so many items, embedding 16, layers 256-128-64, batches of 4096 random rows in memory,
-whose items follow Zipf's law. Each way of updating the table (`auto` is the default) is timed in turn with the others.
+STAR with 12 fields, one of them the items; embedding 16, layers 256-128-64, batches of 4096 random rows in memory,
+whose items follow Zipf's law. The ways of updating the table (`auto` is the default) are timed one after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UPDATES: tuple[EmbeddingUpdates, ...] = ("auto", "rows", "exact")
 
 
 class Trained:
-    """A model with a table of so many items, and batches for it."""
+    """A model with an embedding table for `items` items, and batches for it."""
 
     def __init__(self, items: int, updates: EmbeddingUpdates, device: torch.device) -> None:
         layout = FieldLayout(categorical=(items, *_OTHERS))

@@ -1,4 +1,4 @@
-"""The task that benchmarks of training share."""
+"""The data and the knowledge that benchmarks of training share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIMENSIONS = 64
 
 @contextmanager
 def prepared(folder: Path | None) -> Iterator[PreparedData]:
-    """The prepared folder or, where none is named, the full Complete Journey task (2.3 M rows, 14 fields)."""
+    """Open the prepared folder or, if it is None, prepare the full Complete Journey task (2.3 M rows, 14 fields)."""
     if folder is not None:
         yield PreparedData.open(folder)
         return
@@ -32,7 +32,7 @@ def prepared(folder: Path | None) -> Iterator[PreparedData]:
 
 
 def knowledge_of_that_shape(data: PreparedData) -> Knowledge:
-    """Composed states and candidates of random item vectors: what they say does not change what they cost."""
+    """Composed user states and candidate vectors, from random item vectors: the values do not change the cost."""
     random = np.random.default_rng(0).standard_normal((data.items.height, DIMENSIONS), dtype=np.float32)
     items = ItemVectors.of(random)
     del random

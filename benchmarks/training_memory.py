@@ -1,11 +1,11 @@
-"""Peak memory of training, and what an evaluation costs beside an epoch.
+"""Peak memory of training, and the time of an evaluation beside that of an epoch.
 
     python -m benchmarks.training_memory [PREPARED] [--steps 200] [--window ROWS] [--knowledge]
 
 PREPARED may be the full shape of KuaiSAR: `python -m benchmarks.kuaisar_files FILES`, then `llm4msr prepare --source
-kuaisar --set folder=FILES --out PREPARED`. Without it a tenth of that is made, in a process of its own, whose memory
-does not count. The model is a Shared Bottom with the default embedding of 16; with `--knowledge` LLM4MSR around it, on
-states composed of random vectors of 64 numbers.
+kuaisar --set folder=FILES --out PREPARED`. Without it a tenth of that size is made, in another process, whose memory
+does not count. The model is a Shared Bottom with the default embedding of 16. With `--knowledge`, LLM4MSR is around it,
+with states composed of random vectors of 64 numbers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from llm4msr.training.optim import Optimizers
 
 
 def peak() -> float:
-    """MiB at the peak so far."""
+    """The peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def main() -> None:
-    """Train some steps, evaluate, write a checkpoint, and print what each took."""
+    """Read the command line, prepare the data if none is given, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=200)
@@ -70,7 +70,7 @@ def make(files: Path, out: Path) -> None:
 
 
 def measure(data: PreparedData, steps: int, window: int | None, scratch: Path, *, knowledge: bool) -> None:
-    """Train, evaluate and write a checkpoint into `scratch`, printing what each takes."""
+    """Train, evaluate and write a checkpoint into `scratch`; print the speed and the peak memory of each."""
     began = time.perf_counter()
     source = BatchSource(data, knowledge_of_that_shape(data) if knowledge else NO_KNOWLEDGE)
     print(f"knowledge: {time.perf_counter() - began:.1f} s, peak {peak():,.0f} MiB")

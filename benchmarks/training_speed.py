@@ -1,13 +1,13 @@
-"""Training speed beside public libraries, in one run, in turn: end to end, and with batches in memory.
+"""Training speed beside public libraries, in turn in one run: end to end, and with batches in memory.
 
     python -m benchmarks.training_speed [PREPARED] [--steps 30] [--rounds 2] [--backbones star ...]
                                         [--device cuda] [--batch 4096]
 
 `PREPARED` is a prepared folder; without it the full Complete Journey task (2.3 M rows, 14 fields) is prepared into a
-temporary folder. Embedding 16, layers 256-128-64, Adam, fp32. A step is batch, forward, backward and update; the clock
-starts when a loader's first batch is there, so that starting its workers does not count. For each of our backbones the
-floor is printed too: its matrix products and look-ups alone, back to back. On a GPU "step by step" is ours without
-recorded steps, and "sent by batch" without the copies of the columns that stay there, too.
+temporary folder. Embedding 16, layers 256-128-64, Adam, fp32. A step is batch, forward, backward and update. The clock
+starts when a loader has its first batch, so that starting its workers does not count. For each of our backbones the
+floor is printed too: its matrix products and look-ups alone, back to back. On a GPU, "step by step" is our model
+without recorded steps; "sent by batch" also does not keep the columns on the GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BACKBONES: dict[str, Callable[[int], dict[str, Any]]] = {
     "ple": lambda scenarios: {"levels": 1, "specific_experts": 2, "shared_experts": 1},
     "ple, two levels": lambda scenarios: {"levels": 2, "specific_experts": 2, "shared_experts": 2},
 }
-"""Our backbones, with the settings that Scenario-Wise-Rec's scripts have for so many scenarios, and a deeper PLE."""
+"""Our backbones, with the settings of Scenario-Wise-Rec's scripts for that number of scenarios, and a deeper PLE."""
 PEERS = (scenario_wise_rec, fuxictr, torch_rechub)
 
 
@@ -64,7 +64,7 @@ def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
     data = task.data
     if len(data.fields_of("categorical")) < len(data.schema.fields) or data.split.valid < steps * task.batch:
         raise SystemExit(f"the benchmark needs categorical fields only, and {steps * task.batch:,} training rows")
-    keep_freed_memory()  # as `llm4msr train` does; it holds for the peers, too
+    keep_freed_memory()  # as `llm4msr train` does; this also applies to the peers
     peers: list[dict[str, list[Contender]]] = []
     for peer in PEERS:
         try:

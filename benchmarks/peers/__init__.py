@@ -1,5 +1,5 @@
-"""Public libraries that a user would pick instead, each run by its own loader, model and optimizer.
+"""Public libraries that a user might pick instead, each with its own loader, model and optimizer.
 
-Nothing of them is part of this project. `pip install fuxictr torch-rechub` and a clone of Scenario-Wise-Rec (its folder
-in the variable SCENARIO_WISE_REC) bring them in; one that is missing is skipped by name.
+None of their code is part of this project. Install them with `pip install fuxictr torch-rechub` and a clone of
+Scenario-Wise-Rec, with its folder in the environment variable SCENARIO_WISE_REC. A missing one is skipped by name.
 """

@@ -1,4 +1,4 @@
-"""FuxiCTR: one network of the same shape for all scenarios, by its base model, embeddings, MLP block and npz loader."""
+"""FuxiCTR: one network of our shape for all scenarios, from its base model, embeddings, MLP block and npz loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "FuxiCTR"
 
 
 def contenders(task: Task) -> dict[str, list[Contender]]:
-    """By the name of our backbone. Raises `NotHereError` where the library is not there."""
+    """Its contenders, by the name of our backbone. Raises `NotHereError` if the library is missing."""
     try:
         features = importlib.import_module("fuxictr.features")
         base = importlib.import_module("fuxictr.pytorch.models").BaseModel
@@ -42,7 +42,7 @@ def contenders(task: Task) -> dict[str, list[Contender]]:
     np.savez(folder / "train.npz", **columns)  # type: ignore[arg-type]
 
     class DNN(base):  # type: ignore[misc, valid-type]
-        """An embedding and an MLP, as its model zoo has it."""
+        """An embedding and an MLP, as in its model zoo."""
 
         def __init__(self) -> None:
             super().__init__(

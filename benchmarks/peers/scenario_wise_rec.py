@@ -1,7 +1,7 @@
-"""Scenario-Wise-Rec: one dict a row, two worker processes, every tower on every row.
+"""Scenario-Wise-Rec: its loader makes one dict per row in two worker processes; its models run all towers on all rows.
 
-Its scripts hand its loader a pandas `DataFrame`; given a dict of arrays in its place it is faster, and both are shown.
-As in its scripts MMoE has as many experts as there are scenarios, and PLE one level of 2 specific and 1 shared experts.
+Its scripts give the loader a pandas `DataFrame`. With a dict of arrays instead it is faster; both are shown. As in its
+scripts, MMoE has one expert per scenario, and PLE has one level of 2 specific and 1 shared experts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "Scenario-Wise-Rec"
 
 
 def contenders(task: Task) -> dict[str, list[Contender]]:
-    """By the name of our backbone. Raises `NotHereError` where the library is not there."""
+    """Its contenders, by the name of our backbone. Raises `NotHereError` if the library is missing."""
     folder = os.environ.get("SCENARIO_WISE_REC")
     if folder is None:
         raise NotHereError("set SCENARIO_WISE_REC to a clone of it")
@@ -76,7 +76,7 @@ def contenders(task: Task) -> dict[str, list[Contender]]:
 
 
 def _step(model: Any, device: torch.device) -> Any:
-    """One iteration of its trainer."""
+    """The step function: one iteration of its trainer."""
     model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     criterion = torch.nn.BCELoss()

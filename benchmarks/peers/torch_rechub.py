@@ -1,6 +1,6 @@
-"""Torch-RecHub: its Shared Bottom, the closest it has to a multi-scenario model, with a task in place of a scenario.
+"""Torch-RecHub: its Shared Bottom, its closest model to a multi-scenario one, with one task for each scenario.
 
-Its multi-task models have no towers for parts of the rows, so every tower learns from every row.
+Its multi-task models cannot restrict a tower to some rows, so every tower learns from every row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAME = "Torch-RecHub"
 
 
 def contenders(task: Task) -> dict[str, list[Contender]]:
-    """By the name of our backbone. Raises `NotHereError` where the library is not there."""
+    """Its contenders, by the name of our backbone. Raises `NotHereError` if the library is missing."""
     try:
         features = importlib.import_module("torch_rechub.basic.features")
         models = importlib.import_module("torch_rechub.models.multi_task")

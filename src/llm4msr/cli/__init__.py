@@ -1,4 +1,4 @@
-"""The command line: thin, over the rooms. Errors of input are one message and exit code 2."""
+"""The command line, a thin layer over the other packages. An `InputError` becomes one message and exit code 2."""
 
 from typer.models import CommandInfo
 

@@ -1,4 +1,4 @@
-"""What the commands share: the console, options, and how errors end."""
+"""Shared parts of the commands: the console, common options, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Numbe
 
 
 def main() -> None:
-    """Run the command line; an `InputError` is printed without a traceback and ends with exit code 2."""
+    """Run the command line; an `InputError` or `OSError` is printed without a traceback and ends with exit code 2."""
     try:
         app()
     except InputError as error:
@@ -68,7 +68,7 @@ def say(message: str) -> None:
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of an option's value, which has commas between them; raises `InputError` for another."""
+    """Parse an option's value as whole numbers with commas between them; raises `InputError` for anything else."""
     try:
         return tuple(int(value) for value in text.split(","))
     except ValueError:
@@ -76,7 +76,7 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def print_sheet(sheet: Sheet) -> None:
-    """Print a table, in parts where the terminal is narrow."""
+    """Print a table, in parts if the terminal is too narrow for it."""
     for part in sheet.parts(console.width):
         console.print(part.rich())
 
@@ -88,18 +88,18 @@ def make_engine(
     command: str = "",
     layers: int | None = None,
 ) -> Any:
-    """The engine with the LLM of a folder, or with the embedded one."""
+    """Make the engine with the LLM of the folder `model`, or with the embedded one if it is None."""
     from transformers.utils import logging
 
     from llm4msr.knowledge.engines.choice import make_engine as make
 
-    logging.set_verbosity_error()  # the terminal is ours here
+    logging.set_verbosity_error()  # the terminal shows our own progress
     logging.disable_progress_bar()
     return make(engine, model, dtype, say, command=command, layers=layers)
 
 
 def validated(kind: Any, raw: dict[str, Any]) -> Any:
-    """Settings as their type; raises `InputError` for a wrong one."""
+    """Validate settings as the type `kind`; raises `InputError` for a wrong one."""
     from pydantic import ValidationError
 
     from llm4msr.validation import explain_validation

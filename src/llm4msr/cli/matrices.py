@@ -1,4 +1,4 @@
-"""What the commands of matrices share: their options, what a matrix will cost, and how a case study is shown."""
+"""Shared parts of the matrix commands: options, the cost of a matrix, and the display of a case study."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ EnhancerOption = Annotated[
 
 
 def cost(matrix: MatrixConfig, out: Path, jobs: int, *, asked: bool, timed: bool) -> str:
-    """How many runs a matrix has and, where `timed`, about how long those that are left take.
+    """Say how many runs a matrix has and, if `timed`, about how long the unfinished ones take.
 
-    Without knowledge that the LLM was `asked` for already no run can be recognised as finished. Raises `InputError` for
-    a cell that cannot be run.
+    Without `asked`, the LLM still has to make knowledge for the matrix, and no run can be recognised as finished yet.
+    Raises `InputError` for a cell that cannot be run.
     """
     from llm4msr.experiments.benchmark import plan
     from llm4msr.experiments.cells import cells_of

@@ -61,7 +61,7 @@ def paper(
     engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
-    """Make every table and figure of the paper of one matrix: paper.md, paper.tex and images."""
+    """Make every table and figure of the paper from one matrix: paper.md, paper.tex and images."""
     from llm4msr.experiments.config import read_matrix
     from llm4msr.experiments.paper import PARTS, Paper, PaperConfig
 
@@ -102,7 +102,7 @@ def _show(section: Section) -> None:
     if section.remark:
         say(section.remark)
     if section.study is not None:
-        print_study(section.study)  # its table, too
+        print_study(section.study)  # this includes its table
         return
     for sheet in section.sheets:
         print_sheet(sheet)

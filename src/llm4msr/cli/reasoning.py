@@ -1,4 +1,4 @@
-"""The command `reason`: ask the LLM what is missing, plan it, or do a part of it."""
+"""The command `reason`: ask the LLM for missing answers, plan that, or do a part of it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def reason(
     if reading is not None:
         knowledge = reading_path(knowledge, reading)
     opened = PreparedData.open(data)
-    check_usable(knowledge)  # before the model is read, which may take minutes
+    check_usable(knowledge)  # before the model is loaded, which may take minutes
     if ray is None:
         llm = make_engine(model, dtype, engine, command, layers)
     else:
@@ -140,7 +140,7 @@ def _levels(text: str | None, reading: str | None) -> list[str]:
 
 
 def _moment(text: str) -> int:
-    """An ISO date or time, taken as UTC where it names no zone, in microseconds since 1970."""
+    """Parse an ISO date or time to microseconds since 1970; without a zone it is UTC."""
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:

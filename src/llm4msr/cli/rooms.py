@@ -1,4 +1,4 @@
-"""The commands of the rooms: prepare, train, evaluate, explain; `reason` has a file of its own."""
+"""The commands prepare, train, evaluate and explain; `reason` has a file of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llm4msr.training.config import RunConfig
 
 _LONG_AGO = "1990-01-01"
-"""Logs that begin before this day are told of."""
+"""For a log that begins before this day, `prepare` warns that the time unit may be wrong."""
 
 
 @app.command()
@@ -125,7 +125,7 @@ def prepare(
 
 
 def _tell_of_times(data: PreparedData) -> None:
-    """When the log and its parts begin: a wrong unit of time shows here."""
+    """Print when the log begins and ends and when its parts begin, so that a wrong time unit is noticed."""
     import numpy as np
 
     split = data.split
@@ -178,7 +178,7 @@ def train(
         say(f"warning: the enhancer {run_config.model.enhancer.name!r} reads no knowledge; --enhancer llm4msr does")
     with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
-    if os.environ.get("RANK", "0") != "0":  # one of several processes that train together: the first one speaks
+    if os.environ.get("RANK", "0") != "0":  # of several processes that train together, only the first prints
         return
     say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
     _print_scores(out)
@@ -217,13 +217,13 @@ def explain(
 
 
 def _print_scores(run: Path, config: RunConfig | None = None) -> None:
-    """Print a run's scores: those it ended with or, with a `config`, those that it gives now."""
+    """Print the scores that a run ended with or, with a `config`, the scores of a new evaluation."""
     from llm4msr.data.prepared import PreparedData
     from llm4msr.report.tables import Row, score_sheets
     from llm4msr.training.identity import run_config
     from llm4msr.training.run import evaluate_run, read_result
 
-    result = read_result(run)  # first: a run that has not ended has none
+    result = read_result(run)  # first, as an unfinished run has none
     scores = result.scores if config is None else evaluate_run(run, config)
     config = config or run_config(run)
     data = PreparedData.open(config.data, check=False)

@@ -1,4 +1,4 @@
-"""The commands of the room of answers: export, serve, events."""
+"""The serving commands: export, serve, events."""
 
 from __future__ import annotations
 

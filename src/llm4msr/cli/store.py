@@ -1,4 +1,4 @@
-"""The commands of a knowledge store's upkeep: stats, verify, compact, export, gc."""
+"""The commands that maintain a knowledge store: stats, verify, compact, export, gc."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def compact(
     knowledge: FolderArgument,
     int8: Annotated[bool, typer.Option("--int8", help="Keep vectors in 8 bits a number, in place of 16.")] = False,
 ) -> None:
-    """Bring the store files of several workers into one, and make it smaller."""
+    """Merge the store files of several workers into one, and make it smaller."""
     from llm4msr.knowledge.upkeep import compact as merge
 
     say(f"{merge(knowledge, int8=int8)} answers in one file")
@@ -69,7 +69,7 @@ def compact(
 def export(
     knowledge: FolderArgument, parquet: Annotated[Path, typer.Option(help="The Parquet file to write.")]
 ) -> None:
-    """Write answers and whose they are as Parquet."""
+    """Write the answers, and the subjects they are about, as Parquet."""
     from llm4msr.knowledge.upkeep import export as write
 
     say(f"{write(knowledge, parquet)} rows in {parquet}")

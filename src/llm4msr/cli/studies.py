@@ -51,7 +51,7 @@ def demo(
     full: Annotated[bool, typer.Option("--full", help="All households, in place of 200.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
 ) -> None:
-    """The whole way on real data: raw logs to an AUC table, with and without knowledge."""
+    """Run the whole way on real data: from raw logs to an AUC table, with and without knowledge."""
     from llm4msr.data.sources.completejourney import NOTICE
     from llm4msr.experiments.demo import LEGEND, DemoSettings, Listener, run_demo
     from llm4msr.report.tables import score_sheets
@@ -153,7 +153,7 @@ def case_study(
     engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
-    """Show what the LLM wrote of scenarios and of a user, and what it changes in her scores (the paper's Figure 5)."""
+    """Show the LLM's texts on scenarios and a user, and how this changes the user's scores (the paper's Figure 5)."""
     from llm4msr.experiments.case_study import case_study as study
     from llm4msr.training.identity import run_config
 

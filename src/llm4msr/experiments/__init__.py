@@ -1,1 +1,1 @@
-"""Whole experiments: data, knowledge and several models, compared side by side."""
+"""Whole experiments: several models on the same data and knowledge, compared side by side."""

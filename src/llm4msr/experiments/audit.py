@@ -1,4 +1,4 @@
-"""Whether anything from after a row's time reaches it: planted markers, brute force, and what the columns show."""
+"""Checks that nothing from after a row's time reaches it: with planted markers, by brute force, and on the columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKER = "zqmarker"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: whether it held, and what was seen."""
+    """One check: its name, whether it held, and what it saw."""
 
     name: str
     held: bool
@@ -32,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Plant:
-    """Data with a marked item in the history of some users; `user`, `scenario` and `time` `(n,)` say where it is."""
+    """Data with a marked item in the histories of n users; `user`, `scenario` and `time` `(n,)` describe its events."""
 
     data: PreparedData
     item: int
@@ -44,9 +44,10 @@ class _Plant:
 def audit(data: PreparedData, config: KnowledgeConfig, *, snapshots: Snapshots, users: int = 100) -> list[Check]:
     """Check that vocabularies, statistics, prompts and states know nothing from after their time.
 
-    A marked item is put into the history of that many users at the time of one of their rows, in turn in any part of
-    the data and in the test part. A check fails, too, where the marker is not found in what should know of it; where
-    nothing should, as of other scenarios where there is only one, it says so.
+    A marked item is put into the histories of up to `users` users, each at the time of one of the user's rows. One copy
+    of the data takes rows of any part for this, another takes rows of the test part. A check also fails if the marker
+    is missing where it should be known. If it should be known nowhere (for example in the states of other scenarios,
+    with only one scenario), the check holds and says so.
     """
     anywhere = _plant(data, users, 0)
     late = _plant(data, users, data.split.test)
@@ -94,7 +95,7 @@ def _plant(data: PreparedData, users: int, first_row: int) -> _Plant:
 
 
 def _vocabularies(data: PreparedData) -> Check:
-    """Every id of a vocabulary is one that a training row has: other values are the unknown one."""
+    """Every id of a vocabulary occurs in a training row, except 0, the id of unknown values."""
     strange = 0
     names: list[str] = []
     for kind in ("categorical", "multi"):
@@ -124,7 +125,7 @@ def _numbers(data: PreparedData) -> Check:
 
 
 def _item_statistics(data: PreparedData, late: _Plant) -> Check:
-    """An item that appears in the test part alone is not among those that vectors are standardised by."""
+    """An item that occurs only in the test part is not among the items that vectors are standardised by."""
     before, after = trained_items(data), trained_items(late.data)
     held = not after[late.item] and bool((before == after[: late.item]).all())
     return Check(
@@ -135,8 +136,8 @@ def _item_statistics(data: PreparedData, late: _Plant) -> Check:
 
 
 def _prompts(data: PreparedData, plant: _Plant, snapshots: Snapshots) -> Check:
-    """The marker is in a user's prompts after its time, and in none before, nor in the scenarios' prompts."""
-    # So long that later positives do not push the marker out of anybody's prompt.
+    """The marker is in a user's prompts from after its time, not in earlier ones, nor in the scenarios' prompts."""
+    # Long enough that later positives push the marker out of no prompt.
     longest = int(plant.data.positives.group_by("user", "scenario").len()["len"].max() or 1)  # type: ignore[arg-type]
     writer, plain = PromptWriter(plant.data, history=longest), PromptWriter(data, history=longest)
     wrong, early, later = 0, 0, 0
@@ -153,7 +154,7 @@ def _prompts(data: PreparedData, plant: _Plant, snapshots: Snapshots) -> Check:
 
 
 def _states(plant: _Plant, config: KnowledgeConfig, source: Composed) -> Check:
-    """With 1 for the marked item and 0 for all others, a state is above 0 after the marker, and 0 before."""
+    """With vector 1 for the marked item and 0 for all others, a state is above 0 only in rows after the marker."""
     data = plant.data
     marked = np.zeros((data.items.height, 1), dtype=np.float32)
     marked[plant.item] = 1
@@ -191,7 +192,7 @@ def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Composed, 
             worst = max(worst, float(table.index[row] != 0))
             continue
         weight = 2.0 ** (-(now - events["time"].to_numpy()) / (config.half_life_days * DAY))
-        if not weight.sum():  # so long ago that no weight is left to compare with
+        if not weight.sum():  # all events are so old that their weights are 0
             continue
         mean = (weight[:, None] * vectors[events["item"].to_numpy()]).sum(0) / weight.sum()
         worst = max(worst, float(np.abs(table.vectors[table.index[row]] - mean).max()))
@@ -202,7 +203,7 @@ def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Composed, 
 
 
 def _with_a_history(data: PreparedData, source: Composed) -> NDArray[np.int64]:
-    """The rows before which their user has a positive in the row's own scenario, or in one of the others."""
+    """The rows whose user has an earlier positive, in the row's own scenario or in another one, as `source` says."""
     first = np.full((data.users.height, data.scenario_count), np.iinfo(np.int64).max)
     events = data.positives
     np.minimum.at(first, (events["user"].to_numpy(), events["scenario"].to_numpy()), events["time"].to_numpy())

@@ -1,4 +1,4 @@
-"""Runs a matrix: for each cell a search on validation data, then the seeds. Stop it at any time and start it again."""
+"""Runs a matrix: for each cell a search on validation data, then the seeds. It may be stopped and restarted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan(config: MatrixConfig, root: Path) -> Plan:
-    """What is to be done, after checking that every cell can be run; see `cells_of` for the errors."""
+    """Count the runs of a matrix, and the finished ones. Checks first that every cell can be run; see `cells_of`."""
     cells = cells_of(config)
     done = sum(len(_done(cell, config, root)) for cell in cells)
     return Plan(len(cells), len(cells) * (config.search.trials + config.seeds), done)
@@ -52,13 +52,13 @@ def run_matrix(
     progress: Training = lambda name, progress: None,
     results: str = RESULTS,
 ) -> pl.DataFrame:
-    """Run every cell that is not finished, `jobs` at once, and give the results table: one row a run.
+    """Run every cell that is not finished, `jobs` at once, and return the results table: one row per run.
 
-    The table is written to the file `results` in `root` whenever a cell ends; several matrices may share a `root`,
-    and what two of them have in common is run once. `progress` is told of each run's validations, with its name,
-    where cells do not run at once. A run that fails is in the table with its reason, and the others go on; it is
-    tried again the next time. Raises `InputError` before anything runs where a cell is impossible, and where the
-    file has results of cells that this matrix does not have, which its tables would leave out.
+    The table is written to the file `results` in `root` whenever a cell ends. Several matrices may share a `root`;
+    a run that two of them have in common is made once. `progress` is called with a run's name at each of its
+    validations, but only if `jobs` is 1. A run that fails is in the table with its reason, and the others go on; the
+    next call tries it again. Raises `InputError` before anything runs if a cell cannot be run, or if the file has
+    results of cells that this matrix does not have, because the new table would lose them.
     """
     cells = cells_of(config)
     path = root / results
@@ -74,7 +74,7 @@ def run_matrix(
 
 
 def claim(root: Path) -> None:
-    """Make a folder one of studies. Raises `InputError` where it is a file, or holds something else."""
+    """Make `root` a folder for studies. Raises `InputError` if it is a file, or holds something other than runs."""
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; name a folder for the runs")
     if root.is_dir() and any(root.iterdir()) and not (root / RUNS).is_dir():
@@ -99,17 +99,20 @@ def _check_kept(cells: Sequence[Cell], path: Path) -> None:
 def run_cell(
     cell: Cell, config: MatrixConfig, root: Path, progress: Training = lambda name, progress: None
 ) -> list[Run]:
-    """The trials of a cell, then its seeds with the best trial's settings; no seeds where every trial fails."""
+    """Run the trials of a cell, then its seeds with the best trial's settings; no seeds if every trial fails."""
     return _taken(cell, config, lambda kind, number, settings: execute(cell, root, kind, number, settings, progress))
 
 
 def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
-    """The finished runs of a cell, as far as what was searched before allows to tell."""
+    """The finished runs of a cell. Those after an unfinished trial do not count: their settings depend on it."""
     return _taken(cell, config, lambda kind, number, settings: known(cell, root, kind, number, settings))
 
 
 def _taken(cell: Cell, config: MatrixConfig, take: Callable[[Kind, int, RunConfig], Run | None]) -> list[Run]:
-    """The runs that `take` gives, of the trials as they follow from each other, then of the seeds."""
+    """Collect the runs that `take` returns: trials, each with settings that depend on the earlier ones, then seeds.
+
+    Stops at a trial for which `take` returns None.
+    """
     train = cell.base.train
     start: Settings = {"learning_rate": train.learning_rate, "embedding_decay": train.embedding_decay}
     runs: list[Run] = []
@@ -131,7 +134,7 @@ def _taken(cell: Cell, config: MatrixConfig, take: Callable[[Kind, int, RunConfi
 def _run_all(
     cells: Sequence[Cell], config: MatrixConfig, root: Path, jobs: int, progress: Training
 ) -> Iterator[tuple[int, list[Run]]]:
-    """Every cell's runs, as they end."""
+    """Run all cells; yield the place and the runs of each cell when it ends."""
     if jobs == 1:
         for place, cell in enumerate(cells):
             yield place, run_cell(cell, config, root, progress)
@@ -141,7 +144,7 @@ def _run_all(
         if runs is not None:
             del left[place]
             yield place, runs
-    for place, cell in left.items():  # a process was killed, and nobody knows which cell's: now each has its own
+    for place, cell in left.items():  # a process was killed, it is unknown in which cell: run each in its own process
         for _, runs in _at_once({place: cell}, config, root, 1):
             yield place, [killed(cell, root)] if runs is None else runs
 
@@ -149,7 +152,7 @@ def _run_all(
 def _at_once(
     cells: Mapping[int, Cell], config: MatrixConfig, root: Path, jobs: int
 ) -> Iterator[tuple[int, list[Run] | None]]:
-    """Each cell's runs, in processes of their own; None of those that had not ended when a process was killed."""
+    """Run cells in `jobs` processes; yield place and runs, or None for cells that a killed process left unfinished."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_threads, initargs=(threads,))
     try:
@@ -157,7 +160,7 @@ def _at_once(
         for future in as_completed(waiting):
             lost = isinstance(future.exception(), BrokenProcessPool)
             yield waiting[future], None if lost else future.result()
-    except KeyboardInterrupt:  # runs go on from their checkpoints
+    except KeyboardInterrupt:  # the next call resumes the runs from their checkpoints
         for process in list(pool._processes.values()):
             process.terminate()
         raise

@@ -1,4 +1,4 @@
-"""The paper's Figure 5: what the LLM wrote of scenarios and of one user, and what her knowledge changes."""
+"""The paper's Figure 5: the LLM's texts on the scenarios and one user, and how that knowledge changes the scores."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from llm4msr.training.run import open_trained
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """A user's explanation, and a table of her test rows: the score with her knowledge and with everybody's mean.
+    """A user's explanation, and a table of their test rows: scores with their own knowledge, and with the mean.
 
-    `scenarios` has what the LLM wrote of each scenario, by its title; none where it was not asked about them.
+    `scenarios` has the LLM's text about each scenario, by title; it is empty if the LLM was not asked about them.
     """
 
     scenarios: dict[str, str]
@@ -39,11 +39,11 @@ class CaseStudy:
 def case_study(
     run: Path, user: str, engine: Callable[[], Engine], *, most: int = 10, config: RunConfig | None = None
 ) -> CaseStudy:
-    """Study one user of a finished run; at most `most` rows a scenario are shown, those that change most.
+    """Study one user of a finished run; the table has the `most` rows of each scenario whose scores change most.
 
-    A `config` says where data and knowledge lie now, where that is not where the run found them.
+    Give a `config` if data or knowledge have moved since the run.
 
-    Raises `InputError` where the run reads no user knowledge, or the user is unknown or has no test row.
+    Raises `InputError` if the run reads no user knowledge, or the user is unknown or has no test row.
     """
     config = run_config(run) if config is None else config
     data, source, model = open_trained(run, config)
@@ -65,7 +65,10 @@ def case_study(
 
 
 def telling_user(data: PreparedData) -> str:
-    """The id of the user of the test part who has positives in the most scenarios before it, and then the most."""
+    """The id of the test part's user who has positives in the most scenarios before the test part.
+
+    Among equals, the one with the most positives.
+    """
     first, last = data.split.range("test")
     tested = pl.DataFrame({"user": np.unique(np.asarray(data.user[first:last]))})
     before = data.positives.filter(pl.col("time") < data.split.test_time)
@@ -81,7 +84,7 @@ def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:
 
 
 def _with_mean_state(batch: Batch, others: Batch, splits: tuple[int, ...]) -> Batch:
-    """The batch with each user state replaced by the mean over the rows of `others` that know each source."""
+    """The batch with every user state replaced by a mean: of each source, over the rows of `others` that know it."""
     assert batch.users is not None
     assert others.users is not None
     mean = mean_state(others.users, splits).expand_as(batch.users.vectors).contiguous()

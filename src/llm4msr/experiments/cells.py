@@ -16,7 +16,7 @@ from llm4msr.models.registry import BACKBONES
 from llm4msr.training.config import RunConfig
 
 RUNS = "runs"
-"""The folder of all runs, below a study's own."""
+"""The name of the folder of all runs, inside a study's folder."""
 _LEVEL = {"scenario": "scenario", "prompted": "user", "own": "item", "others": "item", "item": "item"}
 """The level that each kind of knowledge is made from."""
 
@@ -33,24 +33,24 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What errors and progress call it."""
+        """The cell's name in errors and progress."""
         control = "" if self.control == "none" else f", control {self.control}"
         return f"{self.data}: {self.backbone} with {self.enhancer}{control}"
 
     @property
     def folder(self) -> Path:
-        """Where its runs lie, below the matrix's own folder."""
+        """The folder of its runs, relative to the matrix's root folder."""
         parts = (self.data, self.backbone, self.enhancer + ("" if self.control == "none" else f" {self.control}"))
         return Path(RUNS, *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
 
     def config(self, learning_rate: float, embedding_decay: float, seed: int) -> RunConfig:
-        """The run of one seed with the searched settings."""
+        """The run config of one seed with the searched settings."""
         update = {"learning_rate": learning_rate, "embedding_decay": embedding_decay, "seed": seed}
         return self.base.model_copy(update={"train": self.base.train.model_copy(update=update)})
 
 
 def cells_of(config: MatrixConfig) -> list[Cell]:
-    """Every cell, controls after what they control. Raises `InputError` for the first that cannot be run, and why."""
+    """Every cell, an enhancer before its controls. Raises `InputError` for the first cell that cannot be run."""
     cells = []
     for data_name, choice in config.data.items():
         data = PreparedData.open(choice.folder)
@@ -82,7 +82,7 @@ def cells_of(config: MatrixConfig) -> list[Cell]:
 
 
 def _check(cell: Cell, data: PreparedData) -> None:
-    """Raise `InputError`, naming the cell, where its parts do not go together."""
+    """Raise `InputError`, naming the cell, if its parts do not go together."""
     model, folder = cell.base.model, cell.base.knowledge_folder
     try:
         BACKBONES.config(model.backbone.name, model.backbone.settings)

@@ -1,7 +1,7 @@
-"""What a matrix of experiments is: data sets x backbones x enhancers x seeds, from one TOML file::
+"""The settings of a matrix of experiments: data sets x backbones x enhancers x seeds, from one TOML file::
 
 seeds = 3
-preset = "paper-amazon"                      # the paper's Table 4, for what is not said below
+preset = "paper-amazon"                      # the paper's Table 4, for settings not given here
 backbones = ["star", "mmoe"]
 
 [data.journey]
@@ -11,7 +11,7 @@ knowledge = "knowledge"
 [enhancers.none]
 [enhancers.epnet]
 [enhancers."llm4msr, composed"]
-name = "llm4msr"                             # where the label is not the enhancer's own name
+name = "llm4msr"                             # if the label is not the enhancer's own name
 settings = { source = "composed" }
 controls = ["random", "shuffled"]            # the same with its knowledge replaced
 
@@ -20,7 +20,7 @@ trials = 6                                   # a cell, on validation data only
 [train]
 epochs = 4
 
-Without `backbones` or `enhancers` the matrix has those of the paper's Table 2, and `llm4msr` beside them.
+Without `backbones` or `enhancers` the matrix takes those of the paper's Table 2, plus the enhancer `llm4msr`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class DataChoice(_Strict):
 class EnhancerChoice(_Strict):
     """An enhancer under a label: its registered `name` (by default the label), its settings, and its controls.
 
-    `knowledge` is a folder of knowledge to be read in place of the data set's own.
+    `knowledge` is a knowledge folder to read instead of the data set's own.
     """
 
     name: str = ""
@@ -65,9 +65,9 @@ class EnhancerChoice(_Strict):
 
 
 class Search(_Strict):
-    """The search for learning rate and embedding decay: `trials` a cell, between the bounds, on a logarithmic scale.
+    """The search for learning rate and embedding decay: `trials` per cell, within the bounds, on a logarithmic scale.
 
-    The first trial is the configured setting itself; 0 trials take it without a search.
+    The first trial uses the configured settings; with 0 trials they are taken without a search.
     """
 
     trials: int = Field(default=6, ge=0, le=1000)
@@ -83,7 +83,10 @@ class Search(_Strict):
 
 
 class MatrixConfig(_Strict):
-    """A matrix; `backbones` are names, or tables of names with settings. By default both are the paper's."""
+    """A matrix. `backbones` may be a list of names, or a table from names to settings.
+
+    The default backbones are the paper's; so are the default enhancers, plus `llm4msr`.
+    """
 
     data: dict[str, DataChoice] = Field(min_length=1)
     backbones: dict[str, dict[str, Any]] = Field(min_length=1)
@@ -97,7 +100,7 @@ class MatrixConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, raw: Any) -> Any:
-        """Names of backbones become tables, and a preset fills in what is not given."""
+        """Turn a list of backbones into a table, and fill in the settings of a preset that are not given."""
         if not isinstance(raw, dict):
             return raw
         raw = dict(raw)
@@ -122,7 +125,7 @@ class MatrixConfig(_Strict):
 
 
 def read_matrix(path: Path) -> MatrixConfig:
-    """Read a matrix; its folders are taken from where the file lies. Raises `InputError` naming file and key."""
+    """Read a matrix. Paths in it are relative to the file's folder. Raises `InputError` naming file and key."""
     try:
         config = MatrixConfig.model_validate(read_toml(path))
     except ValidationError as error:
@@ -146,9 +149,9 @@ def _beside(config: MatrixConfig, folder: Path) -> MatrixConfig:
 
 
 def _with_hidden(backbone: str, settings: Any, hidden: Any) -> Any:
-    """A backbone's settings with a preset's hidden layers, where it is not one's own that has no such list."""
+    """A backbone's settings with a preset's hidden layers, unless the backbone has no such setting."""
     if not isinstance(settings, dict):
-        return settings  # which is refused later
+        return settings  # refused later
     if backbone in BACKBONES.names():
         field = BACKBONES.get(backbone).config_type.model_fields.get("hidden")
         if field is None or not isinstance(field.default, tuple):

@@ -1,4 +1,4 @@
-"""The demo: the Complete Journey from raw logs to test metrics of a backbone alone and with knowledge."""
+"""The demo: from the raw logs of the Complete Journey to test metrics of a backbone, alone and with knowledge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAPER_BUT_SMALL = {"weights": "low_rank", "residual": True}
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the demo's table: an enhancer, and the control that its knowledge is replaced by."""
+    """One row of the demo's table: an enhancer, and the control that replaces its knowledge."""
 
     name: str
     folder: str
@@ -50,7 +50,7 @@ VARIANTS = (
     Variant("llm4msr, random control", "random", PartChoice(name="llm4msr"), control="random"),
 )
 _SERVED = "composed"
-"""The variant, by its folder, that the demo makes a bundle of."""
+"""The folder name of the variant that the demo exports as a bundle."""
 LEGEND = (
     "prompted: the paper's user and scenario prompts, each user snapshot made only of what was before it. "
     "composed: item vectors composed into users event by event, with the candidate's vector, match features and gated "
@@ -60,7 +60,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How large the demo is. `households` None takes all."""
+    """The size of the demo. If `households` is None, it takes all."""
 
     households: int | None = 200
     backbone: str = "star"
@@ -71,13 +71,13 @@ class DemoSettings:
 
     @classmethod
     def full(cls, seeds: int) -> DemoSettings:
-        """All households."""
+        """The settings for all households."""
         return cls(households=None, seeds=seeds, batch_size=4096)
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how far the demo is."""
+    """Callbacks for the demo's progress."""
 
     say: Callable[[str], None]
     reasoning: Callable[[Progress], None]
@@ -86,7 +86,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The table's rows, the scenarios' names, one explained user, where everything lies, and the bundle to serve."""
+    """The table's rows, the scenarios' titles, one explained user, the folder of it all, and the bundle to serve."""
 
     rows: Sequence[Row]
     scenarios: Sequence[str]
@@ -96,7 +96,7 @@ class DemoResult:
 
 
 def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine], listener: Listener) -> DemoResult:
-    """Prepare, reason, train and compare in `folder`. What is there already, from an earlier run, is reused."""
+    """Prepare, reason, train and compare in `folder`. Results of an earlier run in it are reused."""
     data = _prepared(folder / "data", settings, listener)
     knowledge = _reasoned(folder / "knowledge", data, engine, listener)
     rows = []
@@ -148,7 +148,7 @@ def _reasoned(folder: Path, data: PreparedData, engine: Callable[[], Engine], li
             listener.say(f"reusing the knowledge in {folder}")
             return found
     except InputError:
-        pass  # absent, unfinished or of other data: reasoning asks for what is missing
+        pass  # absent, unfinished or of other data: reason about what is missing
     listener.say("reasoning: scenarios, users at their snapshots, items")
     for summary in reason(data, engine(), folder, REASONING, progress=listener.reasoning):
         listener.say(

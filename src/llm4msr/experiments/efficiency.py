@@ -28,7 +28,7 @@ class _Contender:
         self.cell = cell
         train = cell.base.train
         _, source, self._model = open_run(cell.base)
-        self._step = PlainStep(self._model, train.optimizers(self._model), source, train)  # not every model replays
+        self._step = PlainStep(self._model, train.optimizers(self._model), source, train)  # not all models replay
         epoch = list(islice(self._step.batches(0), batches))
         full = [batch for batch in epoch if len(batch) == train.batch_size] or epoch
         self.rows = max(len(batch) for batch in full)
@@ -37,7 +37,7 @@ class _Contender:
         self.inference: list[float] = []
 
     def measure(self) -> None:
-        """One round: the mean seconds of a training step, then of an inference, over all batches."""
+        """Measure one round: the mean seconds of a training step, then of an inference, over all batches."""
         self._model.train()
         self.training.append(self._timed(self._step))
         self._model.eval()
@@ -45,7 +45,7 @@ class _Contender:
             self.inference.append(self._timed(lambda batch: self._model(batch)[0]))
 
     def forget(self) -> None:
-        """Drop what was measured while warming up."""
+        """Drop the measurements of the warm-up."""
         self.training, self.inference = [], []
 
     def _timed(self, work: Callable[[Batch], object]) -> float:
@@ -63,9 +63,9 @@ def _wait(model: MultiScenarioModel) -> None:
 
 
 def efficiency(config: MatrixConfig, *, batches: int = 10, rounds: int = 5) -> list[Sheet]:
-    """A table for each data set. The models take turns, round by round, so that a busy machine slows all alike.
+    """Measure one table per data set. The models take turns, round by round, so that a busy machine slows all alike.
 
-    A model that fails is named under the table with its reason, and the others are measured.
+    A model that fails is named under the table with its reason; the others are still measured.
     """
     cells = [cell for cell in cells_of(config) if cell.control == "none"]
     found = []
@@ -103,7 +103,7 @@ def efficiency(config: MatrixConfig, *, batches: int = 10, rounds: int = 5) -> l
 
 @contextmanager
 def _noting(failed: dict[str, str], cell: Cell) -> Iterator[None]:
-    """Within it an error is noted down as the cell's, and goes no further."""
+    """Record an error in `failed` under the cell's name, and do not raise it."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - one model's failure must not end the others
@@ -111,6 +111,6 @@ def _noting(failed: dict[str, str], cell: Cell) -> Iterator[None]:
 
 
 def _figures(ours: list[float], theirs: list[float] | None) -> tuple[str, str]:
-    """The median seconds, and their ratio."""
+    """The median of `ours` in seconds, and its ratio to the median of `theirs`."""
     ratio = "" if theirs is None else f"{median(ours) / median(theirs):.2f}"
     return f"{median(ours):.4f}", ratio

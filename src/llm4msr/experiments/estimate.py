@@ -1,4 +1,4 @@
-"""About how long a matrix will take: a few training steps of each cell, times the most steps it may run."""
+"""Estimates how long a matrix will take: the time of a few steps of each cell, times the most steps it may run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _STEPS = 5
 
 
 def seconds_a_run(cell: Cell) -> float:
-    """The most seconds that a run's training steps take; early stopping ends it sooner, validation adds some."""
+    """An upper estimate of the seconds of a run's training steps; early stopping shortens it, validation adds some."""
     _, source, model = open_run(cell.base, trains=True)
     train = cell.base.train
     step = training_step(model, train.optimizers(model), source, train)
     times = [time.perf_counter()]
     for batch in islice(step.batches(0), _STEPS + 1):
         step(batch)
-        step.loss_sum.item()  # a GPU is waited for
+        step.loss_sum.item()  # wait for a GPU
         times.append(time.perf_counter())
     taken = np.diff(times)
     a_step = float(np.median(taken[-3:]))  # the first steps warm up
@@ -31,9 +31,9 @@ def seconds_a_run(cell: Cell) -> float:
 
 
 def seconds_of(cells: list[Cell], config: MatrixConfig, jobs: int) -> tuple[float, list[str]]:
-    """The most seconds of a whole matrix from its start, and the cells that cannot be run, each with its reason.
+    """An upper estimate of the seconds of a whole matrix, and the cells that cannot be run, each with its reason.
 
-    `jobs` at once are taken to share the machine perfectly.
+    Nothing counts as finished, and `jobs` cells at once are assumed to be `jobs` times as fast.
     """
     runs, seconds, failed = config.search.trials + config.seeds, 0.0, []
     for cell in cells:

@@ -19,9 +19,9 @@ _MEAN = "mean"
 
 
 def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
-    """Figure 3: for each data set and backbone by how many per cent each variant's test AUC is above the backbone's.
+    """Figure 3: for each data set and backbone, each variant's test AUC in per cent above that of the backbone alone.
 
-    Both are of the same seed; the deviation is over the seeds.
+    Each seed is compared with the same seed of the backbone; the deviation is over the seeds.
     """
     panels = []
     for name, choice in config.data.items():
@@ -45,7 +45,7 @@ def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
 
 
 def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Panel]:
-    """Figure 4: for each data set and backbone the test AUC of each scenario over the values of a setting."""
+    """Figure 4: for each data set and backbone, the test AUC of each scenario over the values of a setting."""
     panels = []
     for name, choice in config.data.items():
         metrics = _metrics(PreparedData.open(choice.folder, check=False))
@@ -62,7 +62,7 @@ def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Pan
 
 
 def as_sheet(panel: Panel, title: str, mean: str, deviation: str, note: str = "") -> Sheet:
-    """The numbers of a panel, formatted as `mean` and `deviation` say: a line a place, a column a series."""
+    """A panel as a table: a line per place, a column per series. `mean` and `deviation` are format specifications."""
     lines = [
         [Cell(place), *(_shown(values[at], mean, deviation) for values in panel.series.values())]
         for at, place in enumerate(panel.places)
@@ -78,7 +78,7 @@ def _shown(value: tuple[float, float], mean: str, deviation: str) -> Cell:
 
 
 def _metrics(data: PreparedData) -> dict[str, str]:
-    """The name of each scenario, and of their mean, with the column of its AUC in the results."""
+    """From the name of each scenario, and of their mean, to the column of its AUC in the results."""
     return {s.title: f"auc all: {s.title}" for s in data.schema.scenarios} | {_MEAN: "mean_auc all"}
 
 
@@ -87,7 +87,7 @@ def _finished(results: pl.DataFrame, data: str, backbone: str) -> list[dict[str,
 
 
 def _columns(config: MatrixConfig) -> list[tuple[str, str]]:
-    """Every enhancer beside the backbone alone, and each of its controls: one whose runs all failed is a gap."""
+    """Every enhancer except the backbone alone, and each of its controls; one whose runs all failed leaves a gap."""
     return [
         (label, control)
         for label, choice in config.enhancers.items()
@@ -103,7 +103,7 @@ def _above(ours: object, theirs: object) -> float | None:
 
 
 def _summary(values: Sequence[object]) -> tuple[float, float]:
-    """Mean and deviation over the seeds, which is 0 for one; NaN where there is none, or any is undefined."""
+    """Mean and deviation over the seeds. One seed has deviation 0; both are NaN with no seed or an undefined value."""
     numbers = [value for value in values if isinstance(value, float)]
     if not numbers or len(numbers) < len(values):
         return math.nan, math.nan

@@ -1,8 +1,8 @@
-"""Every table and figure of the paper from one matrix; what studies have in common is run once.
+"""Makes every table and figure of the paper from one matrix; a run that several of them need is made once.
 
-Table 2 and Figures 3 to 5 train models, all below one folder: a run that two of them need is theirs together, and a
-finished one is never run again. Figures 3 to 5 and Table 3 are of one backbone, as in the paper; Table 3, Figure 4 and
-Figure 5 of the first data set.
+Table 2 and Figures 3 to 5 train models, all below one folder. They share their runs, and a finished run is never run
+again. As in the paper, Figures 3 to 5 and Table 3 use one backbone. Table 3, Figure 4 and Figure 5 use the first data
+set only.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ PARTS = tuple(TITLES)
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Which parts are made, and of what.
+    """Which parts to make, and from what.
 
-    - `label`: the llm4msr enhancer of Table 4 and the figures; by default the matrix's first.
-    - `backbone`: of Table 3 and the figures; by default STAR where the matrix has it, or else its first.
-    - `layers`, `history`: the values of K and of T; no T stands for a quarter, a half and all of the knowledge's own.
-    - `user`: of Figure 5; by default one of the test part with positives in the most scenarios before it.
+    - `label`: the llm4msr enhancer for Table 4 and the figures; by default the matrix's first.
+    - `backbone`: the backbone for Table 3 and the figures; by default STAR if the matrix has it, or else its first.
+    - `layers`, `history`: the values of K and of T. If `history` is empty, T is a quarter, a half and all of the T of
+      the matrix's knowledge.
+    - `user`: the id of the user for Figure 5; by default `telling_user` chooses one.
     """
 
     parts: tuple[str, ...] = PARTS
@@ -60,19 +61,19 @@ class PaperConfig:
 
 
 class Paper:
-    """The sections of a matrix, made one by one, each into files of its own in `root`.
+    """Makes the sections of a matrix one by one, and writes each into its own files in `root`.
 
-    `paper.md` and `paper.tex` hold all that were made of this matrix so far, be it by an earlier call for other parts.
+    `paper.md` and `paper.tex` hold all sections of this matrix made so far, including those of earlier calls.
 
     Args:
         matrix: the data sets, backbones and enhancers of Table 2.
-        config: what is made beside it.
+        config: which parts to make, and their options.
         root: the folder of runs, results and documents.
-        engine: makes the LLM where Figure 4(a) or Figure 5 has to ask it.
-        jobs: cells run at once.
-        say: is told of each cell that ends.
-        reasoning: is told of each batch that the LLM answered.
-        training: is told of each validation of a run, with its name, where cells do not run at once.
+        engine: makes the LLM, called only if Figure 4(a) or Figure 5 has to ask it.
+        jobs: the number of cells to run at once.
+        say: called with a line for each part that starts and each cell that ends.
+        reasoning: called after each batch that the LLM answered.
+        training: called with a run's name after each of its validations, but only if `jobs` is 1.
 
     Raises `InputError` for an enhancer or a backbone that the matrix does not have, and for an unknown user.
     """
@@ -101,19 +102,19 @@ class Paper:
             code_of_user(self._first_data(), config.user)
 
     def matrices(self) -> dict[str, MatrixConfig]:
-        """The matrix of each part that trains models, as far as can be told before the LLM is asked."""
+        """The matrix of each part that trains models, as far as it is known before the LLM is asked."""
         found = {
             "table-2": self._matrix,
             "figure-3": ablation(self._of_backbone(), self._label),
             "figure-4b": self._layers_matrix(),
             "figure-5": self._user_matrix(),
         }
-        with suppress(InputError):  # where T cannot be swept, the section says why
+        with suppress(InputError):  # if T cannot be swept, the section says why
             found["figure-4a"] = self._history_matrix(None)
         return {part: found[part] for part in self._config.parts if part in found}
 
     def sections(self) -> Iterator[Section]:
-        """Each part in turn."""
+        """Make, write and yield the sections, one part after the other."""
         claim(self._root)
         for part in self._config.parts:
             self._say(TITLES[part])
@@ -153,7 +154,7 @@ class Paper:
 
     @cached_property
     def _identity(self) -> str:
-        """Tells the matrix by its settings and by what its folders hold, wherever they lie."""
+        """A hash of the matrix's settings and of the content of its folders; their paths do not matter."""
         written = self._matrix.model_dump(mode="json", exclude={"data": {"__all__"}})
         held = []
         for name, choice in self._matrix.data.items():
@@ -165,7 +166,7 @@ class Paper:
         return hashlib.sha256(json.dumps([written, held], sort_keys=True).encode()).hexdigest()[:12]
 
     def _of_backbone(self, *, first: bool = False) -> MatrixConfig:
-        """The matrix of the one backbone, and of the first data set alone."""
+        """The matrix with the chosen backbone alone and, with `first`, the first data set alone."""
         data = dict(list(self._matrix.data.items())[: 1 if first else None])
         backbones = {self._backbone: self._matrix.backbones[self._backbone]}
         return self._matrix.model_copy(update={"data": data, "backbones": backbones})
@@ -187,7 +188,7 @@ class Paper:
         return matrix.model_copy(update={"enhancers": enhancers, "seeds": 1})
 
     def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
-        (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be of other values; its runs are kept
+        (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be for other values; runs are kept
         return run_matrix(
             matrix,
             self._root,
@@ -223,7 +224,7 @@ class Paper:
 
     def _figure_4a(self) -> Section:
         try:
-            self._history_matrix(None)  # before the LLM is made
+            self._history_matrix(None)  # checks all it can before the LLM is made
             matrix = self._history_matrix(self._engine())
         except InputError as error:
             return Section("figure-4a", remark=f"Left out: {error}.")

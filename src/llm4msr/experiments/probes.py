@@ -1,6 +1,7 @@
-"""How well knowledge alone, each protocol's, predicts training and test labels.
+"""Measures how well knowledge alone predicts training and test labels, for each protocol.
 
-A gap between the two is leakage of training labels; what shows test rows their labels, too, such as `all`, has none.
+A gap between the two means that training labels leak. A protocol that also shows test rows their labels, such as
+`all`, has no gap.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ROWS = 40_000
 
 @dataclass(frozen=True)
 class Probe:
-    """A protocol and the AUC of its probe: on training rows that it was not fitted on, and on test rows."""
+    """A protocol, the AUC of its probe on held-out training rows and on test rows, and what the protocol leaks."""
 
     protocol: str
     train: float
@@ -38,17 +39,17 @@ class Probe:
 
     @property
     def gap(self) -> float:
-        """How much better training labels are predicted than test labels."""
+        """The AUC on training rows minus the AUC on test rows."""
         return self.train - self.test
 
 
 def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig) -> list[Probe]:
-    """A logistic regression for each protocol, on a user's vector, the candidate's, and their product.
+    """Fit a logistic regression for each protocol, on the user's vector, the candidate's, and their product.
 
-    The folder's own protocol is among them. For the protocols of prompts a user's vector is the mean vector of the
-    items that her prompt would name, in each scenario: what the prompt holds, whatever a model makes of it. Half of the
-    training rows are fitted on, the others scored. Raises `InputError` where the folder has no items, and where the
-    training or the test part has rows of one class alone.
+    The folder's own protocol is among them. For prompt protocols, a user's vector is, for each scenario, the mean
+    vector of the items that the user's prompt would name: the content of the prompt, whatever a model makes of it. One
+    half of a sample of training rows is for fitting, the other half for scoring. Raises `InputError` if the folder has
+    no items, or if the training or the test part has rows of one class only.
     """
     for part in ("train", "test"):
         first, last = data.split.range(part)
@@ -72,7 +73,7 @@ def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig)
 
 
 def probes_sheet(found: list[Probe]) -> Sheet:
-    """The probes as a table; a protocol that leaks is marked."""
+    """The probes as a table; protocols that leak are strong."""
     lines = [
         [
             Cell(p.protocol, bool(p.leaks)),
@@ -92,7 +93,7 @@ def probes_sheet(found: list[Probe]) -> Sheet:
 
 @dataclass(frozen=True)
 class _Rows:
-    """A sample of rows: those that are fitted on, training rows that are not, and test rows."""
+    """A sample of rows: training rows for fitting, held-out training rows, and test rows."""
 
     fitted: NDArray[np.int64]
     held: NDArray[np.int64]
@@ -100,7 +101,7 @@ class _Rows:
 
     @staticmethod
     def of(data: PreparedData) -> _Rows:
-        """The same for each protocol."""
+        """Draw the sample; every protocol gets the same."""
         random = np.random.default_rng(0)
         train = np.sort(random.permutation(data.split.valid)[: 2 * _ROWS])
         first, last = data.split.range("test")
@@ -114,10 +115,10 @@ class _Rows:
 def _history_tables(
     data: PreparedData, snapshots: Snapshots, most: int, items: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> list[StateTable]:
-    """For each scenario the mean item vectors of the users' histories there, at the snapshot that each row is given."""
+    """For each scenario, each row's mean item vector of the user's history there, as of the snapshot the row sees."""
     moments = np.array(snapshot_times(data, snapshots))
     user, time = np.asarray(data.user)[rows], np.asarray(data.time)[rows]
-    leaks = snapshots.protocol in LEAKS  # then its one snapshot is given to rows from before it, too
+    leaks = snapshots.protocol in LEAKS  # then rows before its only snapshot see it, too
     given = np.zeros(len(rows), np.int64) if leaks else np.searchsorted(moments, time, side="left") - 1
     known = given >= 0
     seen, state = np.unique(given[known] * data.users.height + user[known], return_inverse=True)

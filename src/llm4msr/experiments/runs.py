@@ -1,4 +1,4 @@
-"""One run of a cell, and the row of the results table that it becomes."""
+"""One run of a cell, and its row in the results table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROW = "row.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the results table and where its run lies."""
+    """A row of the results table, and the folder of its run."""
 
     row: dict[str, Any]
     folder: Path
@@ -42,14 +42,14 @@ class Run:
 
 
 def run_folder(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> tuple[Path, str]:
-    """Where a run lies, and the hash of its settings, data and knowledge: other settings are another folder."""
+    """A run's folder, and the hash of its settings, data and knowledge. Other settings give another folder."""
     text = json.dumps(resolved_config(config, places=False), sort_keys=True)
     identity = hashlib.sha256(text.encode()).hexdigest()
     return root / cell.folder / f"{kind}-{number}-{identity[:8]}", identity
 
 
 def finished(folder: Path) -> Run | None:
-    """The run in a folder when it has ended well."""
+    """The run in a folder if it ended without an error, or None."""
     try:
         row = json.loads((folder / ROW).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,7 +58,7 @@ def finished(folder: Path) -> Run | None:
 
 
 def known(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) -> Run | None:
-    """The finished run of these settings: the cell's own, or one that another cell or study below `root` has made."""
+    """The finished run with these settings: the cell's own, or one of another cell or study below `root`."""
     folder, identity = run_folder(cell, root, kind, number, config)
     if (run := finished(folder)) is not None:
         return run
@@ -70,7 +70,7 @@ def known(cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig) ->
 
 
 def _trial_of(cell: Cell, root: Path, identity: str) -> Run | None:
-    """The cell's finished trial of these settings."""
+    """The cell's finished trial with these settings."""
     for path in sorted((root / cell.folder).glob(f"trial-*-{identity[:8]}/{ROW}")):
         run = finished(path.parent)
         if run is not None and run.row["settings"] == identity:
@@ -90,15 +90,16 @@ def execute(
     config: RunConfig,
     progress: Callable[[str, TrainProgress], None] = lambda name, progress: None,
 ) -> Run:
-    """Run it, or take what a finished run of the same settings left. An error becomes a row with its reason.
+    """Make a run, or take a finished run with the same settings. An error becomes a row with its reason.
 
-    A seed with the settings and the number that a trial of the cell had is that trial, scored on the test part.
+    A seed with the same settings as a finished trial of the cell, random seed included, is not trained again: the trial
+    is scored on the test part.
     """
     if (before := known(cell, root, kind, number, config)) is not None:
         return before
     folder, identity = run_folder(cell, root, kind, number, config)
     row = _row(cell, root, kind, number, config, folder, identity)
-    (folder / ROW).unlink(missing_ok=True)  # what an earlier try left would make the folder look like another's
+    (folder / ROW).unlink(missing_ok=True)  # `train_run` refuses a folder that has a row but no run
     try:
         if kind == "seed" and (trial := _trial_of(cell, root, identity)) is not None:
             again = {"kind": kind, "number": number} | _test_metrics(config, root / trial.row["folder"])
@@ -125,7 +126,7 @@ def execute(
 
 
 def killed(cell: Cell, root: Path) -> Run:
-    """The row of a cell whose process was killed, as by a machine that is out of memory."""
+    """Record that a cell's process was killed, for example because the machine was out of memory."""
     folder, identity = run_folder(cell, root, "seed", 0, cell.base)
     reason = "its process was killed; is there enough memory? Give fewer --jobs"
     return _written(
@@ -136,7 +137,7 @@ def killed(cell: Cell, root: Path) -> Run:
 def _row(
     cell: Cell, root: Path, kind: Kind, number: int, config: RunConfig, folder: Path, identity: str
 ) -> dict[str, Any]:
-    """What is known of a run before it ends."""
+    """The columns of a row that are known before the run ends."""
     return {
         **_labels(cell),
         "kind": kind,
@@ -178,6 +179,6 @@ def _test_metrics(config: RunConfig, folder: Path) -> dict[str, float | int | No
 
 
 def _peak_memory() -> float:
-    """The most memory that this process ever held, MiB."""
+    """The peak memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

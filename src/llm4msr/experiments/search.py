@@ -12,14 +12,16 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Settings = dict[str, float]
 _AT_RANDOM = 3
-"""Trials before the estimator chooses: the same however many there are, so that more of them keep the first."""
+"""Successful trials needed before the estimator chooses. It does not depend on how many trials the search has, so a
+longer search begins with the same trials.
+"""
 
 
 def propose(search: Search, start: Settings, history: list[tuple[Settings, float | None]], seed: int) -> Settings:
-    """The next trial's settings, after those of `history` (settings and validation AUC, None for a failed one).
+    """The next trial's settings, given the `history` of trials (settings and validation AUC, None if the trial failed).
 
     The first is `start`. The others come from a tree-structured Parzen estimator that is seeded anew for each trial,
-    so that a search which was stopped goes on as if it had not been.
+    so that a search that was stopped continues as if it had not been.
     """
     if not history:
         return start
@@ -35,6 +37,6 @@ def propose(search: Search, start: Settings, history: list[tuple[Settings, float
 
 
 def best_of(history: list[tuple[Settings, float | None]], start: Settings) -> Settings:
-    """The settings with the best validation AUC, the earliest of equals; `start` where nothing was tried."""
+    """The settings with the best validation AUC, the earliest if several are equal; `start` if no trial succeeded."""
     tried = [(value, -place, settings) for place, (settings, value) in enumerate(history) if value is not None]
     return max(tried, key=lambda t: t[:2])[2] if tried else start

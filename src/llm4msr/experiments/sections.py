@@ -17,12 +17,12 @@ TITLES = {
     "figure-4b": "Figure 4(b): number of meta layers",
     "figure-5": "Figure 5: one user",
 }
-"""The headings of the parts that there are."""
+"""All parts, and their headings."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One table or figure: its sheets, the name of its image where there is one, texts by title, and a remark."""
+    """One table or figure: its sheets, the name of its image if it has one, its case study if any, and a remark."""
 
     part: str
     sheets: list[Sheet] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Section:
         return TITLES[self.part]
 
     def markdown(self) -> str:
-        """With its texts, tables and image."""
+        """The section with its remark, image, texts and tables."""
         texts = [] if self.study is None else list(self.study.scenarios.items())
         if self.study is not None:
             told = self.study.explanation
@@ -47,7 +47,7 @@ class Section:
         return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """Its tables, and its image."""
+        """The section's image and tables."""
         image = (
             f"\\begin{{figure}}\n\\includegraphics[width=\\linewidth]{{{self.image}.pdf}}\n"
             f"\\caption{{{self.title.partition(': ')[2]}}}\n\\end{{figure}}\n"

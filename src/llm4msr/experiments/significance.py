@@ -13,15 +13,14 @@ from llm4msr.training.metrics import tells
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
-"""Differences of a smaller p are taken as more than chance."""
+"""A difference with a smaller p counts as more than chance."""
 
 
 @dataclass(frozen=True)
 class Difference:
     """A mean AUC difference, its interval over the test rows, and the p-value over seeds (None for one seed).
 
-    `telling` says whether every scenario has enough rows of each class; DeLong's interval is too narrow where one has
-    not.
+    `telling` says whether every scenario has enough rows of each class; with fewer, DeLong's interval is too narrow.
     """
 
     mean: float
@@ -38,7 +37,7 @@ class Difference:
 
 
 def telling(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> bool:
-    """Whether every scenario whose AUC is defined has enough rows of each class, and there is one."""
+    """Whether at least one scenario has a defined AUC, and every such scenario has enough rows of each class."""
     parts = [label[scenario == d] for d in np.unique(scenario)]
     defined = [part for part in parts if 0 < part.sum() < len(part)]
     return bool(defined) and all(tells(len(part), int(part.sum())) for part in defined)
@@ -48,7 +47,7 @@ def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Arr
     """DeLong's structural components: for each positive the share of negatives below it, for each negative the share
     of positives above it, ties counting half (DeLong et al., 1988; computed from ranks as in Sun and Xu, 2014).
 
-    The mean of either is the AUC. Raises `ValueError` unless there are positives and negatives.
+    The mean of either component is the AUC. Raises `ValueError` unless there are positives and negatives.
     """
     positive, negative = score[label == 1], score[label == 0]
     if not len(positive) or not len(negative):
@@ -67,10 +66,11 @@ def auc_difference(
     theirs: Sequence[NDArray[np.float32]],
     confidence: float = 0.95,
 ) -> Difference | None:
-    """The difference of two models' mean AUC over the scenarios, each given by its scores `(n,)` for the same seeds.
+    """The difference of two models' mean AUC over the scenarios. Each model gives its scores `(n,)` for the same seeds.
 
-    The variance over rows is DeLong's, of the components averaged over the seeds; scenarios share no row, so their
-    variances add. Scenarios of one class are left out; None where no other is there, or no seed.
+    The variance over rows is DeLong's, from the components averaged over the seeds. Scenarios share no row, so their
+    variances add. Scenarios of one class are left out. The result is None if no scenario is left, or if there is no
+    seed.
     """
     by_seed, variance, defined = np.zeros(len(ours)), 0.0, 0
     for d in np.unique(scenario) if len(ours) else ():
@@ -92,7 +92,7 @@ def auc_difference(
 
 
 def paired_p_value(differences: Array) -> float | None:
-    """The two-sided paired t-test over seeds; None where there are fewer than two, or all are the same."""
+    """The p of the two-sided paired t-test over seeds; None with fewer than two seeds or equal differences."""
     if len(differences) < 2 or bool(np.ptp(differences) == 0):
         return None
     return float(stats.ttest_1samp(differences, 0.0).pvalue)

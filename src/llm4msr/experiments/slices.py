@@ -1,4 +1,4 @@
-"""Slices of the test rows on which every metric is shown too: for whom, and for what, does a model help?"""
+"""Slices of the test rows. Every metric is also shown on them: for which users and items does a model help?"""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EARLY, LATE = "first half of the test time", "second half of the test time"
 def test_slices(data: PreparedData) -> dict[str, Mask]:
     """Masks over the test rows, `(n,)` each.
 
-    A user is new to a scenario while she has no positive in it before the row, and known in another when she has one
-    there. Light and heavy users are the lower and the upper third of the test rows by the number of the user's
-    positives before the test. A cold item has no row in the training part.
+    A user is new to a scenario if they have no positive in it before the row, and known in another if they have one
+    there. Light and heavy users are the lower and the upper third of the test rows, by the number of the user's
+    positives before the test part. A cold item has no row in the training part.
     """
     first, last = data.split.range("test")
     user, item = np.asarray(data.user[first:last]), np.asarray(data.item[first:last])

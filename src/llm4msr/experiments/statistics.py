@@ -16,7 +16,7 @@ from llm4msr.report.sheets import Cell, Sheet
 
 
 def statistics(config: MatrixConfig) -> Sheet:
-    """Table 1: users, items and interactions of each scenario, and what it shares with the others."""
+    """Table 1: users, items and interactions of each scenario, and the users and items it shares with the others."""
     lines = []
     for name, choice in config.data.items():
         data = PreparedData.open(choice.folder, check=False)
@@ -38,20 +38,20 @@ def statistics(config: MatrixConfig) -> Sheet:
 
 
 def _members(codes: NDArray[np.int32], scenario: NDArray[np.int16], most: int, scenarios: int) -> NDArray[np.bool_]:
-    """Which users, or items, each scenario has: `(scenarios, most)`."""
+    """A mask of the users, or items, of each scenario, `(scenarios, most)`."""
     found = np.zeros((scenarios, most), dtype=bool)
     found[scenario, codes] = True
     return found
 
 
 def _shared(members: NDArray[np.bool_], d: int) -> int:
-    """How many of a scenario's are in another one, too."""
+    """How many members of scenario `d` are also in another scenario."""
     others = np.delete(members, d, axis=0).any(axis=0)
     return int((members[d] & others).sum())
 
 
 def settings(config: MatrixConfig, label: str | None) -> Sheet:
-    """Table 4: the settings of training, and those of the llm4msr enhancer of that label."""
+    """Table 4: the training settings, and some settings of the llm4msr enhancer with the given label."""
     label, ours = varied(config, label)
     model = ENHANCERS.config(ours.name, ours.settings)
     backbones = [BACKBONES.config(name, given) for name, given in config.backbones.items()]
@@ -67,7 +67,7 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
         "seeds": str(config.seeds),
         f"K of {label}": str(model.layers),
     }
-    if search.trials > 1:  # the first is the configured setting itself
+    if search.trials > 1:  # the first trial uses the configured settings, so one alone is no search
         low, high = (f"{bound:g}" for bound in search.learning_rate)
         same["learning rate"] += f", searched from {low} to {high} in {search.trials} trials a model"
         low, high = (f"{bound:g}" for bound in search.embedding_decay)
@@ -81,7 +81,7 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
 
 
 def _of_knowledge(choice: DataChoice, folder: Path | None) -> tuple[str, str, str]:
-    """T, the protocol, and the language model, which is told by a checksum."""
+    """T, the protocol, and the language model as its engine identifies it (checksums shortened)."""
     if folder is None:
         return "", "", ""
     known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))

@@ -19,7 +19,7 @@ from llm4msr.report.tables import UNDEFINED, cell
 from llm4msr.training.metrics import FEWEST, tells
 
 BASE = "none"
-"""The enhancer that all others are compared with: the backbone alone."""
+"""The name of the enhancer that all others are compared with: the backbone alone."""
 _NOTE = (
     "Mean over seeds ± standard deviation; the best of a line is strong. ★: above the backbone alone, ↓: below, by a "
     f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
@@ -28,9 +28,9 @@ _NOTE = (
 
 
 def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Sheet]:
-    """For each data set: test AUC a scenario, differences from the backbone alone, AUC on slices; then what failed.
+    """For each data set: test AUC per scenario, differences from the backbone alone, AUC on slices; then failed runs.
 
-    A note says so where what a model read shows rows what they must not know.
+    A note under the first table names models whose knowledge leaks, and what leaks.
     """
     found = []
     done = finished_seeds(results)
@@ -44,12 +44,12 @@ def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Shee
 
 
 def finished_seeds(results: pl.DataFrame) -> pl.DataFrame:
-    """The runs that tables are made of."""
+    """The finished runs of seeds, from which tables are made."""
     return results.filter((pl.col("kind") == "seed") & (pl.col("status") == "done"))
 
 
 def failures(results: pl.DataFrame) -> list[Sheet]:
-    """The runs that failed, each with its reason; nothing where none did."""
+    """A table of the failed runs, each with its reason; no table if none failed."""
     failed = results.filter(pl.col("status") == "failed")
     header = ["data", "backbone", "enhancer", "control", "kind", "number", "reason"]
     lines = [[Cell(str(value)) for value in row] for row in failed[header].rows()]
@@ -57,7 +57,7 @@ def failures(results: pl.DataFrame) -> list[Sheet]:
 
 
 def leaks(results: pl.DataFrame) -> str:
-    """Which models read knowledge that shows rows what they must not know, and what; empty where none did."""
+    """The enhancers whose knowledge shows rows what they must not know, and what leaks; empty if there are none."""
     found = results.filter(pl.col("leaks").fill_null("") != "").unique(["enhancer", "leaks"], maintain_order=True)
     return "; ".join(f"{enhancer} leaks: {what}" for enhancer, what in found.select("enhancer", "leaks").rows())
 
@@ -67,12 +67,12 @@ def _noted(*notes: str) -> str:
 
 
 def label_of(enhancer: str, control: str) -> str:
-    """What tables and figures call a model."""
+    """The name of a model in tables and figures."""
     return enhancer if control == "none" else f"{enhancer}, {control} control"
 
 
 def _groups(part: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
-    """The seeds' rows of each backbone and column, in the order of the results."""
+    """The rows of the seeds, by backbone and by table column, in the order of the results."""
     groups: dict[str, dict[str, pl.DataFrame]] = {}
     keys = ["backbone", "enhancer", "control"]
     for (backbone, enhancer, control), rows in part.group_by(keys, maintain_order=True):
@@ -87,9 +87,9 @@ def _columns(groups: dict[str, dict[str, pl.DataFrame]]) -> list[str]:
 def _line(
     labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str, *, telling: bool
 ) -> list[Cell]:
-    """Mean and deviation of a metric for each column, the best one strong, with a mark where it is not by chance.
+    """Mean and deviation of a metric for each column, the best mean strong.
 
-    Nothing is marked where the rows are too few to be `telling`.
+    A significant difference from the backbone alone gets a mark, but none if the rows are too few to be `telling`.
     """
     values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
     means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
@@ -104,7 +104,7 @@ def _line(
 
 
 def _mark(ours: pl.DataFrame, base: pl.DataFrame, metric: str) -> str:
-    """Whether a metric is above or below that of the same seeds of the backbone; nothing where it may be chance."""
+    """A mark if a metric is above or below the backbone's for the same seeds; empty if that may be chance."""
     differences = (ours[metric] - base[metric]).to_numpy()
     p_value = paired_p_value(differences)
     if p_value is None or p_value >= LEVEL:
@@ -144,7 +144,7 @@ def _slices(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
 
 
 def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:
-    """Each enhancer against the backbone alone, and its own controls; None where there is nothing to compare."""
+    """Compare each model with the backbone alone, and each enhancer with its controls; None if no pair exists."""
     label, scenario = _test_rows(data)
     lines = []
     for backbone, models in _groups(part).items():
@@ -175,7 +175,7 @@ def _test_rows(data: PreparedData) -> tuple[NDArray[np.int8], NDArray[np.int16]]
 
 
 def _of_same_seeds(one: pl.DataFrame, other: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The runs of both whose seed did not fail in either, in the same order."""
+    """The runs of the seeds that both have, in the same order."""
     kept = pl.col("number").is_in(set(one["number"]) & set(other["number"]))
     return one.filter(kept).sort("number"), other.filter(kept).sort("number")
 

@@ -33,11 +33,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "domain-parallel": {"user": "none", "scenario": "parallel", "match": False},
     "full": {"user": "bottom", "scenario": "parallel"},
 }
-"""Figure 3: which level of knowledge is used, and where its meta layers stand. Match features read users' knowledge."""
+"""Figure 3: the level of knowledge in use, and the place of its meta layers.
+
+Match features read users' knowledge, so variants without the user level turn them off.
+"""
 
 
 def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice]:
-    """The matrix's llm4msr enhancer of that label, or its first. Raises `InputError` where there is none."""
+    """The matrix's llm4msr enhancer with that label, or its first. Raises `InputError` if there is none."""
     ours = {name: e for name, e in config.enhancers.items() if (e.name or name) in OURS}
     if label is None and ours:
         label = next(iter(ours))
@@ -49,9 +52,9 @@ def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice
 
 
 def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
-    """The variants of Figure 3 beside the backbone alone; other settings are the enhancer's own.
+    """The variants of Figure 3, and the backbone alone. All other settings are the enhancer's own.
 
-    As in the paper's section 4.3 the full one is compared with random vectors in the place of the LLM's, too.
+    As in the paper's section 4.3, the full variant also has a control with random vectors instead of the LLM's.
     """
     _, ours = varied(config, label)
     enhancers = {BASE: EnhancerChoice(name="none")}
@@ -63,13 +66,13 @@ def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
 
 
 def _with(ours: EnhancerChoice, change: dict[str, Any]) -> dict[str, Any]:
-    """The enhancer's settings with some changed; one that is so by default is not written out: it is the same run."""
+    """The enhancer's settings with a change. Values that are in effect anyway are not added: it is the same run."""
     default = ENHANCERS.config(ours.name, ours.settings)
     return {**ours.settings, **{key: value for key, value in change.items() if getattr(default, key) != value}}
 
 
 def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int]) -> MatrixConfig:
-    """Figure 4(b): the number of meta layers K."""
+    """Figure 4(b): sweep the number of meta layers K."""
     _, ours = varied(config, label)
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
@@ -86,13 +89,13 @@ def sweep_history(
     engine: Engine | None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> MatrixConfig:
-    """Figure 4(a): the threshold T of positives a scenario in a user's prompt. Reasons once for each value.
+    """Figure 4(a): sweep T, the most positives per scenario in a user's prompt. Reasons once for each value.
 
-    The matrix must have one data set, with knowledge whose other settings are kept and whose answers are used again.
-    The knowledge of each value lies in a folder of its own below `root`. Without an `engine` nothing is reasoned, and
-    the matrix's knowledge stands for each value's: enough to see what would be run. No values stand for a quarter, a
-    half and all of the T that the matrix's knowledge has. Raises `InputError` where the
-    enhancer reads no prompted knowledge, for a value that T cannot have, and for another LLM than the matrix's.
+    The matrix must have one data set with knowledge. The sweep keeps that knowledge's other settings and uses its
+    answers again. The knowledge for each value goes into its own folder below `root`. Without an `engine` nothing is
+    reasoned, and every value gets the matrix's own knowledge: enough to see what would be run. If `values` is empty, T
+    is a quarter, a half and all of the T of the matrix's knowledge. Raises `InputError` if the enhancer reads no
+    prompted knowledge, if T cannot have a value, or if the LLM is not the one of the matrix's knowledge.
     """
     _, ours = varied(config, label)
     if "prompted" not in ENHANCERS.config(ours.name, ours.settings).needs:
@@ -107,7 +110,7 @@ def sweep_history(
     known = KnowledgeFolder.open(folder, data)
     most = known.config.history
     values = values or sorted({max(1, most // 4), max(1, most // 2), most})
-    configs = {value: _with_history(known.config, value) for value in values}  # all, before anything is asked
+    configs = {value: _with_history(known.config, value) for value in values}  # all, before the LLM is asked
     if engine is not None:
         known.require(engine)
         claim(root)
@@ -135,7 +138,7 @@ def _with_history(config: ReasonConfig, value: int) -> ReasonConfig:
 
 
 def _start_with(known: Path, place: Path) -> None:
-    """Start a folder of knowledge with the answers and readings of another: what both ask is asked once."""
+    """Copy the answers and readings of another knowledge folder, so that prompts that both have are asked once."""
     place.mkdir(parents=True, exist_ok=True)
     if (known / READINGS).is_dir():
         shutil.copytree(known / READINGS, place / READINGS, dirs_exist_ok=True)

@@ -1,1 +1,1 @@
-"""What people read: explanations and tables."""
+"""Output for people: explanations, tables and figures."""

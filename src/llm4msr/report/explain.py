@@ -1,4 +1,4 @@
-"""What the LLM was told of a user, what it wrote, and how the model's vectors were taken from it."""
+"""An explanation of a user's knowledge: the LLM's prompt, its text, and how the vector was computed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _HOW = {
 }
 
 _FEW = 20_000
-"""Users among whom the nearest ids are looked for."""
+"""With more users than this, the nearest ids are not looked for."""
 FOR_PEOPLE = Generation(pooling="last_generated", max_new_tokens=160)
-"""How a text is written on request, where the vectors needed none."""
+"""How a text is written on request, if the vectors needed none."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Positive:
 class Explanation:
     """Everything about one user's knowledge at its latest snapshot.
 
-    `prompt` and `text` are None where no positive is before any snapshot, or users were not asked about. `how` says how
-    the vector was taken, or why there is none. `on_request` says that the text was written
-    for this explanation only. `counts` are the positives by scenario over all time, of which composed states are made.
+    `prompt` and `text` are None if no positive is before any snapshot, or if the LLM was not asked about users. `how`
+    says how the vector was computed, or why there is none. `on_request` says that the text was written for people only,
+    not for the vector. `counts` are the positives by scenario over all time, from which composed states are computed.
     """
 
     user: str
@@ -61,7 +61,7 @@ class Explanation:
 
 
 def code_of_user(data: PreparedData, user: str) -> int:
-    """The code of a user's id; raises `InputError`, with the nearest ids where users are few, for an unknown one."""
+    """The code of a user's id. Raises `InputError` for an unknown id, with the nearest ids if there are few users."""
     ids = data.users["user"]
     found = ids.index_of(user)
     if found is None:
@@ -71,7 +71,7 @@ def code_of_user(data: PreparedData, user: str) -> int:
 
 
 def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: Callable[[], Engine]) -> Explanation:
-    """Explain one user. The `engine` is made only where a text has to be written; it is then kept in the store.
+    """Explain one user. `engine` is called only if a text has to be written; the text is then kept in the store.
 
     Raises `InputError` for a user that the data does not have, and for an engine that the knowledge was not made with.
     """
@@ -124,7 +124,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
 
 
 def scenario_texts(folder: KnowledgeFolder) -> dict[int, str]:
-    """What the LLM wrote of each scenario, by its index; nothing where it was not asked about them."""
+    """What the LLM wrote of each scenario, by index; empty if it was not asked about scenarios."""
     asked = folder.index.filter(pl.col("level") == "scenario").select("subject", "key").rows()
     if not asked:
         return {}
@@ -136,7 +136,7 @@ def scenario_texts(folder: KnowledgeFolder) -> dict[int, str]:
 def text_of_snapshot(
     store: Stores, folder: KnowledgeFolder, writer: PromptWriter, user: int, time: int, key: bytes
 ) -> Answer | None:
-    """What the LLM wrote of a user's snapshot: for its vector or, where that needed no text, on request."""
+    """What the LLM wrote of a user's snapshot: for the vector or, if that needed no text, on request."""
     if not folder.config.user.generates:
         prompt = writer.user(user, time)
         kept = None if prompt is None else store.read(answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt))
@@ -148,7 +148,7 @@ def text_of_snapshot(
 def _history(
     data: PreparedData, events: pl.DataFrame, names: list[str], title: Callable[[int], str], most: int
 ) -> list[Positive]:
-    """The positives that the prompt was made of: the most recent ones of each scenario, oldest first."""
+    """The positives that the prompt was made from: the most recent ones of each scenario, oldest first."""
     shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
     return [
         Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, title(item))

@@ -17,7 +17,7 @@ from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#555555")
-"""Told apart by colour-blind people, too (Okabe and Ito)."""
+"""Colours that colour-blind people can tell apart, too (Okabe and Ito)."""
 _HEIGHT, _LEAST_WIDTH, _LEGEND = 3.2, 4.0, 2.2
 """Inches."""
 _FONTS = (
@@ -34,12 +34,12 @@ _FONTS = (
     "Symbola",
 )
 _LABEL = 16
-"""Letters in a line below a bar."""
+"""The most letters in a line of a label below the diagram."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: for each series a (mean, deviation) at each of the `places`, NaN where there is none."""
+    """One diagram: for each series a (mean, deviation) at each of the `places`, NaN if there is none."""
 
     title: str
     places: Sequence[str]
@@ -51,8 +51,8 @@ class Panel:
 def draw(panels: Sequence[Panel], path: Path, kind: Literal["bars", "lines"]) -> None:
     """Write the panels, one below the other, to `path` with the endings `.svg` and `.pdf`.
 
-    The same panels give the same files. Letters that the first font lacks are taken from others that are installed;
-    one warning says where there are none.
+    The same panels give the same files. Letters that the first font lacks are taken from other installed fonts; one
+    warning is given if no font has some of them.
     """
     installed = set(font_manager.get_font_names())
     families = [name for name in _FONTS if name in installed]

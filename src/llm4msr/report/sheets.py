@@ -22,9 +22,9 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 _AROUND = 3
-"""Columns of the terminal between two columns of a table."""
+"""The width in characters of the space between two columns of a table."""
 _LONGEST = 30
-"""Letters that are not broken in the terminal: a longer value is a text."""
+"""The most letters of a value that are kept on one line in the terminal; a longer value is a text and may wrap."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: a header over lines of as many cells; the first `labels` columns say what a line is."""
+    """A table: a header, and lines with as many cells; the first `labels` columns say what a line is."""
 
     title: str
     header: Sequence[str]
@@ -59,7 +59,7 @@ class Sheet:
         return table
 
     def parts(self, width: int) -> list[Sheet]:
-        """The sheet in as many as the terminal's width takes, each with the labels and some of the columns."""
+        """Split the sheet into parts that fit the terminal's width; each has the labels and some of the columns."""
         wide = [min(self._width(place), _LONGEST + _AROUND) for place in range(len(self.header))]
         left = width - 1 - sum(wide[: self.labels])
         groups: list[list[int]] = []
@@ -79,7 +79,7 @@ class Sheet:
         return found
 
     def _width(self, place: int) -> int:
-        """Of a column with the space around it: a label may be broken between words, a value may not."""
+        """The width of a column and the space around it; labels may wrap between words, values may not."""
         texts = [line[place].text for line in self.lines]
         if place < self.labels:
             texts = [word for text in texts for word in text.split()]

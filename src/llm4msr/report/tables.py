@@ -21,7 +21,7 @@ class Row:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Mean over seeds, with the standard deviation where there are several; "undefined" where any is.
+    """The mean over seeds, with the standard deviation if there are several; "undefined" if any value is.
 
     >>> cell([0.5, 0.7]), cell([0.5]), cell([None])
     ('0.6000 ±0.141', '0.5000', 'undefined')
@@ -35,7 +35,7 @@ def cell(values: Sequence[float | None]) -> str:
 
 
 def score_sheets(rows: Sequence[Row], scenarios: Sequence[str]) -> list[Sheet]:
-    """The test AUC and the test log loss: a line a scenario, with its rows and positives, and a column a model."""
+    """The test AUC and the test log loss: a line per scenario, with its rows and positives, and a column per model."""
     parts = [[[*s.scenarios, s.overall] for s in row.seeds] for row in rows]
     auc, loss = [], []
     for place, scenario in enumerate([*scenarios, "all rows"]):

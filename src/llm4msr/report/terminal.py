@@ -1,4 +1,4 @@
-"""What the terminal shows: progress with rate and time left, and explanations."""
+"""Output on the terminal: progress with rate and time left, and explanations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # the command line starts without loading torch
 
 
 class Bars:
-    """Progress bars with rate and time left; where the output is no terminal, a line now and then instead.
+    """Progress bars with rate and time left; if the output is not a terminal, lines at intervals instead.
 
     Args:
         console: where to show them.
-        seconds_between_lines: how often a line is written where there is no terminal.
+        seconds_between_lines: the least interval between lines if there is no terminal.
     """
 
     def __init__(self, console: Console, seconds_between_lines: float = 20.0) -> None:
@@ -65,7 +65,7 @@ class Bars:
         self._update(name, progress.step, progress.steps, f"{auc}{progress.rows_per_second:,.0f} rows/s")
 
     def _update(self, name: str, done: int, total: int, rate: str, worked: int | None = None) -> None:
-        """`worked` is how much was done by work that takes its time; by default, all of it."""
+        """Show `done` of `total`. The rate counts only `worked`, what was not stored; by default, all of `done`."""
         now, worked = time.monotonic(), done if worked is None else worked
         if name not in self._tasks:
             for other, *_ in self._tasks.values():
@@ -82,7 +82,7 @@ class Bars:
 
 
 def reasoning_costs(levels: Sequence[LevelPlan]) -> Table:
-    """What reasoning would cost, level by level and in all."""
+    """A table of the estimated cost of reasoning, for each level and in total."""
     table = Table("level", "prompts", "different", "stored", "to ask", "tokens", "time", "MiB")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -102,7 +102,7 @@ def reasoning_costs(levels: Sequence[LevelPlan]) -> Table:
 
 
 def _duration(seconds: float) -> str:
-    """About how long: seconds below two minutes, minutes below two hours, then hours."""
+    """A duration in seconds below two minutes, in minutes below two hours, then in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -119,7 +119,7 @@ def print_text(console: Console, title: str, text: str) -> None:
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:
-    """Print a user's history, prompt and text, and how the vector was taken."""
+    """Print a user's history, prompt and text, and how the vector was computed."""
     counts = ", ".join(f"{name} {count}" for name, count in explanation.counts.items())
     console.rule(f"user {escape(explanation.user)}")
     say(console, f"positives: {counts}")

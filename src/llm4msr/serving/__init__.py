@@ -1,1 +1,1 @@
-"""The room of answers: a bundle that holds all a server needs, and the server."""
+"""Serving: the bundle, which holds all that a server needs, and the server."""

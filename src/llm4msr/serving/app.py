@@ -1,4 +1,4 @@
-"""The HTTP interface: thin, over scorer, live states and explainer."""
+"""The HTTP interface, a thin layer over scorer, live states and explainer."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ UserId = Annotated[str, Path(max_length=256)]
 
 
 def make_app(current: Current, *, token: str | None = None, limits: Limits | None = None) -> Guard:
-    """The server of what `current` holds.
+    """The application that serves the bundle of `current`.
 
     Args:
         current: the bundle and the log.
-        token: the bearer token that is asked for, or none; without one there are no admin calls.
+        token: the bearer token that requests must have, or None; without one there are no admin routes.
         limits: on size, number and time of requests.
     """
     metrics = current.metrics
@@ -92,7 +92,7 @@ def make_app(current: Current, *, token: str | None = None, limits: Limits | Non
         redoc_url=None,
         responses=_ERRORS,
         redirect_slashes=False,
-        strict_content_type=True,  # a web page cannot send JSON in its reader's name without being asked first
+        strict_content_type=True,  # a foreign web page's JSON then needs a CORS preflight, which fails
         license_info={"name": "Apache-2.0"},
     )
     handle_errors(app)
@@ -170,7 +170,7 @@ def _add_people(app: FastAPI, current: Current) -> None:
     async def users(
         prefix: Annotated[str, Query(max_length=256)] = "", limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> Response:
-        """Users of the bundle whose ids start so."""
+        """Users of the bundle whose ids start with `prefix`."""
         return as_json({"users": current.now.bundle.lookup.starting_with("user", prefix, limit)})
 
     @app.get("/v1/users/{user:path}/knowledge", response_model=UserKnowledge, tags=["people"])
@@ -189,7 +189,7 @@ def _add_people(app: FastAPI, current: Current) -> None:
 def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
     @app.post("/v1/events", response_model=EventsAnswer, tags=["events"])
     async def events(body: EventsRequest) -> Response:
-        """Positive interactions; durable, and part of their users' states, before the answer."""
+        """Positive interactions. They are durable, and part of their users' states, before the answer is sent."""
         serving, now = current.now, datetime.now(UTC)
         found = [_event(serving, event, now) for event in body.events]
         queued = _queued(serving, [event.item for event in found])
@@ -202,7 +202,7 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
     async def items(body: ItemsRequest) -> Response:
         """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`.
 
-        One that is told of again has the columns of the last time alone.
+        An item that is sent again has only the columns of the last time.
         Items that the catalogue has stay as they are until the next bundle.
         """
         serving = current.now
@@ -255,7 +255,7 @@ def _event(serving: Serving, event: Event, now: datetime) -> EventRecord:
 
 
 def _queued(serving: Serving, items: Sequence[str]) -> list[str]:
-    """Those of the items that wait for `reason`: the catalogue does not have them."""
+    """The distinct items that the catalogue does not have; they wait for `reason`."""
     distinct = list(dict.fromkeys(items))
     codes = serving.bundle.lookup.numbers("item", distinct)
     return [item for item, code in zip(distinct, codes, strict=True) if code < 0]

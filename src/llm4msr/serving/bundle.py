@@ -5,14 +5,14 @@
 | `manifest.json` | format version, schema, model, rule of the states, metrics, checksums of all files |
 | `model.safetensors` | the weights; meta layers of scenarios are constants |
 | `lookup.mdb` | LMDB: user and item ids to rows, vocabularies, titles, users' texts |
-| `users/`, `items/` | encoded fields, vectors, state sums and histories: `.npy`, a row a code, memory-mapped |
+| `users/`, `items/` | encoded fields, vectors, state sums, histories, most shown items: `.npy`, memory-mapped |
 | `means.safetensors` | the population's mean embedding, user state and item vector, for explanations |
-| `knowledge.safetensors` | how vectors were reduced |
+| `knowledge.safetensors` | the reductions of the vectors |
 | `scenarios.json` | names, descriptions, the LLM's texts, similarities of their vectors |
 | `card.md` | the model card |
-| `onnx/` | the model for other servers, where asked for |
+| `onnx/` | the model for other servers, if asked for |
 
-The last row of an array of users or items is that of whoever is unknown.
+Encoded fields, item vectors and prompted states have one row per code, and a last row for unknown users or items.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ VERSION = 3
 
 
 class Sources(BaseModel):
-    """The knowledge that the model reads: widths of its vectors, flags not counted; 0 where it is not read."""
+    """The knowledge that the model reads: the widths of its vectors without flags, 0 if it is not read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +56,7 @@ class Sources(BaseModel):
     scenario: int = 0
 
     def widths(self, rule: StateRule, scenarios: int) -> KnowledgeWidths:
-        """As the model is built with."""
+        """The widths that the model is built with."""
         of = {"prompted": self.prompted, "own": rule.state_width, "others": rule.state_width}
         return KnowledgeWidths(
             users=tuple(of[source] + 1 for source in self.users),
@@ -67,10 +67,11 @@ class Sources(BaseModel):
 
 @dataclass(frozen=True)
 class ScenarioCard:
-    """What is known of a scenario.
+    """A scenario's description, statistics and texts.
 
-    `similarity` has the cosine of its vector and each scenario's, where it has one. `context` is the most usual raw
-    value of each context field in its training rows.
+    `similarity` has the cosines of its vector and every scenario's; it is None unless every scenario has a vector.
+    `context` has, from its training rows, the most frequent raw value of each categorical context field and the mean of
+    each numeric one.
     """
 
     value: str
@@ -87,7 +88,7 @@ class ScenarioCard:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; see the module for what is where. Times are microseconds since 1970."""
+    """An opened bundle; see the module for its files. Times are microseconds since 1970."""
 
     path: Path
     fingerprint: str
@@ -104,10 +105,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path, *, trusted: str = "") -> Bundle:
-        """Open it. Raises `InputError` that names the file where something is missing, altered or of another version.
+        """Open a bundle. Raises `InputError`, which names the file, if one is missing, altered or of another version.
 
-        The checksums of the bundle with the fingerprint `trusted` are not compared once more.
-        Everything is opened at once, so that a bundle which is replaced on disk goes on unchanged in memory.
+        A bundle whose fingerprint is `trusted` is opened without comparing its checksums.
+        All files are opened here, so that the object stays valid when the bundle is replaced on disk.
         """
         path = path.resolve()
         manifest = read_manifest(path, KIND, VERSION)
@@ -141,7 +142,7 @@ class Bundle:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """A vector an item, `(items + 1, k + 1)`; the last number is 1 where there is none."""
+        """One vector per item, `(items + 1, k + 1)`; its last number is 1 if the item has none."""
         return self.arrays["items/vectors"]
 
     def sums(self, user: int) -> Sums:
@@ -167,23 +168,23 @@ class Bundle:
 
     @cached_property
     def scenario_index(self) -> dict[str, int]:
-        """Scenarios by value and by title; a value comes first."""
+        """Scenarios' indices by value and by title; a value precedes an equal title."""
         titles = {s.title: d for d, s in enumerate(self.schema.scenarios)}
         return titles | {s.value: d for d, s in enumerate(self.schema.scenarios)}
 
     @cached_property
     def behaviours(self) -> dict[str, int]:
-        """Behaviours by name."""
+        """Behaviours' indices by name."""
         return {b.name: i for i, b in enumerate(self.schema.behaviours)}
 
 
 def iso(microseconds: int) -> str:
-    """A moment as people write it."""
+    """A time as ISO 8601 in UTC."""
     return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()
 
 
 def read_schema(path: Path) -> Schema:
-    """The schema of a bundle that need not be opened."""
+    """Read the schema of a bundle without opening the bundle."""
     return Schema.from_dict(read_manifest(path.resolve(), KIND, VERSION)["schema"], f"{path / MANIFEST}: schema")
 
 

@@ -1,4 +1,4 @@
-"""The model card: what a bundle was made of, how good it is, and what it is not good for."""
+"""The model card: what a bundle was made from, its metrics, and its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle that a server answers from now, and how another takes its place."""
+"""The bundle that a server uses now, and its replacement by another."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from llm4msr.serving.scorer import Scorer
 
 LOG = logging.getLogger("llm4msr.serving")
 _PAUSE, _LONGEST_PAUSE = 0.5, 60.0
-"""Seconds between two looks at the bundle's folder and the log; between two tries at a bundle that cannot be opened,
-which may be one that is still being copied, they double each time up to the longest."""
+"""Seconds between two checks of the bundle's folder and the log. The pause before another try at a bundle that cannot
+be opened (perhaps it is still being copied) doubles each time, up to the longest."""
 _SERVED = "served"
-"""The file, beside the log, that names the folder that is served."""
+"""The file beside the log that names the folder of the served bundle."""
 _SERVED_ON, _NOT_TAKEN_UP = "the bundle before is served on", "events of the log are not taken up"
 
 
 @dataclass(frozen=True)
 class Serving:
-    """One bundle, ready to answer. A request takes one and keeps it to its end."""
+    """One bundle, ready to answer. A request reads from the same one until it ends."""
 
     bundle: Bundle
     live: Live
@@ -46,19 +46,19 @@ class Serving:
 
     @cached_property
     def explainer(self) -> Explainer:
-        """Made when it is first asked for."""
+        """The explainer of the bundle, created at first use."""
         return Explainer(self.scorer)
 
 
 class Current:
-    """Holds what is served now.
+    """Holds the bundle that is served now.
 
     Args:
-        path: of the bundle, or a link to it; when the link or the folder changes, the new bundle takes over.
+        path: the path of the bundle or of a link to it; when the link or the folder changes, the new bundle is served.
         state: the folder of the log of events.
-        checked: the fingerprint of a bundle whose checksums need not be compared again.
+        checked: the fingerprint of a bundle whose checksums were verified already.
 
-    `metrics` is told of each change, and of each that failed.
+    `metrics` counts the changes of the bundle, and those that failed.
     """
 
     def __init__(self, path: Path, state: Path, *, checked: str = "") -> None:
@@ -74,13 +74,13 @@ class Current:
 
     @property
     def events(self) -> EventWriter:
-        """What makes events durable."""
+        """The writer that makes events durable."""
         return self._writer
 
     def reload(self) -> Serving:
-        """Open what the path leads to now, and serve it; the same bundle as before stays as it is.
+        """Open the bundle at the path and serve it; if it is the one that is served already, keep that.
 
-        Raises `InputError` or `OSError`, and serves on as before, if it is broken.
+        Raises `InputError` or `OSError` if it is broken or made from other data; the old bundle is then still served.
         """
         with self._swapping:
             identity = self._identity()
@@ -111,7 +111,7 @@ class Current:
             self._failures.pop(_NOT_TAKEN_UP, None)
 
     def _first(self, checked: str) -> Serving:
-        """The bundle at the path or, where that is broken, the one that was served last."""
+        """Open the bundle at the path or, if that is broken, the one that was served last."""
         remembered = self._state / _SERVED
         try:
             found = self._open(self._path, checked=checked)
@@ -120,17 +120,17 @@ class Current:
             if before is None or not before.is_dir():
                 raise
             LOG.error("%s: %s", _SERVED_ON, error)
-            self._seen = None  # the path is tried again
+            self._seen = None  # so that the path is tried again
             return self._open(before)
         self._remember()
         return found
 
     def _remember(self) -> None:
-        """Write down which folder is served, for a process that starts while the path leads to a broken one."""
+        """Record the served folder; a process that starts while the bundle at the path is broken serves this one."""
         write_text_atomically(self._state / _SERVED, os.path.realpath(self._path))
 
     def _reload_if_changed(self) -> None:
-        """Open the bundle at the path where it is another one, and again, after a while, where that failed."""
+        """Open the bundle at the path if it changed; if that failed before, try again after a pause."""
         identity, now = self._identity(), time.monotonic()
         if identity == self._seen or (identity == self._tried and now < self._next_try):
             return
@@ -140,7 +140,7 @@ class Current:
 
     @contextmanager
     def _log_failure(self, what: str) -> Iterator[None]:
-        """Log what fails, the same failure once, and go on: to look again is better than to look no more."""
+        """Log an error of the `with` block instead of raising it, so that `watch` goes on; log a repeated one once."""
         try:
             yield
         except Exception as error:
@@ -151,7 +151,7 @@ class Current:
             self._failures[what] = text
 
     def _identity(self) -> tuple[int, int, int] | None:
-        """Changes when another bundle lies at the path."""
+        """A value that changes when the bundle at the path is replaced; None if there is none."""
         try:
             found = (self._path / MANIFEST).stat()
         except OSError:
@@ -171,18 +171,18 @@ class Current:
         serving = Serving(bundle, live, Scorer(bundle, live))
         _warm(serving)
         gc.collect()
-        gc.freeze()  # what lives as long as the bundle is not looked through again while requests wait
+        gc.freeze()  # no later collection scans the bundle's long-lived objects while requests wait
         return serving
 
 
 def _data_of(bundle: Bundle) -> tuple[str, str, str]:
-    """What stays the same when a bundle is made anew of later logs."""
+    """What identifies a bundle's data: it stays the same when a new bundle is made from later logs."""
     schema = bundle.schema
     return schema.name, schema.columns.user, schema.columns.item
 
 
 class EventWriter:
-    """Commits events in groups: while one is being synced, all that come wait for the next together."""
+    """Commits events in groups: all events that arrive while a group is being synced form the next group."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
@@ -191,7 +191,10 @@ class EventWriter:
         self._thread = ThreadPoolExecutor(1, "llm4msr-events")
 
     async def write(self, records: list[Record]) -> list[bool]:
-        """Make the records durable; says of each whether it was new. Raises `OSError` where the disk fails."""
+        """Make the records durable and return, for each, whether it was new.
+
+        Raises `OSError` if the disk fails, and `InputError` if the log is damaged.
+        """
         future: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._waiting.append((records, future))
         if self._task is None or self._task.done():
@@ -205,7 +208,7 @@ class EventWriter:
             try:
                 loop = asyncio.get_running_loop()
                 new = await loop.run_in_executor(self._thread, self._current.now.live.write, together)
-            except Exception as error:  # noqa: BLE001 - each waiting request is told
+            except Exception as error:  # noqa: BLE001 - each waiting request raises it
                 for _, future in group:
                     if not future.done():
                         future.set_exception(error)
@@ -218,10 +221,10 @@ class EventWriter:
 
 
 def _warm(serving: Serving) -> None:
-    """Score something, so that the first request finds everything in place."""
+    """Score a few rows, so that the first request is not slower than later ones."""
     bundle = serving.bundle
     users, items = (bundle.lookup.starting_with(side, "", 8) or ["-"] for side in ("user", "item"))
     with torch.inference_mode():
-        for declared in bundle.schema.scenarios:  # not checked as a request is: an id may be longer than one may have
+        for declared in bundle.schema.scenarios:  # not validated: an id of the data may be longer than requests allow
             request = ScoreRequest.model_construct(user=users[0], scenario=declared.value, items=items)
             serving.scorer.score([request])

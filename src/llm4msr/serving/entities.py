@@ -18,11 +18,11 @@ from llm4msr.serving.lookup import LookupWriter
 from llm4msr.serving.trained import Trained
 
 POPULAR = 500
-"""So many of the items that were shown most in a scenario are kept as its candidates."""
+"""The number of a scenario's most shown items that are kept as its candidates."""
 
 
 def write_fields(trained: Trained, folder: Path, side: EntitySide) -> None:
-    """The encoded fields of a side, a row a code, and one more for whoever is unknown."""
+    """Write the encoded fields of a side: one row per code, and a last row for unknown users or items."""
     data = trained.data
     entities = data.users if side == "user" else data.items
     found: dict[str, list[NDArray[Any]]] = {kind: [] for kind in KINDS}
@@ -40,7 +40,7 @@ def _entity_column(trained: Trained, spec: FieldSpec, side: EntitySide, entities
     record = data.manifest["fields"][spec.name]
     vocabulary = None if spec.kind == "numeric" else data.vocabulary(spec.name)
     name = side if is_id(spec, data.schema) else spec.source
-    if name in entities.columns and not record.get("of_rows"):  # a text column of the rows is the earliest row's
+    if name in entities.columns and not record.get("of_rows"):  # a text column of the rows has the earliest row's value
         missing = pl.Series([None], dtype=entities[name].dtype)
         column = encode_fitted(spec, record, vocabulary, pl.concat([entities[name], missing]), f"{side}s.parquet")
         if is_id(spec, data.schema):
@@ -51,12 +51,12 @@ def _entity_column(trained: Trained, spec: FieldSpec, side: EntitySide, entities
     column = np.repeat(blank, entities.height + 1, 0)
     code = np.asarray(data.user if side == "user" else data.item)
     rows = np.flatnonzero(np.asarray(data.time) < trained.moment)
-    column[code[rows]] = data.field(spec.name)[rows]  # of several rows the last one, which is the latest, stays
+    column[code[rows]] = data.field(spec.name)[rows]  # of several rows the last one wins, which is the latest
     return column
 
 
 def write_vocabularies(data: PreparedData, lookup: LookupWriter) -> None:
-    """The vocabularies of all fields but the ids' own, whose place is the id's."""
+    """Write the vocabularies of all fields; that of an id field is empty, because its value follows from the code."""
     for spec in data.schema.fields:
         if spec.kind != "numeric":
             values = [] if is_id(spec, data.schema) else data.vocabulary(spec.name).values.to_list()
@@ -64,7 +64,7 @@ def write_vocabularies(data: PreparedData, lookup: LookupWriter) -> None:
 
 
 def titles_of(data: PreparedData) -> list[str]:
-    """What people call an item: its title or category, or its id."""
+    """The items' names for people: the title or category, or else the id."""
     column = data.schema.item_text.title or data.schema.item_text.category
     ids = data.items["item"]
     titles = ids if column is None else data.texts("item", column)
@@ -72,7 +72,7 @@ def titles_of(data: PreparedData) -> list[str]:
 
 
 def write_histories(trained: Trained, folder: Path) -> None:
-    """Every user's positives, and the items that were shown most in each scenario."""
+    """Write every user's positives, and the most shown items of each scenario."""
     events = trained.events()
     offsets = np.searchsorted(events.user, np.arange(trained.data.users.height + 1))
     np.save(folder / "users" / "history_offsets.npy", offsets.astype(np.int64))

@@ -1,9 +1,9 @@
-"""Why a row is scored as it is: what knowledge changes, and what each field contributes.
+"""Why a row has its score: the effect of knowledge, and the contribution of each field.
 
 Contributions are integrated gradients (Sundararajan et al., ICML 2017; Captum) of the logit, from the population's
-mean row in the row's own scenario to the row itself. So the mean row's logit, all contributions and the remainder that
-the integral's finite number of steps leaves add up to the row's logit. Where the logit jumps on the way, as AdaSparse's
-does when a unit is pruned, the jump has no gradient and is in the remainder, too.
+mean row in the row's own scenario to the row itself. The mean row's logit, all contributions and a remainder add up to
+the row's logit. The remainder is the error of the integral's finite number of steps, and any jump of the logit on the
+way, because a jump has no gradient (AdaSparse's logit jumps when a unit is pruned).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLOSE = 1e-3
 
 
 class Contribution(BaseModel):
-    """What a field, or knowledge, adds to the logit beside the mean row's."""
+    """How much a field, or knowledge, adds to the mean row's logit."""
 
     name: str
     kind: str
@@ -45,7 +45,7 @@ class Branches(BaseModel):
 
 
 class ExplainAnswer(BaseModel):
-    """A score taken apart. Scores are probabilities; everything else counts in logits."""
+    """A score taken apart. Scores are probabilities; `alpha` is a weight; all other numbers are logits."""
 
     bundle: str
     score: float
@@ -66,7 +66,7 @@ class Explainer:
         self._bundle: Bundle = scorer.bundle
 
     def explain(self, request: ExplainRequest) -> ExplainAnswer:
-        """Take one row apart. Raises `RequestError` where it cannot be scored."""
+        """Explain the score of one row. Raises `RequestError` if it cannot be scored."""
         asked = ScoreRequest(
             user=request.user, scenario=request.scenario, items=[request.item], features=request.features
         )
@@ -98,7 +98,7 @@ class Explainer:
 
     @cached_property
     def _blurred(self) -> torch.nn.Module | None:
-        """The enhancer with the mean of all scenarios' knowledge in the place of each."""
+        """A copy of the enhancer that gives every scenario the mean scenario's knowledge; None if it reads none."""
         if not self._bundle.model.enhancer.reads_scenarios:
             return None
         enhancer = copy.deepcopy(self._bundle.model.enhancer)
@@ -106,7 +106,7 @@ class Explainer:
         return enhancer
 
     def _logits(self, batch: Batch, e: Tensor, one: Batch) -> Tensor:
-        """The logits of rows `e` `(B, E)` of the scenario that `one` is of."""
+        """The logits of rows `e` `(B, E)`, all in the scenario of the one-row batch `one`."""
         count = e.shape[0]
         offsets = tuple(count if o else 0 for o in one.offsets)
         rows = replace(batch, offsets=offsets, rows=torch.arange(count))

@@ -1,4 +1,4 @@
-"""From a finished run to a bundle."""
+"""Export of a finished run as a bundle."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def export_bundle(
     report: Callable[[str], None] = lambda message: None,
     config: RunConfig | None = None,
 ) -> Path:
-    """Write the bundle `out` of a finished run; it is complete or absent.
+    """Write a finished run as the bundle `out`, complete or not at all.
 
-    States, histories and snapshots are those from strictly before `as_of_time`, by default from all of the data.
-    With `onnx` the model is also written as ONNX, and checked against PyTorch. A `config` says where data and knowledge
-    lie now, where that is not where the run found them.
+    States, histories and snapshots are those from strictly before `as_of_time`, by default from all of the data; the
+    only snapshot of a protocol that leaks (`train_end`, `all`) is taken whatever its time.
+    With `onnx` the model is also written as ONNX, and checked against PyTorch. If data or knowledge were moved since
+    the run, `config` says where they are now.
 
-    Raises `InputError` where the run has not ended, its data or knowledge changed, or it was trained with a control.
+    Raises `InputError` if the run has not ended, its data or knowledge changed, or it was trained with a control.
     """
     if onnx:
         from llm4msr.serving.onnx import check_packages, write_onnx
@@ -93,7 +94,7 @@ def export_bundle(
 
 
 def _write_means(trained: Trained, folder: Path) -> None:
-    """The population's means over training rows."""
+    """Write the population's means over a sample of training rows."""
     rows = np.unique(np.linspace(0, trained.data.split.valid - 1, _SAMPLE).astype(np.int64))
     batch = trained.source.make(rows)
     with torch.inference_mode():

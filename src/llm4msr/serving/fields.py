@@ -21,7 +21,7 @@ from llm4msr.serving.lookup import Lookup
 from llm4msr.serving.requests import RequestError
 
 _SMALLEST_WITHOUT = -5
-"""The smallest power of ten that polars writes without an e."""
+"""The smallest power of ten that polars writes without an exponent."""
 
 KINDS = ("categorical", "multi", "numeric")
 TYPES: dict[str, Any] = {"categorical": np.int32, "multi": np.int32, "numeric": np.float32}
@@ -32,7 +32,7 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a field lies: in columns `start` to `stop` of its kind."""
+    """The position of a field: columns `start` to `stop` of its kind."""
 
     spec: FieldSpec
     start: int
@@ -40,7 +40,7 @@ class Place:
 
 
 def places(schema: Schema) -> dict[str, Place]:
-    """The place of every field, by its name, in the order in which the models want them."""
+    """The place of every field by name, in the order that the models expect."""
     found = {}
     for kind in KINDS:
         specs = [f for f in schema.fields if f.kind == kind]
@@ -51,7 +51,7 @@ def places(schema: Schema) -> dict[str, Place]:
 
 
 def columns_of(schema: Schema, side: Side, kind: str) -> NDArray[np.intp]:
-    """The columns of a kind that the fields of a side have."""
+    """The columns of the fields of one side and one kind."""
     ranges = [
         np.arange(p.start, p.stop) for p in places(schema).values() if p.spec.side == side and p.spec.kind == kind
     ]
@@ -59,7 +59,7 @@ def columns_of(schema: Schema, side: Side, kind: str) -> NDArray[np.intp]:
 
 
 def vocabulary_table(name: str) -> str:
-    """The name of a field's vocabulary among the look-up tables."""
+    """The name of the look-up table of a field's vocabulary."""
     return f"field {name}"
 
 
@@ -74,13 +74,13 @@ def is_id(spec: FieldSpec, schema: Schema) -> bool:
 
 
 class FieldReader:
-    """Puts the fields of rows together.
+    """Assembles the encoded fields of rows.
 
     Args:
-        schema: of the data.
-        records: what the prepared data's manifest says of each field.
+        schema: the schema of the data.
+        records: the entry of each field in the prepared data's manifest.
         lookup: the vocabularies.
-        users, items: the encoded fields of each, by kind; the last row is that of whoever is unknown.
+        users, items: the encoded fields of each, by kind; the last row is for unknown ones.
     """
 
     def __init__(
@@ -105,7 +105,10 @@ class FieldReader:
             self._blank[kind] = row
 
     def rows(self, user: int, items: NDArray[np.int32], scenario: int) -> Columns:
-        """The fields of a user's rows with these items, by their codes; -1 is unknown. The context is missing."""
+        """The fields of a user's rows with these items, given by their codes (-1: unknown).
+
+        Context fields are missing, except those of the scenario.
+        """
         found = {}
         for kind, blank in self._blank.items():
             rows = np.repeat(blank[None], len(items), 0)
@@ -119,9 +122,9 @@ class FieldReader:
         return found
 
     def give(self, rows: Columns, features: Mapping[str, Any], row: int | slice, side: Side | None = None) -> None:
-        """Put a request's own values into rows, in place; of a `side` where only its fields may be given.
+        """Put a request's own values into rows, in place. With a `side`, only its fields are allowed.
 
-        Raises `RequestError` for a field that there is none of, or a value that cannot be one.
+        Raises `RequestError` for an unknown field, an id field, or a value that the field cannot have.
         """
         for name, value in features.items():
             place = self._places.get(name)
@@ -132,22 +135,22 @@ class FieldReader:
             rows[place.spec.kind][row, place.start : place.stop] = self.encode(name, value)
 
     def give_item(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
-        """Put the raw columns of a new item into a row; those that no field reads are texts. Raises `RequestError`."""
+        """Put a new item's raw columns into a row, except those that no field reads. Raises `RequestError`."""
         self.give(rows, self._of_item(columns), row, "item")
 
     def give_kept_item(self, rows: Columns, columns: Mapping[str, Any], row: int) -> None:
-        """The same with columns that were accepted before: what this bundle's fields cannot be is missing."""
+        """As `give_item`, for columns accepted earlier: values that this bundle's fields cannot have stay missing."""
         for name, value in self._of_item(columns).items():
             with suppress(RequestError):
                 self.give(rows, {name: value}, row, "item")
 
     def _of_item(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """An item's fields by name, of its raw columns."""
+        """An item's field values by field name, from its raw columns."""
         fields = [p.spec for p in self._places.values() if p.spec.side == "item" and not is_id(p.spec, self._schema)]
         return {spec.name: columns[spec.source] for spec in fields if spec.source in columns}
 
     def encode(self, name: str, value: Any) -> Any:
-        """A raw value as `prepare` would encode it: an id, a standardised number, or the ids of several values."""
+        """Encode a raw value as `prepare` does: an id, a standardised number, or the ids of several values."""
         spec = self._places[name].spec
         if spec.kind == "numeric":
             return self._number(spec, value)
@@ -191,7 +194,7 @@ def _parts(value: Any, spec: FieldSpec) -> list[Any]:
 
 
 def raw_text(value: Any) -> str:
-    """A JSON value as `prepare` writes it: a whole number without a point, nothing as the missing value."""
+    """A JSON value as the text that `prepare` makes of it: whole numbers without a point, None as the missing value."""
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -202,7 +205,7 @@ def raw_text(value: Any) -> str:
 
 
 def _float_text(value: float) -> str:
-    """A number with a fraction as polars writes it, whose powers of ten differ from Python's."""
+    """A float as text: whole numbers without a point, others as polars writes them, with exponents unlike Python's."""
     if value.is_integer() and abs(value) < 2**63:
         return str(int(value))
     if math.isnan(value):

@@ -1,4 +1,4 @@
-"""What stands before every request: token, limits on size, number and time, headers, and the count of answers."""
+"""The layer around every request: it checks token and limits, adds headers, and counts answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm4msr.serving.metrics import Metrics
 
 _OPEN = ("/healthz", "/readyz")
 _OF_OPERATION = ("/metrics", "/v1/admin/reload")
-"""Answered however many requests there are, and for however long they take."""
+"""Answered without limits on the number and the time of requests."""
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -33,7 +33,7 @@ _HEADERS = [
 
 @dataclass(frozen=True)
 class Limits:
-    """The most bytes of a body, requests at once, and seconds of a request."""
+    """The most bytes of a body, the most concurrent requests, and the most seconds of a request."""
 
     body: int = 1 << 20
     concurrency: int = 64
@@ -45,14 +45,15 @@ class _TooLargeError(Exception):
 
 
 class Guard:
-    """ASGI middleware. Past `limits.concurrency` requests at once it answers 429 at once, so that none wait in line.
+    """ASGI middleware. It answers 429 immediately beyond `limits.concurrency` requests, so that none wait in a queue.
 
     Args:
-        app: what is guarded.
-        metrics: where answers are counted.
-        token: the bearer token that everything but health and the page's files asks for, or none. Without one a
-            request must name this machine in `Host`: a web page whose name was made to lead here names another.
-        limits: see there.
+        app: the application to guard.
+        metrics: counts the answers.
+        token: the bearer token that every route requires except health and the page's files, or None. Without a token
+            the header `Host` must name this machine. This stops DNS rebinding: a foreign web page whose host name
+            resolves to this machine still sends its own name.
+        limits: see `Limits`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, limits: Limits) -> None:
@@ -74,10 +75,10 @@ class Guard:
         try:
             await self._answer(scope, receive, answer)
         except Exception:
-            answer.status = answer.status or 500  # as the server outside answers
+            answer.status = answer.status or 500  # the status that the server around this application answers
             raise
         finally:
-            if answer.status:  # else whoever asked is gone
+            if answer.status:  # 0 if the client left before an answer
                 route = getattr(scope.get("route"), "path", None) or "none"
                 self._metrics.answered(route, answer.status, time.perf_counter() - began)
 
@@ -99,7 +100,7 @@ class Guard:
         else:
             self._running += 1
             try:
-                await asyncio.sleep(0)  # all requests that came together are counted before any is worked on
+                await asyncio.sleep(0)  # requests that came together are all counted before work on any begins
                 await self._within_limits(scope, receive, answer)
             finally:
                 self._running -= 1
@@ -143,7 +144,7 @@ class _Answer:
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
-        if self._refused:  # what the application still says is too late
+        if self._refused:  # the refusal is the answer: drop what the application sends later
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -167,7 +168,7 @@ class _Answer:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is that of this machine alone."""
+    """Whether a host name or an address is a loopback one, reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -175,7 +176,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether the header `Host`, with or without a port, names this machine; one that is not given does no harm."""
+    """Whether the header `Host`, with or without a port, names this machine; an absent header is accepted, too."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return not host or is_loopback(name)
 

@@ -1,4 +1,4 @@
-"""What a log of events holds, as tables for the next `prepare`."""
+"""The content of a log of events, as tables for the next `prepare`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from llm4msr.serving.log import EventRecord, ItemRecord, read_log, settled_size
 def harvest(
     log: Path, schema: Schema, skipped: Callable[[int], None] | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The events of a log and the new items whose columns it tells, each once, under the schema's column names.
+    """The events of a log, and the new items whose columns it has, each once, under the schema's column names.
 
-    A server may be writing to the log; where there is no such file there are none. `skipped` is told where a damaged
-    line is left out; without it `InputError` is raised.
+    A server may be writing to the log. If the file does not exist, both tables are empty. `skipped` is called with the
+    position of each damaged line that whole lines follow; without it such a line raises `InputError`.
     """
     events: dict[EventRecord, None] = {}
     items: dict[str, ItemRecord] = {}
@@ -47,7 +47,7 @@ def harvest(
 
 
 def _column(values: list[Any], name: str, schema: Schema) -> pl.Series:
-    """Values of JSON under one type: that which all of them have, else text, as `prepare` would write each."""
+    """A column of JSON values: of the type that all of them have, else of texts as `prepare` writes the values."""
     types = {type(value) for value in values if value is not None}
     dtype: Any = pl.String
     if types == {bool}:
@@ -59,7 +59,7 @@ def _column(values: list[Any], name: str, schema: Schema) -> pl.Series:
         values = [value if value is None else [raw_text(part) for part in value] for value in values]
     try:
         return pl.Series(values, dtype=dtype)
-    except (TypeError, OverflowError):  # of several types, or whole numbers that do not fit 64 bits
+    except (TypeError, OverflowError):  # mixed types, or whole numbers that do not fit 64 bits
         separators = [f.separator for f in schema.fields if f.source == name and f.kind == "multi"]
         by = next((found for found in separators if found is not None), SEPARATOR)
         return pl.Series([None if value is None else _text(value, by) for value in values], dtype=pl.String)

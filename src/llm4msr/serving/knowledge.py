@@ -1,4 +1,4 @@
-"""Knowledge of a bundle: item vectors, the sums of composed states, and prompted states."""
+"""The knowledge in a bundle: item vectors, the sums of composed states, and prompted states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm4msr.training.checkpoint import read_tensors
 
 
 def write_knowledge(trained: Trained, folder: Path) -> tuple[Sources, StateRule]:
-    """Item vectors, the sums of composed states, and the latest prompted state of each user."""
+    """Write item vectors, the sums of composed states, and the latest prompted state of each user."""
     data, config = trained.data, trained.config.knowledge
     composed = tuple(source for source in ("own", "others") if source in trained.needs)
     users: list[Literal["prompted", "own", "others"]] = [*composed]

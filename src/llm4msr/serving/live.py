@@ -1,11 +1,11 @@
-"""What happened since the export: users' states moved by events, and new items.
+"""What happened since the export: users' states updated by events, and new items.
 
-Everything here follows from the log and the bundle. It is kept in an LMDB file beside the log, one a bundle, so that
-all processes of a server see the same and none holds it in memory; LMDB's own lock makes writers take turns. A writer
-first applies the lines of the log that the file does not have yet (left by a crash, or written for another bundle);
-then it appends to the log, syncs it, and commits. Every acknowledged event is therefore in the log, and an event that
-is there already, or in the bundle's histories, is not counted again. Where another log lies in the place of the one
-that was read, the file is begun anew.
+All of this is derived from the log and the bundle. It is kept in an LMDB file beside the log, one per bundle, so that
+all processes of a server see the same data and none holds it in memory. LMDB's lock allows one write transaction at a
+time. A writer first applies the lines of the log that the file does not have yet (left by a crash, or written for
+another bundle); then it appends to the log, syncs it, and commits. Every acknowledged event is therefore in the log. An
+event that is already in the log or in the bundle's histories is not counted again. If another log takes the place of
+the one that was read, the file is emptied and filled from the new log.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from llm4msr.serving.states import Events, Sums, sums_of_user
 
 _APPLIED, _LOG = b"applied", b"log"
 _LAST = b"\xff" * 24
-"""Greater than what any key of an event has after its user."""
+"""The bytes of an event's key after the user's digest are never greater than this."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _CHUNK = 5_000
-"""Lines of the log that are applied in one transaction."""
+"""The most lines of the log that are applied in one transaction."""
 _READERS = 4096
-"""At once, of all processes together; those of processes that were killed are given back by the next that opens."""
+"""Reader slots of the file, for all processes together; each process frees those of killed ones when it opens it."""
 
 
 class Live:
-    """The states of a bundle's users now.
+    """The current states of a bundle's users.
 
     Args:
-        bundle: the bundle that the states start from.
-        folder: where the log lies, and what follows from it.
+        bundle: its states at the export are the starting point.
+        folder: the folder of the log and of the LMDB file.
     """
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self._bundle = bundle
         self._log = EventLog(folder)
-        # Not synced: what a power failure could spoil is made anew from the log after each start of the machine.
+        # Not synced: a power failure could damage the file, so each boot of the machine begins a new one from the log.
         boot = _BOOT.read_text().strip()[:8] if _BOOT.is_file() else "0"
         self._path = folder / f"live-{bundle.fingerprint}-{boot}"
         for other in folder.glob("live-*"):
@@ -81,10 +81,10 @@ class Live:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Apply what other processes wrote for other bundles, or what a crash left, if there is anything.
+        """Apply lines of the log that the file does not have: written for other bundles, or left by a crash.
 
-        The log is read without its lock, so that events are written meanwhile. Raises `OSError` where it cannot be, and
-        `InputError` where it is damaged.
+        The log is read in chunks and without its lock, so that events can be written in between. Raises `OSError` if it
+        cannot be read, and `InputError` if it is damaged.
         """
         with _as_os_errors():
             with self._env.begin() as transaction:
@@ -98,9 +98,9 @@ class Live:
                         behind = self._apply_new_lines(transaction, end)
 
     def write(self, records: Sequence[Record]) -> list[bool]:
-        """Make records durable and count them; says of each whether it was new.
+        """Make records durable, apply them to the states, and return for each whether it was new.
 
-        Raises `OSError` where it cannot, and `InputError` where the log is damaged.
+        Raises `OSError` if it fails, and `InputError` if the log is damaged.
         """
         with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
             while self._apply_new_lines(transaction, self._log.size()):
@@ -108,7 +108,7 @@ class Live:
             new = [self._record_if_new(transaction, record) for record in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
             if fresh:
-                self._apply(transaction, fresh)  # first: what cannot be counted must not be in the log
+                self._apply(transaction, fresh)  # before the log, which must not get a record that cannot be applied
                 self._remember(transaction, self._log.append(fresh, self._applied(transaction)))
         return new
 
@@ -119,18 +119,18 @@ class Live:
         return self._bundle.sums(code) if raw is None else Sums.from_bytes(bytes(raw), self._bundle.rule)
 
     def history(self, user: str, most: int = 10_000) -> list[EventRecord]:
-        """A user's events since the export, in order of time; the latest ones where there are more than `most`."""
+        """A user's events since the export, in order of time; only the latest if there are more than `most`."""
         with _as_os_errors(), self._env.begin() as transaction:
             return self._history(transaction, user, most)
 
     def new_items(self, items: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The raw columns of those of the items that are new since the export."""
+        """The raw columns by item, for the given items that are new since the export."""
         with _as_os_errors(), self._env.begin(db=self._items) as transaction:
             found = {item: transaction.get(_digest(item)) for item in items}
         return {item: msgspec.json.decode(raw)["columns"] for item, raw in found.items() if raw is not None}
 
     def close(self) -> None:
-        """Close log and file."""
+        """Close the log and the LMDB file."""
         self._env.close()
         self._log.close()
 
@@ -138,17 +138,20 @@ class Live:
         return int.from_bytes(transaction.get(_APPLIED, b""), "big")
 
     def _is_same_log(self, transaction: lmdb.Transaction) -> bool:
-        """Whether the log is the one that was read, where any was, and has all that was read of it."""
+        """Whether the log is the one that was read and still has all that was read; True if none was read yet."""
         applied = self._applied(transaction)
         return not applied or (self._log.size() >= applied and transaction.get(_LOG, b"") == self._log.begins_with())
 
     def _remember(self, transaction: lmdb.Transaction, end: int) -> None:
-        """That the log was read up to a position."""
+        """Record that the log was applied up to the position `end`."""
         transaction.put(_APPLIED, end.to_bytes(8, "big"))
         transaction.put(_LOG, self._log.begins_with())
 
     def _apply_new_lines(self, transaction: lmdb.Transaction, end: int) -> bool:
-        """Apply the next lines of the log, up to `end`, that the file does not have; says whether there may be more."""
+        """Apply the next lines of the log up to `end`, at most one chunk; return whether there may be more.
+
+        If the log is not the one that was read, empty the file first.
+        """
         if not self._is_same_log(transaction):
             for table in (self._states, self._events, self._items):
                 transaction.drop(table, delete=False)
@@ -161,7 +164,7 @@ class Live:
         return len(lines) == _CHUNK
 
     def _record_if_new(self, transaction: lmdb.Transaction, record: Record) -> bool:
-        """Put a record into the file's table; gives whether it was neither there nor in the bundle."""
+        """Put a record into its table unless the table or the bundle has it already; return whether it was put."""
         if isinstance(record, ItemRecord):
             known = self._bundle.lookup.number("item", record.item) >= 0
             key, body = _digest(record.item), msgspec.json.encode(record)
@@ -170,7 +173,7 @@ class Live:
                 return False
             return bool(transaction.put(key, body, db=self._items))
         if record.scenario not in self._bundle.scenario_index or record.behaviour not in self._bundle.behaviours:
-            return False  # of a schema that this bundle no longer has
+            return False  # this bundle's schema no longer has its scenario or behaviour
         code = self._bundle.lookup.number("user", record.user)
         if code >= 0 and self._in_history(code, record):
             return False
@@ -193,7 +196,7 @@ class Live:
         return bool(same.any())
 
     def _apply(self, transaction: lmdb.Transaction, records: Sequence[Record]) -> None:
-        """Move the states of the users of new events."""
+        """Update the states of the users of new events."""
         bundle, rule = self._bundle, self._bundle.rule
         events = [record for record in records if isinstance(record, EventRecord)]
         if not rule.streams or not events:
@@ -205,12 +208,12 @@ class Live:
         states: dict[str, Sums] = {}
         anew: set[str] = set()
         for event, item in zip(events, items, strict=True):
-            if event.user in anew:  # the whole history, this event too, is in her sums already
+            if event.user in anew:  # the user's sums have the whole history, this event too
                 continue
             d = bundle.scenario_index[event.scenario]
             weight = rule.behaviour_weights[bundle.behaviours[event.behaviour]]
             vector = bundle.vectors[item]
-            if vector[-1] or not weight > 0:  # an item that has no vector says nothing
+            if vector[-1] or not weight > 0:  # an item without a vector does not change the state
                 continue
             if event.user not in states:
                 raw = transaction.get(_digest(event.user), db=self._states)
@@ -226,7 +229,7 @@ class Live:
             transaction.put(_digest(user), sums.to_bytes(), db=self._states)
 
     def _anew(self, transaction: lmdb.Transaction, user: str, code: int) -> Sums:
-        """The sums from a user's whole history, for events that came late."""
+        """Compute a user's sums from the whole history; needed if an event came late."""
         bundle = self._bundle
         old, new = bundle.history(code), self._history(transaction, user)
         fresh = Events(
@@ -245,7 +248,7 @@ class Live:
         return sums_of_user(events[np.argsort(events.time, kind="stable")], bundle.vectors[:, :-1], bundle.rule)
 
     def _history(self, transaction: lmdb.Transaction, user: str, most: int | None = None) -> list[EventRecord]:
-        """A user's events in order of time, all of them or the latest; read from the last one backwards."""
+        """A user's events in order of time, all of them or the latest `most`; read backwards from the last."""
         prefix = _digest(user)
         found: list[EventRecord] = []
         cursor = transaction.cursor(db=self._events)
@@ -258,7 +261,7 @@ class Live:
 
 @contextmanager
 def _as_os_errors() -> Iterator[None]:
-    """What LMDB cannot do, as when its file is full, is an error of the disk."""
+    """Raise LMDB's errors, such as a full file, as `OSError`."""
     try:
         yield
     except lmdb.Error as error:
@@ -266,7 +269,7 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def _unused(path: Path) -> bool:
-    """Whether the file of another bundle was not written to for a day."""
+    """Whether another bundle's file was not written to for a day."""
     data = path / "data.mdb"
     return data.is_file() and data.stat().st_mtime < time.time() - 86_400
 
@@ -284,7 +287,11 @@ _OPEN: WeakValueDictionary[tuple[str, str], Live] = WeakValueDictionary()
 
 
 def open_live(bundle: Bundle, folder: Path) -> Live:
-    """The live states of a bundle, opened once a process, as LMDB wants it, and closed when nobody holds them."""
+    """The live states of a bundle.
+
+    LMDB requires that a process opens a file only once, so all callers share one object; it is closed when the last of
+    them drops it.
+    """
     key = (bundle.fingerprint, os.path.abspath(folder))
     live = _OPEN.get(key)
     if live is None:

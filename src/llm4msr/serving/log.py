@@ -1,8 +1,8 @@
-"""The log of events: append-only, on the disk before anything is answered, read again after a crash.
+"""The log of events: append-only, synced to disk before an answer is sent, read again after a crash.
 
-A line is the CRC-32 of a JSON object, as eight hexadecimal digits, a blank, and the object. Processes that write it
-take turns by a lock on the file, which goes with its holder. What a crash left of an unfinished line was never
-acknowledged; the next writer cuts it off.
+A line is a JSON object after its CRC-32, which is written as eight hexadecimal digits and a blank. A lock on the file
+lets only one process write at a time; the system releases it when its holder dies. A line that a crash left unfinished
+was never acknowledged; the next writer cuts it off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event"):
 
 
 class ItemRecord(msgspec.Struct, frozen=True, tag="item"):
-    """An item that the bundle's catalogue does not have: its raw columns, or none where an event named it."""
+    """An item that the bundle's catalogue does not have: its raw columns, or none if an event named it."""
 
     item: str
     columns: dict[str, Any]
@@ -44,7 +44,7 @@ _ENCODER, _DECODER = msgspec.json.Encoder(), msgspec.json.Decoder(Record)
 
 
 class EventLog:
-    """The log's file in a folder, which is made where it is absent."""
+    """The log's file in a folder; both are created if absent."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -66,31 +66,31 @@ class EventLog:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def size(self) -> int:
-        """The bytes of the file now, a line that is being written included."""
+        """The size of the file in bytes now; it may include part of a line that is being written."""
         return os.fstat(self._file.fileno()).st_size
 
     def begins_with(self) -> bytes:
-        """What tells one log from another that took its place: its first line, which never changes; empty before it.
+        """The log's first line, or the first 4 KiB of a longer one; empty while there is no whole line.
 
-        Of a line longer than 4 KiB its beginning.
+        It never changes, so that another log in the same place is noticed.
         """
         with open(self.path, "rb") as file:
             line, end, _ = file.read(4096).partition(b"\n")
         return line if end or len(line) == 4096 else b""
 
     def read(self, start: int, end: int | None = None) -> Iterator[tuple[Record, int]]:
-        """See `read_log`; up to the end of the file where `end` is not given."""
+        """See `read_log`; `end` is by default the end of the file."""
         return read_log(self.path, start, self.size() if end is None else end)
 
     def settled_size(self) -> int:
-        """The bytes of the file while no process is writing a line."""
+        """The size of the file in bytes, taken while no process is writing a line."""
         with self.locked():
             return self.size()
 
     def append(self, records: Sequence[Record], after: int) -> int:
-        """Add records after the position `after`, where the last whole line ends, and sync; gives the new position.
+        """Write records at the position `after`, where the last whole line ends, and sync; return the new position.
 
-        Where that fails nothing is added. The caller holds the lock.
+        If that fails, nothing is added. The caller holds the lock.
         """
         if self.size() < after:
             raise OSError(f"{self.path}: is shorter than what was read of it")
@@ -115,10 +115,10 @@ class EventLog:
 def read_log(
     path: Path, start: int, end: int, skipped: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Record, int]]:
-    """A log's records between two positions, and the position after each, up to the first line that is not whole.
+    """A log's records between two positions, each with the position after it.
 
-    Where a line is damaged and whole lines follow it, `skipped` is told of its position; without it `InputError` is
-    raised.
+    Damaged or unfinished lines at the end are left out. If a whole line follows a damaged one, `skipped` is called with
+    the position of the damaged line; without `skipped`, `InputError` is raised.
     """
     damaged: list[int] = []
     for line, position in _lines(path, start, end):
@@ -138,14 +138,14 @@ def read_log(
 
 
 def settled_size(path: Path) -> int:
-    """The bytes of a log that another process may be writing to, while it is not writing a line."""
+    """The size of a log in bytes, taken while no other process is writing a line."""
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         return os.fstat(file.fileno()).st_size
 
 
 def _lines(path: Path, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-    """The lines between two positions, each with its own; the last may be cut."""
+    """The lines between two positions, each with the position where it begins; the last may be cut."""
     with open(path, "rb") as file:
         file.seek(start)
         position = start

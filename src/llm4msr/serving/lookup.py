@@ -1,4 +1,4 @@
-"""Ids and values to numbers, and numbers to texts, in one memory-mapped file (LMDB) that processes share."""
+"""Tables from ids and values to numbers, and from numbers to texts, in one LMDB file that processes share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm4msr.errors import InputError
 
 FILE = "lookup.mdb"
 ABSENT = -1
-"""The number of what the table does not have."""
+"""The number returned for a text that the table does not have."""
 _LONGEST = 400
-"""Bytes of a key that are kept as they are; LMDB allows 511."""
+"""The most bytes of a text that is its own key; LMDB allows keys of 511."""
 _BATCH = 100_000
 
 
 def key_of(text: str) -> bytes:
-    """The key of an id or a value: its UTF-8 or, where that is long, a digest that no UTF-8 text can be."""
+    """The key of an id or a value: its UTF-8 bytes or, if long, a digest after a byte that UTF-8 never has."""
     raw = text.encode("utf-8", "surrogatepass")
     if len(raw) <= _LONGEST:
         return raw or b"\xfe"
@@ -39,14 +39,14 @@ class LookupWriter:
         self._env = lmdb.open(str(self._path), subdir=False, map_size=1 << 40, max_dbs=512, sync=False, lock=False)
 
     def numbers(self, table: str, texts: Sequence[str], numbers: Iterable[int] | None = None) -> None:
-        """A table from texts to their numbers, by default their places."""
+        """Write a table from texts to numbers, by default the texts' positions."""
         keys = [key_of(text) for text in texts]
         values = np.asarray(range(len(keys)) if numbers is None else list(numbers), dtype=np.int32)
         order = sorted(range(len(keys)), key=keys.__getitem__)
         self._write(table, ((keys[i], values[i].tobytes()) for i in order))
 
     def texts(self, table: str, texts: Iterable[tuple[int, str]]) -> None:
-        """A table from numbers, which ascend, to texts."""
+        """Write a table from numbers, in ascending order, to texts."""
         self._write(table, ((int(n).to_bytes(4, "big"), text.encode("utf-8", "replace")) for n, text in texts))
 
     def _write(self, table: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -70,7 +70,7 @@ def _some(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
 
 
 class Lookup:
-    """The file, opened to read. Raises `InputError` where it is none."""
+    """The file, opened for reading. Raises `InputError` if it is not a look-up file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +88,7 @@ class Lookup:
             return [bytes(name).decode() for name, _ in transaction.cursor()]
 
     def numbers(self, table: str, texts: Sequence[str]) -> NDArray[np.int32]:
-        """The number of each text, `ABSENT` where the table has none, `(n,)`."""
+        """The number of each text, `(n,)`; `ABSENT` if the table does not have the text."""
         absent = np.int32(ABSENT).tobytes()
         with self._env.begin(db=self._tables[table]) as transaction:
             get = transaction.get
@@ -96,7 +96,7 @@ class Lookup:
         return np.frombuffer(found, dtype=np.int32)
 
     def is_empty(self, table: str) -> bool:
-        """Whether a table has nothing."""
+        """Whether a table has no entries."""
         with self._env.begin() as transaction:
             return int(transaction.stat(self._tables[table])["entries"]) == 0
 
@@ -105,7 +105,7 @@ class Lookup:
         return int(self.numbers(table, [text])[0])
 
     def texts(self, table: str, numbers: Iterable[int]) -> list[str | None]:
-        """The text of each number, None where the table has none."""
+        """The text of each number, None if the table has none."""
         with self._env.begin(db=self._tables[table]) as transaction:
             found = [transaction.get(int(n).to_bytes(4, "big")) if n >= 0 else None for n in numbers]
         return [None if raw is None else raw.decode("utf-8") for raw in found]
@@ -132,7 +132,7 @@ _OPENING = Lock()
 
 
 def open_lookup(path: Path) -> Lookup:
-    """The file, opened once a process however often it is asked for, as LMDB wants it."""
+    """The opened file. LMDB requires that a process opens it only once, so all callers share one object."""
     with _OPENING:
         try:
             found = os.stat(path)

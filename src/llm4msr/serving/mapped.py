@@ -1,4 +1,4 @@
-"""Files as memory, of which rows are asked for here and there: the system is told not to read what lies around them."""
+"""Memory-mapped files whose rows are read at random: the system is advised not to read ahead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LARGE = 1 << 24
 
 
 def mapped_array(path: Path) -> NDArray[Any]:
-    """A `.npy` file as a plain array, faster to index than `np.memmap`. Raises `InputError` where it is none."""
+    """A mapped `.npy` file as a plain array, faster to index than `np.memmap`. Raises `InputError` if it is not one."""
     try:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, OSError) as error:
@@ -29,7 +29,7 @@ def mapped_array(path: Path) -> NDArray[Any]:
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which shares its memory. Raises `InputError` where it is none."""
+    """The tensors of a safetensors file, memory-mapped. Raises `InputError` if it is not one."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -40,7 +40,7 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _at_random(address: int, length: int) -> None:
-    """Advise that large memory is read at random; a system that does not know the advice goes without."""
+    """Tell the system that a large mapping is read at random; do nothing on a system without that advice."""
     advice = getattr(mmap, "MADV_RANDOM", None)
     if advice is None or length < _LARGE:
         return

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus. Several processes count together where `serve` starts them."""
+"""A server's Prometheus metrics. Processes that one `serve` starts share their counters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client import (
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable by which processes share what they count; `prometheus_client` reads it."""
+"""The environment variable with the folder through which processes share counters; `prometheus_client` reads it."""
 _SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 _PARTS = 10
 _UP_TO = tuple(f"{(part + 1) / _PARTS:.1f}" for part in range(_PARTS))
@@ -54,7 +54,7 @@ class Metrics:
             "llm4msr_bundle",
             "1 for the bundle that answers",
             ["bundle"],
-            multiprocess_mode="mostrecent",  # a process that died says nothing against those that changed since
+            multiprocess_mode="mostrecent",  # a value of a dead process does not hide a newer one
             registry=self.registry,
         )
         self._reloads = Counter("llm4msr_reloads", "Changes of the bundle", ["outcome"], registry=self.registry)
@@ -67,7 +67,7 @@ class Metrics:
     def scored(
         self, scenario: str, scores: NDArray[np.float32], unknown_items: int, *, user_known: bool, knowledge: bool
     ) -> None:
-        """Count what was scored."""
+        """Count a request's scores, and what was unknown in it."""
         if unknown_items:
             self._unknown.labels(scenario, "item").inc(unknown_items)
         if not user_known:
@@ -84,18 +84,18 @@ class Metrics:
         self._events.labels("duplicate").inc(duplicates)
 
     def serves(self, bundle: str, before: str | None = None) -> None:
-        """Say which bundle answers from now on, and count the change where another was there `before`."""
+        """Set the bundle that answers from now on; count the change if there was another `before`."""
         if before is not None:
             self._bundles.labels(before).set(0)
             self._reloads.labels("changed").inc()
         self._bundles.labels(bundle).set(1)
 
     def failed_to_change(self) -> None:
-        """Count a bundle that could not take the place of the one before."""
+        """Count a failed change of the bundle."""
         self._reloads.labels("failed").inc()
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format, over all processes that count together."""
+        """All metrics in Prometheus' text format, over all processes that share counters."""
         if os.environ.get(FOLDER):
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)

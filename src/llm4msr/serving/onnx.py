@@ -1,8 +1,8 @@
 """The model as ONNX, for other servers, checked against PyTorch.
 
-The graph takes what a `Batch` holds: `scenario` `(B,)`, `categorical` `(B, Fc)`, `multi` `(B, sum of lengths)` and
-`numeric` `(B, Fn)` where the data has such fields, `users` `(B, d)` and `item` `(B, d)` where the model reads
-knowledge; and gives `probability` `(B,)`. Every scenario's tower runs on every row, and each row keeps its own.
+The inputs are the content of a `Batch`: `scenario` `(B,)`; `categorical` `(B, Fc)`, `multi` `(B, sum of lengths)` and
+`numeric` `(B, Fn)` if the data has such fields; `users` `(B, d)` and `item` `(B, d)` if the model reads such knowledge.
+The output is `probability` `(B,)`. Every scenario's tower runs on every row; each row keeps its own scenario's result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE = "model.onnx"
 
 
 class _Rows(nn.Module):
-    """The model as a function of tensors alone."""
+    """The model as a function whose arguments are all tensors."""
 
     def __init__(self, model: MultiScenarioModel, scenarios: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Rows(nn.Module):
 
 
 def check_packages() -> None:
-    """Raise `InputError` unless all that writes and checks ONNX is installed."""
+    """Raise `InputError` unless all packages that write and check ONNX are installed."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise InputError("ONNX needs further packages; install them with: pip install 'llm4msr[onnx]'")
@@ -72,7 +72,7 @@ def write_onnx(
 ) -> None:
     """Write `model.onnx` and `inputs.json` into `folder`.
 
-    Raises `InputError` where onnxruntime's probabilities are further than 1e-5 from PyTorch's.
+    Raises `InputError` if onnxruntime's probabilities differ from PyTorch's by more than 1e-5.
     """
     import onnxruntime
 
@@ -113,7 +113,7 @@ def _width(shape: Iterable[int]) -> int | None:
 
 
 def _example(layout: FieldLayout, widths: KnowledgeWidths, scenarios: int, count: int) -> dict[str, Tensor]:
-    """Random rows that the model could be asked."""
+    """Random inputs with the model's shapes and ranges of ids."""
     random = np.random.default_rng(count)
     found = {"scenario": torch.from_numpy(random.integers(0, scenarios, count))}
     if layout.categorical:

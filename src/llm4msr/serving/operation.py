@@ -1,4 +1,4 @@
-"""What a server answers beside scores: health, metrics, reloading, the page, and errors."""
+"""A server's routes for health, metrics, reloading and the page, and its answers to errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES = {
 
 
 def add_operation(app: FastAPI, current: Current, metrics: Metrics, *, admin: bool) -> None:
-    """Health and metrics and, where `admin`, reloading."""
+    """Add the routes for health and metrics and, if `admin`, for reloading."""
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> Response:
@@ -60,7 +60,7 @@ def add_operation(app: FastAPI, current: Current, metrics: Metrics, *, admin: bo
 
 
 def add_page(app: FastAPI) -> None:
-    """The page and its files, which are read once."""
+    """Add the routes of the page and its files, which are read once."""
     content = {file.name: file.read_bytes() for file in _PAGE.iterdir() if file.name.endswith(tuple(_TYPES))}
 
     def answer(name: str) -> Response:
@@ -78,7 +78,7 @@ def add_page(app: FastAPI) -> None:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Every error as a code and a message, without what was sent."""
+    """Answer every error with a code and a message, never with the body that was sent."""
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
@@ -92,7 +92,7 @@ def handle_errors(app: FastAPI) -> None:
             return as_error(400, "invalid_json", "the body is not valid JSON")
         if any(e["loc"] == ("body",) for e in found) and not _says_json(request):
             return as_error(415, "not_json", "the header content-type must be application/json")
-        told = dict(map(_place_and_message, found))  # a value that may be of several types has an error for each
+        told = dict(map(_place_and_message, found))  # one error per place, not one per allowed type
         shown = [f"{where or 'the body'}: {what}" for where, what in list(told.items())[:5]]
         more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
         return as_error(422, "invalid_request", "; ".join(shown) + more)
@@ -115,12 +115,15 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        del request, error  # it is logged by whoever runs the application
+        del request, error  # the server that runs the application logs it
         return as_error(500, "internal_error", "the server failed; its log says how")
 
 
 def _place_and_message(error: Any) -> tuple[str, str]:
-    """Where something is wrong in a body, and what; of a value that may be of several types, those."""
+    """The path of an invalid value in the request, and the error's message.
+
+    A value that may have one of several types has an error for each type; all of them get the same path and message.
+    """
     path = [str(part)[:80] for part in error["loc"][1:]]
     inside = next((place for place, part in enumerate(path) if part in _TYPES_OF_A_VALUE or "[" in part), None)
     if inside is None:
@@ -133,10 +136,10 @@ def _says_json(request: Request) -> bool:
 
 
 def as_json(content: Any) -> Response:
-    """An answer."""
+    """A JSON answer."""
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 def as_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An answer that is no success."""
+    """A JSON answer for an error."""
     return Response(error_body(code, message), status, headers, "application/json")

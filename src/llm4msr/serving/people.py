@@ -1,4 +1,4 @@
-"""What a bundle can tell people of a user: history, and the LLM's text with what it was made from."""
+"""What people can read about a user: the history, and the LLM's text with the history it was made from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm4msr.serving.states import Events
 
 
 class Positive(BaseModel):
-    """A line of a history; `since_export` where the bundle did not have it yet."""
+    """A line of a history; `since_export` is true if the bundle does not have it."""
 
     time: str
     item: str
@@ -43,9 +43,9 @@ class UserHistory(BaseModel):
 
 
 class UserKnowledge(BaseModel):
-    """What the LLM wrote of a user. `common` and `distinct` are the interests that its text lists, where it does.
+    """What the LLM wrote of a user. `common` and `distinct` are the interests that the text lists, if it does.
 
-    Where there is no snapshot, `note` says why.
+    If there is no snapshot, `note` says why.
     """
 
     user: str
@@ -144,7 +144,7 @@ def _by_scenario(bundle: Bundle, events: Events, most: int) -> list[ScenarioHist
 
 
 def titles_of_items(bundle: Bundle, live: Live, items: Sequence[str]) -> list[str]:
-    """What people call items: by the catalogue, by what was told of new ones, or by their ids."""
+    """The items' names for people: from the catalogue, from the columns of new items, or else the ids."""
     titles = bundle.lookup.texts("title", bundle.lookup.numbers("item", items).tolist())
     new = live.new_items([item for item, title in zip(items, titles, strict=True) if title is None])
     column = bundle.schema.item_text.title or bundle.schema.item_text.category or ""

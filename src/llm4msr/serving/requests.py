@@ -1,4 +1,4 @@
-"""What a server is asked and how it answers, as types: they are the OpenAPI's schemas too."""
+"""The types of a server's requests and answers; they are also its OpenAPI schemas."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _whole_numbers_as_texts(values: Any) -> Any:
 
 
 def _unicode(value: str) -> str:
-    value.encode()  # a lone surrogate is no text; what this raises is a ValueError
+    value.encode()  # raises UnicodeEncodeError, which is a ValueError, for a lone surrogate
     return value
 
 
@@ -114,7 +114,7 @@ class ExplainRequest(_Message):
 
 
 class Event(_Message):
-    """A positive interaction. `time` is now where it is not given; `behaviour` the strongest of the schema."""
+    """A positive interaction. By default, `time` is now and `behaviour` is the strongest of the schema."""
 
     user: Id
     item: Id
@@ -185,7 +185,7 @@ class EventsAnswer(BaseModel):
 
 
 class ItemsAnswer(BaseModel):
-    """Which items wait for `reason`, which the catalogue has, so that they stay as they are, and unread columns."""
+    """Items that wait for `reason`, items that the catalogue has already (they stay unchanged), and unread columns."""
 
     queued_items: list[str]
     known_items: list[str]
@@ -199,7 +199,7 @@ class UsersAnswer(BaseModel):
 
 
 class ScenarioAnswer(BaseModel):
-    """A scenario. `context` is the most usual value of each context field in it, ready to be sent as features."""
+    """A scenario. `context` has usual values of its context fields (most frequent or mean), to be sent as features."""
 
     value: str
     title: str

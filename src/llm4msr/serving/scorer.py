@@ -1,4 +1,4 @@
-"""From a request to click probabilities: one pass through the model, whatever is asked together."""
+"""From requests to click probabilities: one pass through the model for all requests of a call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_LABEL = torch.zeros(0)
 
 @dataclass(frozen=True)
 class Scored:
-    """Probabilities `(n,)` in the order of the items, and what was not known."""
+    """Probabilities `(n,)` in the order of the items; which items are unknown; whether user and knowledge are known."""
 
     scores: NDArray[np.float32]
     unknown_items: list[str]
@@ -45,18 +45,18 @@ class Scorer:
     """Scores requests with a bundle and the live states of its users.
 
     Args:
-        bundle: what the scores are made with.
-        live: what happened since the export.
+        bundle: the bundle to score with.
+        live: the users' states now, and the items that are new since the export.
     """
 
     def __init__(self, bundle: Bundle, live: Live) -> None:
         self.bundle = bundle
         self.live = live
         widths = bundle.sources.widths(bundle.rule, len(bundle.schema.scenarios)).users
-        self._flags = np.cumsum(widths).astype(np.intp) - 1  # each source's last number says that it knows nothing
+        self._flags = np.cumsum(widths).astype(np.intp) - 1  # the positions of the flags: 1 if a source knows nothing
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """The probabilities of each request's items. Raises `RequestError` where one cannot be answered."""
+        """The probabilities of each request's items. Raises `RequestError` if one cannot be answered."""
         rows = [self.rows(request) for request in requests]
         probabilities = self.probabilities(rows)
         return [
@@ -65,7 +65,7 @@ class Scorer:
         ]
 
     def rows(self, request: ScoreRequest) -> Rows:
-        """What a request's rows are made of."""
+        """Look up and encode a request's rows. Raises `RequestError` if it cannot be answered."""
         bundle = self.bundle
         scenario = self.scenario(request.scenario)
         user = bundle.lookup.number("user", request.user)
@@ -102,7 +102,7 @@ class Scorer:
         return index[name]
 
     def state(self, name: str, user: int, scenario: int) -> NDArray[np.float32] | None:
-        """The state `(1, d)` of a user, by id and code: its sources side by side, each with its flag."""
+        """The state `(1, d)` of a user, given by id and code: the sources side by side, each with its flag."""
         bundle, rule = self.bundle, self.bundle.rule
         if not bundle.sources.users:
             return None
@@ -130,7 +130,7 @@ class Scorer:
         return np.split(found, np.cumsum([len(r.codes) for r in rows])[:-1])
 
     def batch(self, rows: Sequence[Rows]) -> tuple[Batch, NDArray[np.intp] | None]:
-        """One batch of all rows, sorted by scenario, and the order in which they stand in it; None as they came."""
+        """One batch of all rows, sorted by scenario, and the order that sorted them; None if they were not moved."""
         bundle = self.bundle
         sizes = [len(r.codes) for r in rows]
         scenario = np.repeat([r.scenario for r in rows], sizes)

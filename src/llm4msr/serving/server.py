@@ -27,11 +27,11 @@ TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
 _CONNECTIONS = 2048
 _AGAIN = 5.0
-"""Seconds that a process waits which cannot start."""
+"""Seconds that a process which cannot start waits before it exits."""
 
 
 class ServeConfig(BaseModel):
-    """How a bundle is served. `threads` are those of one request's computation; `state` is the log's folder."""
+    """How a bundle is served. `threads` is the number of threads for one request; `state` is the log's folder."""
 
     bundle: Path
     state: Path
@@ -48,15 +48,16 @@ class ServeConfig(BaseModel):
 
 
 def default_state(bundle: Path) -> Path:
-    """Where the log of events lies unless said otherwise: beside the bundle, under the name it is served by."""
+    """The default folder of the log of events: beside the bundle, with the name that the bundle is served by."""
     named = Path(os.path.abspath(bundle))  # a link keeps its own name
     return named.with_name(f"{named.name}.state")
 
 
 def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: None) -> None:
-    """Serve until stopped; `report` is told what is served, once that is known to be whole.
+    """Serve until stopped. `report` is called with what is served, after the bundle was verified.
 
-    Raises `InputError` for a broken bundle, or an open address without a token.
+    Raises `InputError` for a broken bundle or log, an address that is in use, or one open to other machines without a
+    token.
     """
     if not is_loopback(config.host) and not os.environ.get(TOKEN):
         raise InputError(
@@ -66,7 +67,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
     _check_free(config.host, config.port)
     bundle = Bundle.open(config.bundle)
     config = config.model_copy(update={"checked": bundle.fingerprint})
-    open_live(bundle, config.state).close()  # the log is read here, so that an error of it is told once and ends this
+    open_live(bundle, config.state).close()  # reads the log here: a damaged log ends this with one error
     report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
         os.environ[_SETTINGS] = config.model_dump_json()
@@ -88,7 +89,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raise `InputError` where something listens at the address already, or it is not one of this machine."""
+    """Raise `InputError` if the address is in use already, or is not one of this machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -99,7 +100,7 @@ def _check_free(host: str, port: int) -> None:
 
 
 def create() -> Guard:
-    """The application of one process, by the settings in its environment."""
+    """The application of one process, with the settings in its environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = ServeConfig.model_validate_json(os.environ[_SETTINGS])
     torch.set_num_threads(config.threads)
@@ -109,6 +110,6 @@ def create() -> Guard:
         current = Current(config.bundle, config.state, checked=config.checked)
     except (InputError, OSError) as error:
         LOG.error("cannot start: %s", error)
-        time.sleep(_AGAIN)  # where there are several processes, this one is started again at once
+        time.sleep(_AGAIN)  # with several processes, this one is restarted as soon as it exits
         raise SystemExit(1) from None
     return make_app(current, token=os.environ.get(TOKEN) or None, limits=limits)

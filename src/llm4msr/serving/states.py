@@ -1,13 +1,13 @@
-"""A user's composed states as sums that events are added to, one at a time.
+"""A user's composed states, kept as sums to which events are added one at a time.
 
-`llm4msr.knowledge.states.compose` gives the state at every moment of a log. Serving needs the latest one only, and
-needs it again after each event; it is `total / weight` of a stream's sums, which an event moves in one step:
+`llm4msr.knowledge.states.compose` gives the state at every moment of a log. Serving needs only the latest state, and
+needs it again after each event. It is `total / weight` of a stream's sums, which an event updates in one step:
 
     total <- total * decay + w v,    weight <- weight * decay + w
 
-where `v` is the item's vector, `w` the weight of the behaviour, and `decay` what the time (or one further event) since
-the stream's last event takes away. A stream is what one kind of state is made of: the events of a scenario (`own`),
-or of all the others (`others`).
+where `v` is the item's vector, `w` the weight of the behaviour, and `decay` the factor that remains after the time (or
+the one further event) since the stream's last event. A stream is the events that one kind of state is computed from:
+those of one scenario (`own`), or those of all other scenarios (`others`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from llm4msr.knowledge.states import Composed, begins_of, whole_users
 
 @dataclass(frozen=True)
 class StateRule:
-    """How composed states are made: which `sources` a model reads, and how events weigh.
+    """How composed states are computed: which `sources` a model reads, and how events are weighted.
 
-    `behaviour_weights` has a weight for each behaviour of the schema. `counts` gives, where the logarithm of the
-    number of events is part of the state, the mean and the deviation that standardise it for each source.
+    `behaviour_weights` has a weight for each behaviour of the schema. If the logarithm of the number of events is part
+    of the state, `counts` has the mean and the deviation that standardise it, for each source; otherwise it is empty.
     """
 
     sources: tuple[Composed, ...]
@@ -41,9 +41,10 @@ class StateRule:
 
     @property
     def streams(self) -> int:
-        """The streams of a user: one a scenario and, where events are the clock, one more for all others' events.
+        """The number of a user's streams: one per scenario or, with a half-life in events, two.
 
-        By the clock of time all events of a user decay alike, so that the others' sums are the sum of theirs.
+        The second stream has the events of all other scenarios. With a half-life in days it is not needed: all
+        events of a user decay at the same rate, so its sums follow from the other scenarios' streams.
         """
         return 0 if not self.sources else self.scenarios * (1 if self.half_life_events is None else 2)
 
@@ -59,13 +60,13 @@ class StateRule:
         return [scenario, *(self.scenarios + d for d in range(self.scenarios) if d != scenario)]
 
     def decay(self, older: int, newer: int) -> float:
-        """What an event weighs after the time from `older` to `newer`."""
+        """The factor that remains of an event's weight after the time from `older` to `newer`."""
         return float(np.exp2((older - newer) / DAY / self.half_life_days))
 
 
 @dataclass
 class Sums:
-    """The sums of a user's streams `S`: `total` `(S, k)`, `weight`, `time` (of the last event) and `count`, `(S,)`."""
+    """The sums of a user's `S` streams: `total` `(S, k)`; `weight`, `time` (of the last event) and `count`, `(S,)`."""
 
     total: NDArray[np.float64]
     weight: NDArray[np.float64]
@@ -74,7 +75,7 @@ class Sums:
 
     @classmethod
     def empty(cls, rule: StateRule) -> Sums:
-        """Of a user without events."""
+        """The sums of a user without events."""
         streams = rule.streams
         return cls(
             np.zeros((streams, rule.width)), np.zeros(streams), np.zeros(streams, np.int64), np.zeros(streams, np.int64)
@@ -82,7 +83,7 @@ class Sums:
 
     @classmethod
     def from_bytes(cls, raw: bytes, rule: StateRule) -> Sums:
-        """What `to_bytes` gave."""
+        """The sums from the bytes that `to_bytes` returned."""
         sums = cls.empty(rule)
         start = 0
         for part in (sums.total, sums.weight, sums.time, sums.count):
@@ -91,13 +92,13 @@ class Sums:
         return sums
 
     def to_bytes(self) -> bytes:
-        """The sums as they are kept."""
+        """The sums as bytes for storage."""
         return b"".join(part.tobytes() for part in (self.total, self.weight, self.time, self.count))
 
     def can_add(self, scenario: int, time: int, rule: StateRule) -> bool:
-        """Whether an event can be added to the sums alone.
+        """Whether `add` can add an event, or the sums must be computed from the whole history.
 
-        Where events are the clock, one that is not later than all before it moves the others' places.
+        With a half-life in events, an event that is not later than all before it changes the weights of others.
         """
         if rule.half_life_events is None:
             return True
@@ -121,7 +122,7 @@ class Sums:
             self.count[s] += 1
 
     def state(self, scenario: int, source: Composed, rule: StateRule, out: NDArray[np.float32]) -> None:
-        """Write the state's vector and its flag, 1 where it is unknown, into `out` `(state_width + 1,)`."""
+        """Write the state's vector and its flag (1 if it is unknown) into `out` `(state_width + 1,)`."""
         total, weight, count = self._of(scenario, source, rule)
         if not count:
             out[:-1], out[-1] = 0.0, 1.0
@@ -148,7 +149,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Events:
-    """Usable events, sorted by user and time: `user`, `time`, `item` (codes), `scenario` and `behaviour`, `(n,)`."""
+    """Positive events as columns `(n,)`: `user` and `item` (codes), `time`, `scenario` and `behaviour`."""
 
     user: NDArray[np.int32]
     time: NDArray[np.int64]
@@ -166,9 +167,9 @@ class Events:
 def sums_of_users(
     events: Events, vectors: NDArray[np.float32], rule: StateRule, *, block: int = 100_000
 ) -> tuple[NDArray[np.int64], Sums]:
-    """The sums of every user and stream that has events.
+    """The sums of every user and stream that has events; `events` are sorted by user and time.
 
-    Returns `user * streams + stream` of each, ascending, `(n,)`, and the sums, a line each.
+    Returns `user * streams + stream` for each of them, ascending, `(n,)`, and their sums, one row each.
     """
     keys, parts = [np.zeros(0, np.int64)], [Sums.empty(rule)]
     for start, stop in whole_users(events.user, np.arange(len(events)), block):
@@ -187,7 +188,7 @@ def sums_of_users(
 
 
 def sums_of_user(events: Events, vectors: NDArray[np.float32], rule: StateRule) -> Sums:
-    """The sums of one user from all her events, in order of time."""
+    """The sums of one user from all of the user's events, in order of time."""
     sums = Sums.empty(rule)
     keys, found = sums_of_users(events, vectors, rule)
     streams = keys % max(1, rule.streams)
@@ -203,14 +204,14 @@ def _stream(events: Events, stream: int, rule: StateRule) -> NDArray[np.int64]:
 
 
 def _sums(events: Events, vectors: NDArray[np.float32], rule: StateRule) -> Sums:
-    """The sums of one stream, a line a user that has events in it."""
+    """The sums of one stream, one row per user that has events in it."""
     begins = begins_of(events.user)
     lengths = np.diff(np.append(begins, len(events)))
     last = events.time[begins + lengths - 1]
     weight = np.asarray(rule.behaviour_weights)[events.behaviour]
     if rule.half_life_events is None:
         age = (events.time - np.repeat(last, lengths)) / DAY / rule.half_life_days
-    else:  # events of one moment count as one step together, at the number of events that there are after it
+    else:  # an event's age is the number of events after its moment, the same for all events of one moment
         place = np.arange(len(events))
         later = np.append((np.diff(events.time) != 0) | (np.diff(events.user) != 0), [True])
         ends = np.flatnonzero(later)

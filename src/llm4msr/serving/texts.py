@@ -1,4 +1,4 @@
-"""What people read in a bundle: cards of scenarios, and what the LLM wrote of users."""
+"""The texts of a bundle for people: scenario cards, and the LLM's texts about users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm4msr.serving.trained import Trained
 
 
 def scenario_cards(trained: Trained) -> list[ScenarioCard]:
-    """What is known of each scenario."""
+    """One card per scenario."""
     data, texts = trained.data, {} if trained.folder is None else scenario_texts(trained.folder)
     vectors = None if trained.folder is None else _directions(trained.folder, data.scenario_count)
     train = slice(0, data.split.valid)
@@ -46,7 +46,7 @@ def scenario_cards(trained: Trained) -> list[ScenarioCard]:
 
 
 def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """The most usual raw value of each categorical context field in some rows, the mean of each numeric one."""
+    """For each context field, in some rows: the most frequent raw value if it is categorical, the mean if numeric."""
     found: dict[str, Any] = {}
     for spec in data.schema.fields:
         if (
@@ -66,7 +66,7 @@ def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]
 
 
 def _directions(folder: KnowledgeFolder, scenarios: int) -> NDArray[np.float32] | None:
-    """The scenarios' standardised vectors at length 1, `(D, d)`, or None unless all of them have one."""
+    """The scenarios' standardised vectors, scaled to length 1, `(D, d)`; None unless every scenario has one."""
     if (folder.index["level"] == "scenario").sum() < scenarios:
         return None
     _, raw = folder.scenarios()
@@ -75,7 +75,7 @@ def _directions(folder: KnowledgeFolder, scenarios: int) -> NDArray[np.float32] 
 
 
 def user_texts(trained: Trained) -> Iterator[tuple[int, str]]:
-    """For each user with a snapshot: its time, the text that the LLM wrote, and how that ended."""
+    """For each user with a snapshot: the code, and as JSON the latest snapshot's time, text and finish reason."""
     folder = trained.folder
     if folder is None or not (folder.index["level"] == "user").any():
         return

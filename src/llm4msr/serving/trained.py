@@ -1,4 +1,4 @@
-"""A finished run, opened to be made a bundle of."""
+"""A finished run, opened for export as a bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llm4msr.training.run import RunResult, open_trained, read_result
 
 @dataclass(frozen=True)
 class Trained:
-    """What a bundle is made of. `moment` is the time before which everything in it happened."""
+    """What a bundle is made from. Its states and histories are from strictly before `moment`."""
 
     config: RunConfig
     result: RunResult
@@ -46,10 +46,10 @@ class Trained:
 
 
 def open_for_export(run: Path, as_of_time: datetime | None, config: RunConfig | None = None) -> Trained:
-    """Open a finished run; a `config` says where data and knowledge lie now.
+    """Open a finished run; a `config` says where data and knowledge are now.
 
-    Raises `InputError` for one that has not ended, changed, or was trained with a control, and for a time before which
-    nothing happened.
+    Raises `InputError` if the run has not ended, its data or knowledge changed, or it was trained with a control; and
+    if nothing happened before `as_of_time`.
     """
     config = config or run_config(run)
     if config.knowledge.control != "none":
