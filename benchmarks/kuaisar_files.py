@@ -38,7 +38,8 @@ class Shape:
         users, items, recommended, searched = (
             max(1, round(n * scale)) for n in (self.users, self.items, self.recommended, self.searched)
         )
-        return Shape(users, items, recommended, searched, max(2, round(self.malformed_every * scale)))
+        every = max(2, round(self.malformed_every * scale)) if self.malformed_every else 0
+        return Shape(users, items, recommended, searched, every)
 
 
 def write_files(folder: Path, shape: Shape, seed: int = 0) -> None:

@@ -49,6 +49,25 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
     assert names(tmp_path) == ["data"]
 
 
+def test_the_old_folder_stays_where_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "data", "old")
+    rename, calls = os.rename, []
+
+    def fails_once(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(OSError, match="Input/output"):
+        make(tmp_path / "data", "new", overwrite=True)
+    assert (tmp_path / "data" / "sub" / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["data"]
+
+
 def test_the_manifest_lists_every_file_with_its_checksum(tmp_path: Path) -> None:
     make(tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / MANIFEST).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How freed memory is kept, so that it need not be asked for again."""
+"""Keep freed memory in the process, so that it can be reused without asking the system again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _KEPT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed, and say whether it will.
+    """Make glibc keep freed memory, and return whether it will.
 
-    It gives arrays of some MB back to the system as soon as they are freed, and the next step's array of the same size
-    is made of new pages, each of which is a fault: a seventh of the speed of a model with many experts. Elsewhere than
-    on Linux with glibc nothing is changed.
+    By default glibc returns arrays of some MB to the system as soon as they are freed. The next step's array of the
+    same size then consists of new pages, and each page costs a page fault. This costs a model with many experts a
+    seventh of its speed. On any system but Linux with glibc, nothing is changed.
     """
     if sys.platform != "linux":
         return False

@@ -6,18 +6,18 @@ import difflib
 from collections.abc import Iterable
 
 _MOST = 20
-"""Names listed at the most where none is close."""
+"""The most names that are listed if none is close."""
 
 
 class InputError(Exception):
-    """What the user gave cannot be used: says what was found, where, what was expected and what to do.
+    """The user's input cannot be used. The message says what was found, where, what was expected and what to do.
 
-    The command line prints its message and exits with code 2.
+    The command line prints the message and exits with code 2.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that lists the names closest to a misspelt one, or all known ones when none is close.
+    """A hint that lists the names closest to a misspelt one, or the first 20 known names if none is close.
 
     >>> nearest("labl", ["label", "time"])
     "did you mean 'label'?"

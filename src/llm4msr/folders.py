@@ -1,4 +1,4 @@
-"""Folders that are complete or absent: written aside, then renamed; sealed with a checksum of every file."""
+"""Folders that are complete or absent: written under a temporary name, then renamed; sealed with file checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 
 
 class Scratch:
-    """A temporary folder, removed when nothing refers to this object any more, or at the end of the program."""
+    """A temporary folder, removed when this object is garbage-collected or when the program ends."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="llm4msr-"))
@@ -36,17 +36,18 @@ def checksum(path: Path) -> str:
 
 
 def checksums(paths: Sequence[Path]) -> list[str]:
-    """Those of several files, on all cores."""
+    """The SHA-256 of several files, computed on all cores."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(checksum, paths))
 
 
 @contextmanager
 def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """Give a temporary folder beside `target` that takes its name when the block ends well, and goes when it does not.
+    """Yield a temporary folder beside `target`: renamed to `target` if the block succeeds, removed if it fails.
 
-    An existing `target` is replaced only when it is empty or its manifest says that it is of the kind `replaces`;
-    otherwise, and always for a folder of the user's own, `InputError` is raised before anything is done.
+    An existing `target` is replaced only if it is empty or its manifest has the kind `replaces`, so a folder of the
+    user's own is never replaced. Otherwise raises `InputError` before anything is written, or before the rename if
+    `target` appeared meanwhile.
     """
     target = Path(os.path.abspath(target))
     _check_replaceable(target, replaces)
@@ -61,13 +62,18 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
         if target.exists() and not _is_empty(target):
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             os.rename(target, old / "was")
-            os.rename(aside, target)
+            try:
+                os.rename(aside, target)
+            except BaseException:
+                os.rename(old / "was", target)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             os.rename(aside, target)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is None:  # of NumPy, which says how many bytes it could write
+        if isinstance(error, OSError) and error.errno is None:  # NumPy's, which counts what was written
             raise OSError(f"{target}: cannot be written ({error}); is the disk full?") from error
         raise
     finally:
@@ -76,7 +82,7 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
 
 
 def _locked(folder: Path) -> int | None:
-    """An open lock on a folder, which goes with its process; None where another process holds it."""
+    """Lock a folder until this process ends or closes the returned descriptor; None if another process has the lock."""
     found = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +95,7 @@ def _locked(folder: Path) -> int | None:
 def _remove_left_over(target: Path) -> None:
     """Remove the temporary folders of processes that were killed while they wrote `target`."""
     for folder in target.parent.glob(f".{glob.escape(target.name)}-aside-*"):
-        with suppress(OSError):  # another process may be done with it by now
+        with suppress(OSError):  # another process may have renamed or removed it by now
             lock = _locked(folder)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -116,10 +122,10 @@ def _is_empty(target: Path) -> bool:
 
 @contextmanager
 def file_aside(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Give a path beside `path` for a file that takes its name, synced, when the block ends well, and goes otherwise.
+    """Yield a temporary path beside `path`: synced and renamed to `path` if the block succeeds, removed if it fails.
 
-    A reader sees the old content or the new, never a part. By default the file has the process' number in its name;
-    with a fixed `suffix` what a killed process leaves is overwritten by the next.
+    A reader sees the old content or the new, never a part. By default the temporary name contains the process id. With
+    a fixed `suffix`, the next process overwrites the file that a killed process left.
     """
     aside = path.with_name(f".{path.name}-{suffix or os.getpid()}")
     try:
@@ -144,7 +150,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def seal(folder: Path, kind: str, version: int, content: dict[str, Any], *, files: Sequence[str] | None = None) -> None:
-    """Write the manifest: kind, version, content, the checksum of each file (by default, of all), and its own."""
+    """Write the manifest: kind, version, content, checksums of `files` (by default, of all), and its own checksum."""
     if files is None:
         found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = sorted(name for name in found if name != MANIFEST)
@@ -180,7 +186,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def verify(folder: Path, manifest: dict[str, Any]) -> None:
-    """Compare every file with its checksum in the manifest; raises `InputError` that names the first that differs."""
+    """Compare each file with its checksum in the manifest; raises `InputError` that names a missing or altered file."""
     paths = [folder / name for name in manifest["files"]]
     for path in paths:
         if not path.is_file():

@@ -1,6 +1,6 @@
-"""What a multi-scenario data set is: its scenarios, the roles of its columns, its fields and its texts.
+"""The schema of a multi-scenario data set: its scenarios, the roles of its columns, its fields and its texts.
 
-A schema is written once, as TOML, by whoever knows the data::
+Someone who knows the data writes it once, as TOML::
 
     name = "shop"
     description = "an online shop"
@@ -25,7 +25,7 @@ A schema is written once, as TOML, by whoever knows the data::
     title = "title"
     category = "category_path"
 
-Unknown keys are refused, so that a misspelt one cannot be ignored in silence.
+Unknown keys are errors, so that a misspelt key is never silently ignored.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Rule(_Strict):
         return cls.model_validate(match.groupdict())
 
     def holds(self, value: pl.Expr) -> pl.Expr:
-        """The rule over a numeric expression; null where the value is null."""
+        """Apply the rule to a numeric expression; the result is null where the value is null."""
         return {
             ">": value > self.value,
             ">=": value >= self.value,
@@ -86,7 +86,7 @@ class Rule(_Strict):
 
 
 class Columns(_Strict):
-    """Which column plays which role. Exactly one of `label` (0 or 1) and `label_rule` is given."""
+    """Which column has which role. Exactly one of `label` (0 or 1) and `label_rule` is given."""
 
     user: str
     item: str
@@ -106,7 +106,7 @@ class Columns(_Strict):
 
 
 class Scenario(_Strict):
-    """One place where items are shown: the value found in the scenario column, and what people say of it."""
+    """One place where items are shown: its value in the scenario column, and texts that describe it."""
 
     value: str
     name: str = ""
@@ -115,16 +115,16 @@ class Scenario(_Strict):
 
     @property
     def title(self) -> str:
-        """The name to show: `name`, or the raw value where none was given."""
+        """The name to show: `name`, or the raw value if no name was given."""
         return self.name or self.value
 
 
 class FieldSpec(_Strict):
     """One input field of the models.
 
-    `categorical` values become ids (0 is the unknown value; a value seen fewer than `min_count` times in training is
-    unknown). `numeric` values are standardised by training statistics. `multi` holds up to `max_values` values a
-    row, as a list column or as text cut at `separator`.
+    `categorical` values become ids. Values that training saw fewer than `min_count` times are unknown and have the
+    id 0. `numeric` values are standardised with statistics of the training rows. A `multi` field has up to `max_values`
+    values per row, from a list column or from text split at `separator`.
     """
 
     name: FieldName
@@ -137,7 +137,7 @@ class FieldSpec(_Strict):
 
     @property
     def source(self) -> str:
-        """The column that the field is read from: `column`, or the field's own name."""
+        """The column to read the field from: `column`, or else the column with the field's name."""
         return self.column or self.name
 
 
@@ -161,7 +161,7 @@ class UserText(_Strict):
 
 
 class Behaviour(_Strict):
-    """A positive behaviour: its name in prompts, and the rule by which a row has it (default: the label is 1)."""
+    """A positive behaviour: its name in prompts, and the rule for rows that have it (default: the label is 1)."""
 
     name: str
     rule: str | None = None
@@ -174,7 +174,7 @@ class Behaviour(_Strict):
 
 
 class Schema(_Strict):
-    """A multi-scenario data set. The order of `behaviours` is their strength: a row has the first that holds."""
+    """A multi-scenario data set. `behaviours` are listed strongest first: a row gets the first one whose rule holds."""
 
     name: str = Field(min_length=1)
     description: str = ""

@@ -1,4 +1,4 @@
-"""Reading what a user wrote as TOML, and telling what is wrong with it."""
+"""Read the TOML files that users write, and explain the errors in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm4msr.errors import InputError, nearest
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; raises `InputError` that names it."""
+    """Read a TOML file; raises `InputError` that names the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -23,9 +23,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """Pydantic's findings as one sentence each: the key, what is wrong with it, and what was found.
+    """Turn each of Pydantic's errors into one clause: the key, what is wrong with it and, for a wrong type, the value.
 
-    `model` is what was validated: for an unknown key the nearest ones of its place are named.
+    `model` is the model that the input was validated against. For an unknown key, its nearest known keys are named.
     """
     findings = []
     for e in error.errors(include_url=False):
@@ -43,11 +43,14 @@ def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 _EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]'} | dict.fromkeys(("dict_type", "model_type"), "a table of keys")
-"""What Pydantic calls by the names of Python's types."""
+"""Plain words for errors that Pydantic describes with the names of Python types."""
 
 
 def _nearest_keys(name: str, model: type[BaseModel], path: Sequence[str | int]) -> str:
-    """The nearest keys at a path of keys, of positions in lists and of names in tables; or that key one level below."""
+    """Suggest known keys for an unknown one: the same key one level below, or else the nearest keys at `path`.
+
+    `path` consists of keys, positions in lists and names in tables.
+    """
     models = [model]
     for part in path:
         found = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
@@ -58,7 +61,7 @@ def _nearest_keys(name: str, model: type[BaseModel], path: Sequence[str | int]) 
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a type is made of: `dict[str, Model]` of `Model`."""
+    """The Pydantic models inside a type, such as `Model` in `dict[str, Model]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]

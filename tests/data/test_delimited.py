@@ -203,6 +203,13 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
     assert str(error.value) == f"{second}: its columns (a, c) are not those of {first}"
 
 
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text("user,item,user\na,b,c\n")
+    with pytest.raises(InputError, match=r"twice\.csv: the header names the column 'user' twice"):
+        read_delimited([path], ",")
+
+
 def test_a_table_may_be_given_a_name(tmp_path: Path) -> None:
     assert read(tmp_path, "a\n1\n", name="the log").name == "the log"
 

@@ -118,6 +118,22 @@ def test_a_vector_far_from_all_others_is_named(shop: PreparedData, tmp_path: Pat
     assert stats(tmp_path).levels[0].far == [seven]
 
 
+def test_the_farthest_vector_is_named_first(shop: PreparedData, tmp_path: Path) -> None:
+    titles = shop.items["title"].to_list()
+    (near, one), (far, other) = sorted((n, t.split()[-1]) for n, t in enumerate(titles) if t[-2:] in (" 3", " 5"))
+
+    class Odd(StubEngine):
+        def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[list[tuple[int, Answer]]]:
+            for batch in super().run(prompts, generation):
+                for place, answer in batch:
+                    scale = 200 * (f' {one}"' in prompts[place]) + 400 * (f' {other}"' in prompts[place])
+                    vector = np.full(6, scale, np.float16) if scale else answer.vector
+                    yield [(place, Answer("", vector, "prefill", 1, 0))]
+
+    reason(shop, Odd(), tmp_path, FAST.model_copy(update={"levels": ("item",)}))
+    assert stats(tmp_path).levels[0].far == [far, near]
+
+
 def test_altered_answers_are_counted_and_can_be_removed_to_be_asked_again(shop: PreparedData, folder: Path) -> None:
     assert altered(folder) == {"store.sqlite": 0}
     with sqlite3.connect(folder / "store.sqlite") as db:

@@ -1,1 +1,1 @@
-"""From logs to columns: sources, checks, the split by time, vocabularies and batches."""
+"""From logs to columns: sources, checks, the split by time, vocabularies and encoded fields."""

@@ -1,4 +1,4 @@
-"""The users and the items of a data set, each with a code: its row in `users.parquet` or `items.parquet`."""
+"""The users and the items of a data set, each with a code: its row number in `users.parquet` or `items.parquet`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from llm4msr.errors import InputError
 class Entities:
     """All ids of one side, sorted, with their raw features and texts.
 
-    `frame` has the id as text in the column `user` or `item`, then the columns that fields and texts read. A code is
-    a position in it. `ids` are the same ids as the rows have them; `key_column` is their name in the raw tables.
-    `without_row` counts those that the rows have and the side's own table, where there is one, has not.
+    `frame` has the id as text in the column `user` or `item`, the text columns, and the field columns of the
+    side's own table. A code is a row number of `frame`. `ids` are the same ids in the type that the logs use (text or
+    int64); `key_column` is the id column of the raw tables. `without_row` counts the ids of the logs that are missing
+    from the side's own table, if there is one.
     """
 
     side: EntitySide
@@ -41,10 +42,11 @@ class Entities:
 
 
 def gather_entities(tables: Tables, side: EntitySide, seen: list[pl.DataFrame]) -> Entities:
-    """Collect the ids of a side from its own table and from the rows that were `seen`, of which the first are the log.
+    """Collect the ids of a side from its own table and from the frames `seen`, the first of which is the log.
 
-    A text column that only the interactions have is taken from the id's earliest row. A second row of one id in the
-    side's own table is set aside. Raises `InputError` for a column whose name is taken by the id.
+    A text column that only the interactions have is taken from the earliest row of each id. Of several rows for one id
+    in the side's own table, all but the first are set aside. Raises `InputError` if a field or text needs another
+    column named `user` or `item`, since the id takes that name.
     """
     schema = tables.schema
     key = schema.columns.user if side == "user" else schema.columns.item

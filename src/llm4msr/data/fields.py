@@ -1,4 +1,4 @@
-"""One column for each field: values in, ids or standardised numbers out, fitted on the training rows only."""
+"""Encode each field as one column of ids or of standardised numbers, fitted on the training rows only."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from llm4msr.errors import InputError
 from llm4msr.schema import FieldSpec
 
 PADDING = -1
-"""Fills the places that a row of a multi-valued field leaves empty."""
+"""Fills the unused places of a row in a multi-valued field."""
 SEPARATOR = "|"
-"""Cuts the text of a multi-valued field where the schema names no other separator."""
+"""Splits the text of a multi-valued field if the schema names no separator."""
 
 
 @dataclass(frozen=True)
 class EncodedField:
-    """A field over all rows, with what was fitted to make it.
+    """A field encoded for all rows, with its vocabulary if it has one.
 
-    `column` has ids, `(N,)` for a categorical field and `(N, L)` padded with -1 for a multi-valued one, of the smallest
-    type that holds them (int8, int16 or int32); or numbers, float32 `(N,)` with NaN for a missing one. `record` goes
-    into the manifest.
+    `column` has ids, `(N,)` for a categorical field and `(N, L)` padded with -1 for a multi-valued one, in the smallest
+    type that holds them (int8, int16 or int32). For a numeric field it has float32 numbers, `(N,)`, NaN where missing.
+    `record` goes into the manifest.
     """
 
     spec: FieldSpec
@@ -38,9 +38,9 @@ class EncodedField:
 
 
 def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
-    """Fit on the training rows and encode all; `where` names the values' table.
+    """Fit a field on the training rows and encode all rows; `where` names the values' table in errors.
 
-    Raises `InputError` where the values are not of the field's kind.
+    Raises `InputError` if the values are not of the field's kind.
     """
     values = raw.values
     lists = isinstance(values.dtype, pl.List | pl.Array) and not values.dtype.inner.is_nested()
@@ -55,12 +55,12 @@ def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> E
 def encode_fitted(
     spec: FieldSpec, record: dict[str, Any], vocabulary: Vocabulary | None, values: pl.Series, where: str
 ) -> NDArray[Any]:
-    """The column of further values, such as those of users without a row, by what was fitted before.
+    """Encode further values, such as those of users without a row, with what was fitted before.
 
     Args:
         spec: the field.
-        record: what the manifest says of it.
-        vocabulary: its vocabulary, of a categorical or multi-valued field.
+        record: its record in the manifest.
+        vocabulary: its vocabulary; None for a numeric field.
         values: the raw values.
         where: the name of their table, for errors.
     """
@@ -93,12 +93,12 @@ def _fitted(spec: FieldSpec, raw: RowValues, split: Split) -> tuple[Vocabulary, 
 
 
 def _small(ids: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.signedinteger[Any]]:
-    """The same ids, or paddings, in the smallest type that holds all of the vocabulary's."""
+    """The same ids and paddings in the smallest type that holds all ids of the vocabulary."""
     return ids.astype(np.min_scalar_type(-vocabulary.size))
 
 
 def _once(raw: RowValues, split: Split) -> RowValues:
-    """Whole numbers that stand at each row, such as an hour, listed once: their texts are longer to look up."""
+    """Keep integers that are given per row, such as an hour, once each: looking up a text for every row is slower."""
     if raw.occurrences is not None or not raw.values.dtype.is_integer():
         return raw
     different = raw.values.unique()
@@ -123,7 +123,7 @@ def _multi(spec: FieldSpec, raw: RowValues, split: Split) -> EncodedField:
 
 
 def _elements(spec: FieldSpec, values: pl.Series) -> pl.DataFrame:
-    """The single values of a multi-valued column: row, value and its place in the row, below `max_values`."""
+    """The single values of a multi-valued column: row, value, and place in the row (below `max_values`)."""
     lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
     if not isinstance(lists.dtype, pl.List):
         text = values.cast(pl.String)
@@ -149,7 +149,7 @@ def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encod
     known = array[: split.valid]
     known = known[np.isfinite(known)]
     mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
-    if len(known) and known.min() == known.max():  # whose computed deviation is not 0 but what rounding leaves
+    if len(known) and known.min() == known.max():  # rounding may leave a deviation other than 0
         mean, deviation = float(known[0]), 1.0
     infinite = int(np.isinf(array).sum())
     record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation, "infinite": infinite}
@@ -171,7 +171,7 @@ def _numbers(spec: FieldSpec, values: pl.Series, where: str) -> NDArray[np.float
 
 
 def _standardised(array: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float32]:
-    """As float32; NaN where a number is missing, infinite, or too far from the mean to be written so."""
+    """Standardised float32 numbers; NaN where one is missing, infinite, or too far from the mean for float32."""
     with np.errstate(over="ignore"):
         column = ((array - mean) / deviation).astype(np.float32)
     column[np.isinf(column)] = np.nan

@@ -1,4 +1,4 @@
-"""What people did, as the tables tell it: the log of impressions, its history, and events beside."""
+"""The checked logs: the impressions, a separate history and further events."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _EVENT = ("user", "item", "scenario", "time", "behaviour")
 
 @dataclass(frozen=True)
 class Logs:
-    """Rows in normal form (see `Accepted`): of the log, of a history of its own and of events where there are any.
+    """Rows in normal form (see `Accepted`): the impressions (the log), and a separate history and events if given.
 
-    `rejected` is what was set aside of them, and of the tables by their source.
+    `rejected` lists the rows that were set aside, here or by the source.
     """
 
     impressions: pl.DataFrame
@@ -29,25 +29,29 @@ class Logs:
 
     @property
     def seen(self) -> list[pl.DataFrame]:
-        """All rows that name users and items, those of the log first."""
+        """The frames of all rows that name users and items, the log first."""
         return [rows for rows in (self.impressions, self.history, self.events) if rows is not None]
 
     def positives(self, rows: pl.DataFrame, coded: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-        """The whole history in its order: `rows` are the log's, `coded` and in order, and `coded` does so to others."""
-        if self.history is None:  # the log's rows of a user are in order of time
+        """The whole history, in `EVENT_ORDER`.
+
+        `rows` are the log's rows with codes, in `ROW_ORDER`; `coded` replaces the ids of other rows by codes.
+        """
+        if self.history is None:  # a user's rows are already in order of time
             found = in_order(rows.filter(pl.col("behaviour") >= 0).select(_EVENT), EVENT_ORDER, known=2)
         else:
             found = coded(self.history).select(_EVENT).sort(EVENT_ORDER)
         if self.events is None:
             return found
-        told = coded(self.events).select(_EVENT).unique()  # the log may have some of them by now
+        told = coded(self.events).select(_EVENT).unique()  # the log may contain some of them by now
         return pl.concat([found, told.join(found, on=_EVENT, how="anti")]).sort(EVENT_ORDER)
 
 
 def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]) -> Logs:
-    """Check all rows.
+    """Read and check all rows.
 
-    Raises `InputError` for a missing column, and where more than the share `max_rejected` of a table cannot be used.
+    Raises `InputError` for a missing column, if more than the share `max_rejected` of a table's rows cannot be used, or
+    if no impression is left.
     """
     schema, whole = tables.schema, tables.whole_ids()
     report("reading and checking the interactions")

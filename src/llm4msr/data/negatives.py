@@ -1,12 +1,12 @@
-"""Negative sampling for logs that hold only what users chose, never what they were shown and left.
+"""Negative sampling for logs that have only the items users chose, not those they were shown and did not choose.
 
-For each positive, `ratio` items of its scenario are drawn from the `window` positives of the scenario nearest to it in
-time, with a chance proportional to an item's count among them to the power `popularity`. Popularity that is local in
-time matters: drawn from the whole log's popularity, old bestsellers become negatives of today's items, and a model
-that knows nothing but age looks clever or foolish by drift alone.
+For each positive, `ratio` items are drawn from the `window` positives of the same scenario that are nearest in time.
+The chance of an item is proportional to its count among them, to the power `popularity`. Popularity must be local in
+time. With popularity over the whole log, old bestsellers would become negatives of today's items, and a model that
+knows only the age of items would score well or badly by drift alone.
 
-Nothing crosses the split: a positive of the training part draws from the training part, and so on. An item that the
-user chose herself in the scenario, at whatever time, be it in the history alone, is never her negative.
+Sampling never crosses the split: positives of the training part draw from the training part, and so on. An item that
+the user chose in the scenario at any time, even if only in the history, is never a negative for this user.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROUNDS = 100
 
 
 class Negatives(BaseModel):
-    """`ratio` negatives a positive, from the `window` nearest positives, chance ~ count ** `popularity`."""
+    """Draw `ratio` negatives per positive from the `window` nearest positives, with chance ~ count ** `popularity`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,11 +39,12 @@ class Negatives(BaseModel):
 def sample_negatives(
     rows: pl.DataFrame, split: Split, config: Negatives, chosen: Sequence[pl.DataFrame] = ()
 ) -> pl.DataFrame:
-    """Negatives for `rows`: user, item, scenario and time, in order of time, as `split` cuts them.
+    """Draw negatives for `rows` (user, item, scenario and time), which are in order of time and cut by `split`.
 
-    `user`, `item` and `scenario` are integer codes; `chosen` have them of what users chose beside the rows. Returns
-    `place`, the positive's position, and `item`, the negative drawn for it; at most `ratio` for a place, and none
-    twice. There are fewer where the window has too few items that the user did not choose.
+    `user`, `item` and `scenario` are integer codes; the frames `chosen` have the same three columns for the users'
+    further choices. Returns `place`, the position of a positive, and `item`, a negative drawn for it. A place has at
+    most `ratio` negatives, all different; it has fewer if 100 rounds of draws do not find enough items that the user
+    did not choose.
     """
     known = pl.concat([frame.select("user", "item", "scenario") for frame in (rows, *chosen)])
     parts = []
@@ -54,9 +55,9 @@ def sample_negatives(
 
 
 def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives, chosen: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows and their sampled negatives, in order; a negative has the context of its positive.
+    """The rows and negatives sampled for the positives, in `ROW_ORDER`; a negative has the context of its positive.
 
-    `chosen` have user, item and scenario of what users chose at any time, the history included.
+    The frames `chosen` have user, item and scenario of the users' choices at any time, including the history.
     """
     positives = rows.filter(pl.col("label") == 1)
     drawn = sample_negatives(positives, split.over(positives["time"].to_numpy()), config, chosen)
@@ -71,7 +72,7 @@ def with_negatives(rows: pl.DataFrame, split: Split, config: Negatives, chosen: 
 def _sample(
     rows: pl.DataFrame, scenario: int, first: int, last: int, config: Negatives, known: pl.DataFrame
 ) -> pl.DataFrame:
-    """The negatives of one scenario's positives in one part; `known` are the choices of users in the scenario."""
+    """Negatives for a scenario's positives in `rows[first:last]`; `known` are all choices of users in the scenario."""
     inside = rows.with_row_index("place")[first:last].filter(pl.col("scenario") == scenario)
     place = inside["place"].to_numpy().astype(np.int64)
     user, item = inside["user"].to_numpy().astype(np.int64), inside["item"].to_numpy().astype(np.int64)
@@ -88,7 +89,7 @@ def _sample(
 
     open_row = np.repeat(centre, config.ratio)
     draw = np.tile(np.arange(config.ratio), count)
-    taken = np.empty(0, dtype=np.int64)  # place * items + item of what was drawn
+    taken = np.empty(0, dtype=np.int64)  # row of `inside` * items + item, for each pair drawn
     for turn in range(_ROUNDS):
         if not len(open_row):
             break
@@ -102,7 +103,7 @@ def _sample(
         pair = open_row * items + candidate
         accepted &= ~_among(pair, taken)
         fresh = np.flatnonzero(accepted)
-        fresh = fresh[np.unique(pair[fresh], return_index=True)[1]]  # two draws of one positive may not agree
+        fresh = fresh[np.unique(pair[fresh], return_index=True)[1]]  # drop equal draws for one positive
         taken = np.union1d(taken, pair[fresh])
         left = np.ones(len(open_row), dtype=bool)
         left[fresh] = False

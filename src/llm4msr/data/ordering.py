@@ -1,4 +1,4 @@
-"""The orders of rows and of a history, and putting rows in order that mostly are."""
+"""The sort orders of rows and of a history, and a fast sort for rows that are mostly in order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ EVENT_ORDER = ("user", "time", "scenario", "item", "behaviour")
 
 
 def in_order(rows: pl.DataFrame, order: Sequence[str], known: int = 1) -> pl.DataFrame:
-    """`rows.sort(order)`, by the first column alone and then by all where rows are equal in the first `known` columns.
+    """`rows.sort(order)` in two steps: sort by the first column, then sort tied rows by all columns.
 
-    That is fast on a log, which comes in order of time and of which few rows share a moment. Rows that share the first
-    column must already be in order of the others that are `known`.
+    Rows are tied if they are equal in the first `known` columns. This is fast on a log, which comes in order of time
+    and has few rows with the same time. Rows that are equal in the first column must already be in order of the other
+    `known` columns.
     """
     turn = rows.select(pl.arg_sort_by(order[0], maintain_order=True)).to_series()
     leading = rows.select(order[:known])[turn]

@@ -1,4 +1,4 @@
-"""Raw tables in, a prepared folder out: checked, split by time, encoded column by column."""
+"""Turn raw tables into a prepared folder: check rows, split them by time, encode column by column."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llm4msr.folders import seal, written_aside
 from llm4msr.schema import FieldSpec, Schema, Side
 
 _COMPRESSION = 1
-"""Of the tables; higher levels take longer and make them no smaller to speak of."""
+"""The compression level of the Parquet files; higher levels take longer and make them hardly smaller."""
 
 
 def prepare(
@@ -43,16 +43,17 @@ def prepare(
     """Write the prepared folder `out` and open it.
 
     Rows are sorted by time and split by `ratios`; vocabularies and statistics are fitted on the training part only.
-    The first `history_share` of the rows, by time, is history alone: what users liked in it is known later, and none
-    of it is trained on. `negatives` are sampled for each positive where the log has none; by default the source's own
-    setting holds. Rows that cannot be used are set aside in `rejected.parquet`; more than the share `max_rejected` of
-    them stops the run. `report` is told of each step. The folder is complete or absent.
+    The first `history_share` of the rows, by time, is only history: later rows know its positives, but no model is
+    trained on it. `negatives` sets how negatives are sampled for each positive, for a log that has none; the default is
+    the source's own setting. Rows that cannot be used are set aside in `rejected.parquet`; if they are more than the
+    share `max_rejected`, the run stops with an error. `report` is called with a message for each step. The folder is
+    complete or absent.
 
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
         _write(tables, folder, ratios, history_share, negatives or tables.negatives, max_rejected, report)
-    return PreparedData.open(out, check=False)  # what it holds was summed a moment ago
+    return PreparedData.open(out, check=False)  # the checksums were computed a moment ago
 
 
 def _write(
@@ -101,7 +102,7 @@ def _write(
             table, values = _values(spec, tables, rows["row"], sides)
             field = encode_field(spec, values, split, table.name)
             _save(field, folder)
-            return {**field.record, "of_rows": values.occurrences is None}  # rather than of a user or an item
+            return {**field.record, "of_rows": values.occurrences is None}  # not of users or items
 
         found = pool.map(encoded, schema.fields)
         for spec in schema.fields:
@@ -144,12 +145,12 @@ def _check_field_columns(tables: Tables) -> None:
 
 
 def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
-    """The rows with codes in the place of ids."""
+    """Replace the ids of users and items by their codes."""
     return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
 
 
 def _check_items_are_known_alone(tables: Tables) -> None:
-    """A sampled item has no row of its own, so its fields must come from the table of items."""
+    """A sampled negative has no row in the interactions, so its item fields must come from the table of items."""
     schema = tables.schema
     known = [schema.columns.item, *([] if tables.items is None else tables.items.columns())]
     for spec in schema.fields:
@@ -161,7 +162,7 @@ def _check_items_are_known_alone(tables: Tables) -> None:
 
 
 def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
-    """The rows, which are in order of time, without the first `share` of them; rows of one time stay together."""
+    """Drop the first `share` of the rows, which are in order of time. Rows with the same time stay together."""
     if not 0 <= share < 1:
         raise InputError(f"the share of history {share:g}: expected a number from 0 to less than 1")
     if share == 0:
@@ -179,7 +180,7 @@ def _values(
         own = tables.of(spec.side)
         home = own if own is not None and spec.source in own.columns() else tables.interactions
         is_key = spec.source == entity.key_column
-        if is_key or home is own:  # a text that only the rows have may differ from row to row
+        if is_key or home is own:  # a column of the interactions may differ from row to row
             column = entity.frame[spec.side if is_key else spec.source]
             return home, RowValues(column.gather(occurrences.seen), occurrences, are_ids=is_key)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()

@@ -1,4 +1,4 @@
-"""A prepared folder, opened: memory-mapped columns, vocabularies, texts and histories."""
+"""An opened folder of prepared data: memory-mapped columns, vocabularies, texts and histories."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What `prepare` wrote. Rows are in order of time; `split` says which range is which part.
+    """The data that `prepare` wrote. Rows are in order of time; `split` gives the range of each part.
 
-    `user` and `item` are codes: rows of `users` and `items`. Times are microseconds since 1970.
+    `user` and `item` are codes: row numbers in `users` and `items`. Times are microseconds since 1970.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class PreparedData:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the content: the checksum of the manifest, which holds those of all files."""
+        """The checksum of the manifest. It identifies the content, as the manifest has the checksums of all files."""
         return checksum(self.path / MANIFEST)
 
     @property
@@ -55,10 +55,10 @@ class PreparedData:
         return self.split.rows
 
     def with_history(self, positives: pl.DataFrame, items: pl.DataFrame) -> PreparedData:
-        """The same rows with another history and other texts of items; nothing is written."""
+        """The same rows with another history and other item texts; nothing is written to disk."""
         other = PreparedData(self.path, self.manifest, self.schema, self.split)
         ordered = positives.sort(EVENT_ORDER)
-        vars(other).update(positives=ordered, items=items)  # where the cached properties keep what they read
+        vars(other).update(positives=ordered, items=items)  # cached properties keep their values there
         return other
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -103,23 +103,23 @@ class PreparedData:
         return Vocabulary.load(self.path / "vocabulary" / f"{name}.parquet")
 
     def vocabulary_size(self, name: str) -> int:
-        """The number of ids of a field, the unknown value's included."""
+        """The number of ids of a field, including the id of unknown values."""
         return int(self.manifest["fields"][name]["size"])
 
     @cached_property
     def users(self) -> pl.DataFrame:
-        """Ids, texts and features; a user's code is the row."""
+        """Ids, texts and features; a user's code is the row number."""
         return pl.read_parquet(self.path / "users.parquet")
 
     @cached_property
     def items(self) -> pl.DataFrame:
-        """Ids, texts and features; an item's code is the row."""
+        """Ids, texts and features; an item's code is the row number."""
         return pl.read_parquet(self.path / "items.parquet")
 
     def texts(self, side: EntitySide, column: str) -> pl.Series:
-        """A text of every user or item, null where missing: lists joined by commas, 24.0 as "24".
+        """One text column of all users or items, null where missing. Lists are joined by commas; 24.0 becomes "24".
 
-        The column of the ids, which lies here under the side's name, is one, too.
+        `column` may also be the schema's id column, which the frame stores under the name of the side.
         """
         frame, key = (
             (self.users, self.schema.columns.user) if side == "user" else (self.items, self.schema.columns.item)

@@ -1,4 +1,4 @@
-"""Raw values: as text, as ids, and in order."""
+"""Convert raw values to text and to ids, and sort ids."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import polars as pl
 
 _DIGITS = 16
-"""Of the largest number whose place among texts is told by a 64-bit key, which has two digits more."""
+"""The most digits of ids that are sorted by a 64-bit key; the key has two digits more."""
 
 
 def fits_int64(dtype: pl.DataType) -> bool:
-    """Whether a column is of whole numbers that are all 64-bit ones with a sign."""
+    """Whether this is an integer type whose values all fit a signed 64-bit integer."""
     return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
 
 
 def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A raw value as text: 12.0 is written "12", so that a column read as floats keeps its values; NaN is missing."""
+    """A raw value as text; NaN is missing. 12.0 becomes "12", so an integer that was read as a float is unchanged."""
     if not dtype.is_float():
         return value.cast(pl.String)
     whole = value.cast(pl.Int64, strict=False)
@@ -23,7 +23,7 @@ def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
-    """The id of a user or an item as text, or as the `whole` number that it is; an empty one is missing."""
+    """The id of a user or an item: text, or int64 with `whole`. An empty text is missing."""
     if whole:
         return pl.col(column).cast(pl.Int64)
     text = as_text(pl.col(column), dtype)
@@ -31,9 +31,9 @@ def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
 
 
 def in_text_order(ids: pl.Series) -> pl.Series:
-    """The ids, none missing, in order of their texts: "10" comes before "9", whatever type the ids were read as.
+    """Sort ids, none missing, in the order of their texts: "10" comes before "9", whatever the type of the ids.
 
-    Whole numbers are put in that order by a number each, several times as fast as by texts.
+    Integers from 0 with at most 16 digits are sorted by an integer key, several times as fast as by text.
 
     >>> in_text_order(pl.Series([9, 101, 10, 1])).to_list()
     [1, 10, 101, 9]
@@ -42,6 +42,6 @@ def in_text_order(ids: pl.Series) -> pl.Series:
         return ids.gather(ids.cast(pl.String).arg_sort())
     values = ids.to_numpy()
     tens = 10 ** np.arange(1, _DIGITS + 2, dtype=np.int64)
-    shorter = np.searchsorted(tens, values, side="right")  # digits but one
-    keys = values * tens[_DIGITS - shorter] + shorter  # digits lined up on the left; of "1" and "10" the shorter first
+    shorter = np.searchsorted(tens, values, side="right")  # number of digits, less one
+    keys = values * tens[_DIGITS - shorter] + shorter  # digits aligned on the left; then "1" goes before "10"
     return ids.gather(pl.Series(keys).arg_sort())

@@ -1,4 +1,4 @@
-"""What `prepare` tells of data that can be used but may not be what was meant."""
+"""Reports of `prepare` about data that can be used but may not be what the user intended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Report = Callable[[str], None]
 
 _SAME = ("time", "user", "item", "scenario")
 _DRIFT = 0.5
-"""A field is warned of when more than this share of its test values is new."""
+"""A field gets a warning if more than this share of its test rows has an unknown value."""
 
 
 def tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
-    """Say how many users or items of the logs their own table does not have."""
+    """Report how many users or items of the logs have no row in their own table."""
     for entities in sides:
         table = tables.of(entities.side)
         if table is not None and entities.without_row:
@@ -29,7 +29,7 @@ def tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], 
 
 
 def tell_of_repeats(rows: pl.DataFrame, name: str, report: Report) -> None:
-    """Say how many rows of the table `name`, given in `ROW_ORDER`, repeat another one: a log may be joined twice."""
+    """Report how many of the `rows` of the table `name`, in `ROW_ORDER`, repeat another one, as after a double join."""
     repeats = rows.select(pl.all_horizontal(pl.col(_SAME) == pl.col(_SAME).shift()).sum()).item()
     if repeats:
         report(
@@ -39,7 +39,7 @@ def tell_of_repeats(rows: pl.DataFrame, name: str, report: Report) -> None:
 
 
 def warn_of_field(name: str, record: dict[str, Any], report: Report) -> None:
-    """Warn of numbers that are infinite, and of a categorical field whose test values are mostly new."""
+    """Warn of infinite numbers, and of a field whose test rows mostly have values unknown to training."""
     if infinite := record.get("infinite"):
         report(f"warning: the field {name} is infinite in {infinite} rows; they count as missing")
     shares = record.get("unknown_share")

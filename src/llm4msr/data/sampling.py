@@ -1,4 +1,4 @@
-"""Sampling that a seed repeats, and that does not depend on which other rows are sampled beside."""
+"""Sampling that a seed reproduces; the sample of a row does not depend on the other rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def hash_keys(*keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of each row of integer keys, `(n,)`, that depends on nothing but the row and the seed."""
+    """A 64-bit hash of each row of integer keys, `(n,)`; it depends only on the row and the seed."""
     state = _mix(np.full(len(keys[0]), seed, dtype=np.uint64) + _GOLDEN)
     for key in keys:
         state = _mix(state ^ (key.astype(np.int64).view(np.uint64) + _GOLDEN))
@@ -24,18 +24,18 @@ def hash_keys(*keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
 
 
 def uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """A number in [0, 1) of each key, `(n,)`."""
+    """A number in [0, 1) for each key, `(n,)`."""
     return (keys >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def stratified_positions(
     keys: NDArray[np.uint64], sizes: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw `count` different positions below `sizes[i]` for each row i, or all of them where there are fewer.
+    """Draw `count` different positions below `sizes[i]` for each row i, or all of them if there are fewer.
 
-    The range is cut into `count` parts and one position is drawn from each, so that none is drawn twice. The parts'
-    lengths differ by one at most, and with them the chances of positions, the less the longer the parts. Returns the
-    row index and the position, both `(m,)`, rows ascending.
+    The range is cut into `count` parts and one position is drawn from each, so that none is drawn twice. The lengths of
+    the parts differ by at most one, so the chances of positions differ slightly, less for longer parts. Returns the row
+    index and the position, both `(m,)`, rows ascending.
 
     >>> stratified_positions(hash_keys(np.array([7]), seed=0), np.array([2]), 5)
     (array([0, 0]), array([0, 1]))

@@ -16,7 +16,7 @@ PARTS: tuple[Part, ...] = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Rows sorted by time are `[0, valid)` for training, `[valid, test)` for validation, `[test, rows)` for the test.
+    """Rows sorted by time: `[0, valid)` are for training, `[valid, test)` for validation, `[test, rows)` for the test.
 
     `valid_time` and `test_time` are the first times (microseconds) of the later two parts: a row belongs to the
     training part exactly when its time is before `valid_time`, and to the test part when it is not before `test_time`.
@@ -29,19 +29,19 @@ class Split:
     test_time: int
 
     def range(self, part: Part) -> tuple[int, int]:
-        """First row and the row after the last of a part."""
+        """The first row of a part, and the row after its last."""
         return {"train": (0, self.valid), "valid": (self.valid, self.test), "test": (self.test, self.rows)}[part]
 
     def over(self, times: NDArray[np.int64]) -> Split:
-        """The split at the same two times of other rows, with ascending times."""
+        """Split other rows, with ascending `times`, at the same two times."""
         valid, test = np.searchsorted(times, [self.valid_time, self.test_time], side="left")
         return Split(len(times), int(valid), int(test), self.valid_time, self.test_time)
 
 
 def chronological_split(times: NDArray[np.int64], ratios: tuple[float, float, float] = (8, 1, 1)) -> Split:
-    """Cut ascending times by the ratios of rows. Rows of one time never fall into two parts: they go to the later one.
+    """Cut rows with ascending times by `ratios`. Rows with the same time all go to the same part, the later one.
 
-    Raises `InputError` where the training part would be empty.
+    Raises `InputError` for wrong ratios, or if the training part would be empty.
 
     >>> chronological_split(np.array([1, 2, 3, 4, 5, 5, 6, 7, 8, 9]), (5, 3, 2)).range("train")
     (0, 4)

@@ -17,12 +17,12 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.schema import Schema
 
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""What polars raises on a damaged file; it panics where a Parquet page contradicts its footer."""
+"""Errors of polars on a damaged file. It panics if a Parquet page contradicts the footer."""
 
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Raise `InputError`, which calls them `name`, where files are damaged or have other columns than expected."""
+    """Turn errors of damaged files or unexpected columns into an `InputError` that names the file as `name`."""
     try:
         yield
     except _UNREADABLE as error:
@@ -30,7 +30,7 @@ def readable(name: str) -> Iterator[None]:
 
 
 def number_in_source(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers in the source of `rows`, which count only what was read; those of `malformed` ones are ascending.
+    """Convert row numbers that skip malformed rows to row numbers in the source. `malformed` must be ascending.
 
     >>> number_in_source(np.array([0, 1, 2]), malformed=np.array([1, 2]))
     array([0, 3, 4])
@@ -44,7 +44,7 @@ _REJECTED = ("table", "row", "reason", "user", "item", "scenario", "time")
 
 
 def rejects(columns: dict[str, Any]) -> pl.DataFrame:
-    """Rows that were set aside: table, row (int64), reason, and the four raw values as text, null where not given."""
+    """A frame of rows set aside, with the columns of `_REJECTED`: row is int64, all others text; null if not given."""
     given = pl.DataFrame({name: pl.Series(name, values) for name, values in columns.items()})
     return given.select(
         (pl.col(c) if c in columns else pl.lit(None).alias(c)).cast(pl.Int64 if c == "row" else pl.String)
@@ -54,10 +54,10 @@ def rejects(columns: dict[str, Any]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Table:
-    """A lazy frame and the name (a path, or what it is) that errors call it by.
+    """A lazy frame with the name (a path or a description) that error messages use.
 
-    `malformed` are the numbers, from 0, of rows that could not be read and are not in the frame. `keeps` is held as
-    long as the table is: a temporary folder that the frame reads from.
+    `malformed` has the row numbers in the source, from 0, of rows that could not be read and are not in the frame.
+    `keeps` keeps an object alive as long as the table, such as the temporary folder that the frame reads from.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Table:
     keeps: Any = None
 
     def replace(self, frame: pl.LazyFrame) -> Table:
-        """The same table with columns changed or added."""
+        """The same table with another frame, such as one with further columns or fewer rows."""
         return replace(self, frame=frame)
 
     def numbers(self, rows: pl.Series) -> pl.Series:
-        """The numbers in the source of rows of the frame: malformed ones count there."""
+        """Convert row numbers in the frame to row numbers in the source, which also count malformed rows."""
         return pl.Series(rows.name, number_in_source(rows.to_numpy().astype(np.int64), self.malformed))
 
     def set_aside(self, part: str) -> pl.DataFrame:
-        """The malformed rows as `rejected.parquet` lists them; `part` is the table's role."""
+        """The malformed rows in the format of `rejected.parquet`; `part` is the table's role."""
         count = len(self.malformed)
         return rejects({"table": [part] * count, "row": self.malformed, "reason": [MALFORMED] * count})
 
@@ -86,7 +86,7 @@ class Table:
             raise self.unreadable(error) from error
 
     def require(self, column: str, role: str) -> None:
-        """Raise `InputError` unless the table has `column`, which plays `role`, with one plain value a row."""
+        """Raise `InputError` unless the table has `column`, with one plain value per row; the error names `role`."""
         columns = self.columns()
         if column not in columns:
             raise InputError(f"{self.name}: has no column {column!r} ({role}); {nearest(column, columns)}")
@@ -96,7 +96,7 @@ class Table:
     def collect(self, *expressions: pl.Expr) -> pl.DataFrame:
         """Evaluate a selection, streaming; raises `InputError` where the file is damaged.
 
-        The frame is of one chunk: rows of hundreds, as streaming gives them, take several times as long to look up.
+        The result is one chunk. Streaming returns many, in which looking up rows takes several times as long.
         """
         try:
             return self.frame.select(*expressions).collect(engine="streaming").rechunk()
@@ -104,20 +104,20 @@ class Table:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: BaseException) -> InputError:
-        """The error of a file that is cut off, damaged or not what its name says."""
+        """The error for a file that is truncated, damaged or not of the type that its name says."""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return InputError(f"{self.name}: cannot be read: {reason}; is the file whole and of the type its name says?")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What `prepare` reads: impressions, and what is known beside them.
+    """The input of `prepare`: impressions and optional further tables.
 
-    `users` and `items` hold one row an id under the schema's own user and item column; `positives` is the history
-    (user, item, scenario, time and optionally `behaviour`) where it is wider than the positive impressions; `events`
-    are more of them, such as a server was told of, which are added to it. `recipe` says how the tables were made, and
-    is kept in the manifest. `negatives` is how to sample what the log lacks, and `rejected` what the source itself set
-    aside (see `rejects`), of `read` rows.
+    `users` and `items` have one row per id, which is in the schema's user or item column. `positives` is the history
+    (user, item, scenario, time and optionally `behaviour`), if it has more than the positive impressions. `events` are
+    further positives, such as those reported to a server; they are added to the history. `recipe` says how the tables
+    were made and is kept in the manifest. `negatives` sets the sampling of negatives for a log that has none.
+    `rejected` lists the rows that the source itself set aside (see `rejects`), out of `read` rows.
     """
 
     schema: Schema
@@ -132,11 +132,11 @@ class Tables:
     read: int = 0
 
     def of(self, side: EntitySide) -> Table | None:
-        """The table of a side's own."""
+        """The side's own table: `users` or `items`."""
         return self.users if side == "user" else self.items
 
     def whole_ids(self) -> frozenset[EntitySide]:
-        """The sides whose ids are whole numbers in every table: such ids are looked up faster than as text."""
+        """The sides whose ids fit int64 in every table; integers are looked up faster than texts."""
         columns = self.schema.columns
         logs = [table for table in (self.interactions, self.positives, self.events) if table is not None]
         keys: dict[EntitySide, str] = {"user": columns.user, "item": columns.item}

@@ -1,4 +1,4 @@
-"""Which rows can be used: every raw row is either accepted, in one normal form, or set aside with a reason."""
+"""Check raw rows: each one is either accepted, in one normal form, or set aside with a reason."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NO_LABEL = 2
-"""Stands where a label is neither 0 nor 1."""
+"""Marks a label that is neither 0 nor 1."""
 
 _TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
-"""Of texts; a zone may follow, and a space may stand in place of the T."""
+"""Formats of times given as text. A time zone may follow, and a space may replace the T."""
 
 REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The rows of one table in normal form, and those set aside.
+    """The accepted rows of one table in normal form, and the rows set aside.
 
-    `rows`: row (number in the frame), user and item (text, or int64 where they are whole numbers), scenario (index in
-    the schema), time (microseconds since 1970), label (0 or 1) and behaviour (index in the schema, -1 for none).
-    `rejected`: table, row, reason, and the four raw values as text.
+    `rows`: row (number in the frame), user and item (int64 if the ids are integers in all tables, else text), scenario
+    (index in the schema), time (microseconds since 1970), label (0 or 1) and behaviour (index in the schema, -1 for
+    none). `rejected`: table, row, reason, and the user, item, scenario and time as text.
     """
 
     rows: pl.DataFrame
@@ -37,9 +37,10 @@ class Accepted:
 
 
 def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset()) -> Accepted:
-    """Check the impressions. The ids of the sides `whole` are whole numbers and stay so.
+    """Check the impressions. The ids of the sides in `whole` are integers and stay integers.
 
-    Raises `InputError` for a missing column, a label that is neither 0 nor 1, and what a behaviour's rule cannot read.
+    Raises `InputError` for a missing column, a label that is neither 0 nor 1, or a text that a behaviour's rule cannot
+    read as a number.
     """
     label = _label(table, schema)
     behaviour = pl.lit(-1, dtype=pl.Int16)
@@ -52,10 +53,10 @@ def accept_interactions(table: Table, schema: Schema, whole: frozenset[EntitySid
 def accept_positives(
     table: Table, schema: Schema, whole: frozenset[EntitySide] = frozenset(), part: str = "positives"
 ) -> Accepted:
-    """Check a history table: every row is a positive, of the behaviour that its column `behaviour` names.
+    """Check a history table. Every row is a positive; the column `behaviour` names its behaviour.
 
-    A table without that column has positives of the schema's first. Raises `InputError` for a missing column, and for a
-    behaviour that is missing or not in the schema. `part` is the table's role in `rejected`.
+    If there is no such column, all rows have the schema's first behaviour. Raises `InputError` for a missing column,
+    and for a behaviour that is missing or not in the schema. `part` is the table's role in `rejected`.
     """
     behaviour = pl.lit(0, dtype=pl.Int16)
     if "behaviour" in table.columns():
@@ -105,7 +106,7 @@ def _accept(
 
 
 def _rejected(numbered: Table, part: str, unfit: pl.DataFrame, columns: Columns, types: pl.Schema) -> pl.DataFrame:
-    """Rows in normal form that lack something, with what the table has in its place."""
+    """Describe the `unfit` rows, which lack some value in normal form: the first reason, and the raw values."""
     raw = numbered.replace(numbered.frame.filter(pl.col("__row").is_in(unfit["row"].implode()))).collect(
         as_text(pl.col(columns.scenario), types[columns.scenario]).alias("raw_scenario"),
         as_text(pl.col(columns.time), types[columns.time]).alias("raw_time"),
@@ -127,9 +128,9 @@ def _rejected(numbered: Table, part: str, unfit: pl.DataFrame, columns: Columns,
 
 
 def check_rejected(rejected: pl.DataFrame, total: int, most: float, where: str = "") -> None:
-    """Raise `InputError` when more than the share `most` of all rows was set aside, with reasons and first rows.
+    """Raise `InputError` if more than the share `most` of all rows was set aside.
 
-    `where` names the table's file.
+    The message has each reason with its first row. `where` names the table's file.
     """
     if rejected.height <= most * total:
         return
@@ -154,7 +155,7 @@ def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
         return value.cast(pl.Datetime("us")).cast(pl.Int64)
     if unit is not None and (dtype.is_numeric() or dtype == pl.String):
         microseconds = value.cast(pl.Float64, strict=False) * _MICROSECONDS[unit]
-        inside = microseconds.is_finite() & (microseconds.abs() < 2**53)  # beyond, a float is no longer exact
+        inside = microseconds.is_finite() & (microseconds.abs() < 2**53)  # larger floats are not exact
         return pl.when(inside).then(microseconds).round().cast(pl.Int64, strict=False)
     if dtype.is_numeric() or (dtype == pl.String and _first_is_a_number(table, name)):
         raise InputError(
@@ -178,17 +179,17 @@ def _label(table: Table, schema: Schema) -> pl.Expr:
     columns = schema.columns
     if columns.label_rule is not None:
         return _rule(table, columns.label_rule, "label_rule").cast(pl.Float64)
-    assert columns.label is not None  # the schema's own check
+    assert columns.label is not None  # the schema checks this
     table.require(columns.label, "the schema's label column")
     value = _as_number(table, columns.label)
     numeric = table.frame.collect_schema()[columns.label].is_numeric()
-    present = value if numeric else pl.col(columns.label)  # a NaN is missing, a text that is no number is wrong
+    present = value if numeric else pl.col(columns.label)  # NaN is missing, a text that is not a number is wrong
     wrong = pl.when(present.is_not_null()).then(pl.lit(_NO_LABEL, dtype=pl.Float64))
     return pl.when((value == 0) | (value == 1)).then(value).otherwise(wrong)
 
 
 def _wrong_label(numbered: Table, column: str, row: pl.Series) -> InputError:
-    """The error of a row, of one, whose label is there and is neither 0 nor 1."""
+    """The error for the first row (`row` has one element) whose label is neither 0 nor 1."""
     found = numbered.replace(numbered.frame.filter(pl.col("__row") == row[0])).collect(pl.col(column)).item()
     return InputError(
         f"{numbered.name}: column {column!r}, row {numbered.numbers(row)[0]}: the label {found!r} is neither 0 nor 1; "
@@ -203,7 +204,10 @@ def _rule(table: Table, text: str, where: str) -> pl.Expr:
 
 
 def _behaviour(table: Table, text: str, name: str) -> pl.Expr:
-    """The rule of a behaviour. A text that is no number is refused: the behaviour would be missing there, unsaid."""
+    """The rule of a behaviour, as an expression.
+
+    Raises `InputError` for a text that is not a number, since its row would silently lack the behaviour.
+    """
     holds = _rule(table, text, f"behaviour {name}")
     column = Rule.parse(text).column
     if not table.frame.collect_schema()[column].is_numeric():
@@ -220,9 +224,12 @@ def _behaviour(table: Table, text: str, name: str) -> pl.Expr:
 
 
 def _as_number(table: Table, column: str) -> pl.Expr:
-    """Null where there is no number: a NaN would compare as greater than any. The text "true" is 1, "false" is 0."""
+    """The column as numbers; null where there is none. The text "true" is 1, "false" is 0.
+
+    NaN becomes null too, since polars would compare it as greater than any number.
+    """
     value, dtype = pl.col(column), table.frame.collect_schema()[column]
-    if isinstance(dtype, pl.Categorical | pl.Enum):  # of which polars makes no numbers
+    if isinstance(dtype, pl.Categorical | pl.Enum):  # polars does not cast these to numbers
         value = value.cast(pl.String)
     number = value.cast(pl.Float64, strict=False).fill_nan(None)
     if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):

@@ -1,4 +1,4 @@
-"""The raw values of a field over the rows, each read once however many rows have it."""
+"""The raw values of a field over the rows; a value that many rows share is read only once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llm4msr.data.split import PARTS, Part, Split
 
 
 class Occurrences:
-    """Which of some values each row has: of those that are `seen` in any row, row n has the one numbered `of_rows[n]`.
+    """Map rows to numbered values: row n has the value number `seen[of_rows[n]]`. Values that no row has are dropped.
 
-    What is the same for many rows, such as a user's age, is so read and looked up once. `times` is how often each of
-    the seen values occurs in a part.
+    A value that many rows share, such as the age of their user, is thus read and looked up once. `times` counts, for
+    each part, how often each of the `seen` values occurs.
     """
 
     def __init__(self, of_rows: NDArray[np.int32], values: int, split: Split) -> None:
@@ -30,9 +30,9 @@ class Occurrences:
 
 @dataclass(frozen=True)
 class RowValues:
-    """The raw values of a field: one for each row, in order of time, or those seen, and their `occurrences`.
+    """The raw values of a field: one per row, in order of time; or, with `occurrences`, one per value that is seen.
 
-    `are_ids` tells that the values are all different, texts, and in order.
+    `are_ids` says that the values are texts, all different and sorted.
     """
 
     values: pl.Series
@@ -40,7 +40,7 @@ class RowValues:
     are_ids: bool = False
 
     def over_rows(self, found: NDArray[Any]) -> NDArray[Any]:
-        """What was made of each value, `(len(values), ...)`, for each row, `(N, ...)`."""
+        """Expand results per value, `(len(values), ...)`, to results per row, `(N, ...)`."""
         return found if self.occurrences is None else gathered(found, self.occurrences.of_rows)
 
     def training_times(self, split: Split) -> NDArray[np.int64]:
@@ -50,7 +50,7 @@ class RowValues:
         return self.occurrences.times["train"]
 
     def share(self, chosen: NDArray[np.bool_], part: Part, split: Split) -> float | None:
-        """The share of a part's rows whose value is `chosen` `(len(values),)`; None where it has no row."""
+        """The share of a part's rows whose value is `chosen`, a mask `(len(values),)`; None if it has no row."""
         first, last = split.range(part)
         if first == last:
             return None

@@ -13,12 +13,12 @@ from llm4msr.data.raw import as_text
 
 UNKNOWN = 0
 MISSING = ""
-"""How a missing value is written: missing is a value of its own, unlike one that training never saw."""
+"""The text of a missing value. Missing is a value like any other, not the same as a value that training never saw."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Values with ids 1, 2, ...; id 0 is every value that is not listed. `counts` are training occurrences."""
+    """Values with ids 1, 2, ...; all other values have id 0. `counts` says how often training has each value."""
 
     values: pl.Series
     counts: pl.Series
@@ -27,7 +27,7 @@ class Vocabulary:
     def fit(cls, training: pl.Series, min_count: int = 1, times: NDArray[np.int64] | None = None) -> Vocabulary:
         """Keep the values seen at least `min_count` times, the most frequent first, ties in order of the value.
 
-        With `times` `(n,)` the n-th value was seen so many times, which may be 0, instead of once.
+        `times` `(n,)` gives how often each value of `training` was seen, which may be 0. By default each was seen once.
 
         >>> Vocabulary.fit(pl.Series(["b", "a", "b", "c"]), min_count=1).values.to_list()
         ['b', 'a', 'c']
@@ -47,7 +47,7 @@ class Vocabulary:
     def fit_ids(
         cls, texts: pl.Series, min_count: int, times: NDArray[np.int64]
     ) -> tuple[Vocabulary, NDArray[np.int32]]:
-        """What `fit` and `encode` make of ids: `texts` `(n,)`, all different and in order, none looked up.
+        """Return what `fit` and `encode` would, without look-ups: `texts` `(n,)` are ids, all different and sorted.
 
         >>> Vocabulary.fit_ids(pl.Series(["1", "10", "9"]), min_count=1, times=np.array([2, 0, 3]))[1]
         array([2, 0, 1], dtype=int32)
@@ -61,7 +61,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """The number of ids, the unknown value's included."""
+        """The number of ids, including the id of unknown values."""
         return len(self.values) + 1
 
     def encode(self, values: pl.Series) -> NDArray[np.int32]:

@@ -103,6 +103,11 @@ def run_cell(
     return _taken(cell, config, lambda kind, number, settings: execute(cell, root, kind, number, settings, progress))
 
 
+def finished_runs(config: MatrixConfig, root: Path) -> list[Run]:
+    """The finished runs of all cells, as far as the finished trials determine their settings."""
+    return [run for cell in cells_of(config) for run in _done(cell, config, root)]
+
+
 def _done(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
     """The finished runs of a cell. Those after an unfinished trial do not count: their settings depend on it."""
     return _taken(cell, config, lambda kind, number, settings: known(cell, root, kind, number, settings))

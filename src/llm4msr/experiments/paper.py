@@ -20,14 +20,14 @@ import polars as pl
 from llm4msr import __version__
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.experiments.benchmark import Say, Training, claim, run_matrix
+from llm4msr.experiments.benchmark import Say, Training, claim, finished_runs, run_matrix
 from llm4msr.experiments.case_study import case_study, telling_user
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.efficiency import efficiency
 from llm4msr.experiments.panels import as_sheet, improvements, swept
 from llm4msr.experiments.sections import TITLES, Section
-from llm4msr.experiments.statistics import settings, statistics
+from llm4msr.experiments.statistics import chosen, settings, statistics
 from llm4msr.experiments.tables import failures, finished_seeds, leaks, sheets
 from llm4msr.experiments.variants import ablation, sweep_history, sweep_layers, varied
 from llm4msr.knowledge.engines.base import Engine
@@ -212,7 +212,8 @@ class Paper:
         return Section("table-3", efficiency(self._of_backbone(first=True)))
 
     def _table_4(self) -> Section:
-        return Section("table-4", [settings(self._matrix, self._label)])
+        found = finished_runs(self._matrix, self._root)
+        return Section("table-4", [settings(self._matrix, self._label), *chosen(self._matrix, found)])
 
     def _figure_3(self) -> Section:
         matrix = ablation(self._of_backbone(), self._label)

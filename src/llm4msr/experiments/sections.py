@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llm4msr.experiments.case_study import CaseStudy
-from llm4msr.report.sheets import Sheet
+from llm4msr.report.sheets import Sheet, escaped
 
 TITLES = {
     "table-1": "Table 1: what the data are like",
@@ -47,9 +47,10 @@ class Section:
         return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """The section's image and tables."""
+        """The section's remark, image and tables."""
         image = (
             f"\\begin{{figure}}\n\\includegraphics[width=\\linewidth]{{{self.image}.pdf}}\n"
             f"\\caption{{{self.title.partition(': ')[2]}}}\n\\end{{figure}}\n"
         )
-        return "\n".join([*([image] if self.image else []), *(sheet.latex() for sheet in self.sheets)])
+        remark = [f"{escaped(self.remark)}\n"] if self.remark else []
+        return "\n".join([*remark, *([image] if self.image else []), *(sheet.latex() for sheet in self.sheets)])

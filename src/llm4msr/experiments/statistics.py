@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import DataChoice, MatrixConfig
+from llm4msr.experiments.runs import Run
 from llm4msr.experiments.variants import varied
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import BACKBONES, ENHANCERS
@@ -78,6 +79,21 @@ def settings(config: MatrixConfig, label: str | None) -> Sheet:
         lines[name] = [values[place] for values in known]
     cells = [[Cell(name), *map(Cell, values)] for name, values in lines.items()]
     return Sheet("Settings", ["setting", *config.data], cells)
+
+
+def chosen(config: MatrixConfig, runs: list[Run]) -> list[Sheet]:
+    """Table 4, continued: the settings that the search chose for each model; no sheet if nothing was searched."""
+    if config.search.trials < 2:
+        return []
+    lines = {}
+    for row in (run.row for run in runs if run.row["kind"] == "seed"):
+        control = "" if row["control"] == "none" else f", {row['control']} control"
+        names = (row["data"], row["backbone"], f"{row['enhancer']}{control}")
+        values = (f"{row['learning_rate']:.2g}", f"{row['embedding_decay']:.2g}")
+        lines[names] = [Cell(text) for text in (*names, *values)]
+    header = ["data", "backbone", "enhancer", "learning rate", "embedding decay"]
+    note = "Those with the best mean validation AUC over the scenarios; each model had the same number of trials."
+    return [Sheet("Settings that the search chose", header, list(lines.values()), 3, note)] if lines else []
 
 
 def _of_knowledge(choice: DataChoice, folder: Path | None) -> tuple[str, str, str]:

@@ -1,1 +1,1 @@
-"""What a frozen LLM knows of scenarios, users and items, and from which moment on it knew it."""
+"""Knowledge of a frozen LLM about scenarios, users and items, and the moment from which each piece of it is true."""

@@ -1,4 +1,4 @@
-"""What completes a folder of knowledge: whose answer is which, what was set aside, the templates, and the seal."""
+"""Completes a knowledge folder: writes the index of answers, the prompts set aside, the templates and the seal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REJECTED = {"level": pl.String, "subject": pl.Int32, "time": pl.Int64, "reason"
 
 @dataclass(frozen=True)
 class Kept:
-    """What earlier calls found out of levels that this one does not name, and the config of all levels together."""
+    """Index rows and rejected prompts of levels kept from an earlier call, and the config of all levels together."""
 
     config: ReasonConfig
     index: pa.Table
@@ -37,14 +37,14 @@ class Kept:
 
 
 def kept_levels(folder: Path, data: PreparedData, engine: Engine, config: ReasonConfig, writer: PromptWriter) -> Kept:
-    """What of a folder that was completed before stays, in a call with this config; see `reason`."""
+    """The levels of an earlier, finished call that this one keeps, since it does not name them; see `reason`."""
     nothing = Kept(config, _INDEX.empty_table(), [])
     if not (folder / MANIFEST).is_file():
         return nothing
     try:
         manifest = read_manifest(folder, KIND, VERSION)
         verify(folder, manifest)
-    except InputError:  # what cannot be relied on is found out anew
+    except InputError:  # incomplete, altered or of another version: keep nothing
         return nothing
     old = ReasonConfig.model_validate(manifest["config"])
     kept = [level for level in old.levels if level not in config.levels]
@@ -66,8 +66,11 @@ def kept_levels(folder: Path, data: PreparedData, engine: Engine, config: Reason
 
 @contextmanager
 def index_writer(folder: Path, kept: Kept) -> Iterator[IndexWriter]:
-    """Writes whose answer is which, block by block: the level, its block, all keys of it, and the places that have an
-    answer. The file takes its name when the block ends well.
+    """Yields a function that appends one block to index.parquet: subject, time and key of each answered prompt.
+
+    Its arguments are the level, the block, the keys of all its prompts, and the places of those that have an answer.
+    The index begins with the rows of the `kept` levels. An old index.parquet is replaced only if the `with` block ends
+    without an error.
     """
     with file_aside(folder / "index.parquet", "part") as aside, pq.ParquetWriter(aside, _INDEX) as file:
         file.write_table(kept.index)
@@ -93,7 +96,7 @@ def complete(
     writer: PromptWriter,
     rejected: list[tuple[Level, int, int, str]],
 ) -> None:
-    """Write what was set aside and the templates, and seal the folder."""
+    """Write the prompts set aside and the templates, and seal the folder."""
     pl.DataFrame(rejected, schema=_REJECTED, orient="row").write_parquet(folder / "rejected.parquet")
     (folder / "templates").mkdir(exist_ok=True)
     for name, source in writer.sources.items():
@@ -110,6 +113,6 @@ def complete(
 
 
 def vectors_kept(folder: Path) -> dict[str, str]:
-    """What the manifest says of vectors that are kept in 8 bits: the knowledge is another one than in 16."""
+    """The manifest's entry for 8-bit vectors, which gives the folder another fingerprint; empty for float16 vectors."""
     with Stores(folder, read_only=True) as stores:
         return {"vectors": "int8"} if any(store.has_eight_bits for store in stores.files) else {}

@@ -1,4 +1,4 @@
-"""Composed states of all users, joined to the impressions: each event moves the state of its user."""
+"""Composed states of all users, joined to the impressions: each event makes a new state of its user."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def composed_tables(
     sources: Sequence[Composed],
     reductions: dict[str, Reduction] | None = None,
 ) -> dict[Source, StateTable]:
-    """For each scenario the states of its events (`own`), or of those of all the `others`, joined to its rows.
+    """For each row, the state made of its user's events in its scenario (`own`) or in all `others`.
 
-    States that two tables share, as the own and the others' ones of two scenarios, are made and kept once.
+    Tables that need the same states share them, unless counts are added: of two scenarios, the `own` states of one are
+    the `others` states of the other.
     """
     if config.counts or config.control == "counts":
         return {source: _with_counts(data, items, config, source, reductions) for source in sources}
@@ -40,7 +41,7 @@ def _with_counts(
     source: Composed,
     reductions: dict[str, Reduction] | None,
 ) -> StateTable:
-    """States that say of how many events they are made, or, as a control, nothing else."""
+    """States with a column for the number of their events (log1p, standardised) or, as a control, that column alone."""
     pool = _Pool(data, items, config, [source])
     count = np.log1p(np.concatenate([states.count for states in pool.states.values()]))[:, None].astype(np.float32)
     before = np.concatenate([states.time for states in pool.states.values()]) < data.split.valid_time
@@ -54,7 +55,7 @@ def _with_counts(
 
 
 class _Pool:
-    """The states of sets of scenarios, one after the other in one array, after the unknown state."""
+    """The states of each set of scenarios, concatenated in one array. Its row 0 is the unknown state."""
 
     def __init__(
         self, data: PreparedData, items: ItemVectors, config: KnowledgeConfig, sources: Sequence[Composed]
@@ -89,12 +90,12 @@ class _Pool:
             self.states = dict(zip(chosen, threads.map(composed, chosen, sizes), strict=True))
 
     def _scenarios(self, source: Composed) -> list[frozenset[int]]:
-        """The scenarios whose events make the states that each scenario's rows see."""
+        """For each scenario d, the scenarios whose events make its states: {d} for `own`, all but d for `others`."""
         everything = frozenset(range(self._data.scenario_count))
         return [frozenset({d}) if source == "own" else everything - {d} for d in sorted(everything)]
 
     def seen(self, source: Composed) -> NDArray[np.int32]:
-        """The state that each row sees, `(N,)`."""
+        """The index in `vectors` of the state that each row sees, `(N,)`."""
         data, row_scenario = self._data, np.asarray(self._data.scenario)
         index = np.zeros(data.rows, dtype=np.int32)
         for d, some in enumerate(self._scenarios(source)):

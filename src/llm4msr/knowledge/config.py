@@ -13,11 +13,11 @@ from llm4msr.errors import InputError, nearest
 class KnowledgeConfig(BaseModel):
     """How stored vectors become states.
 
-    `dimensions` is what users' and items' vectors are reduced to. `vectors` are the kinds of item vectors that are
+    Users' and items' vectors are reduced to `dimensions` numbers. `vectors` are the kinds of item vectors that are
     joined (see `item_vectors`), each with an equal share of the dimensions. In composed states an event weighs half
-    after `half_life_days`, or after `half_life_events` further events where that is given; `behaviour_weights` makes
-    some behaviours weigh more or less than 1, and `counts` adds the logarithm of the number of events to each state.
-    `control` replaces the knowledge, to see whether it is the knowledge that helps: see `llm4msr.knowledge.controls`.
+    after `half_life_days` or, if given, after `half_life_events` further events. `behaviour_weights` gives behaviours
+    another weight than 1. `counts` adds the logarithm of the number of events to each state. `control` replaces the
+    knowledge, to see whether the knowledge is the reason for a gain: see `llm4msr.knowledge.controls`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class KnowledgeConfig(BaseModel):
 
 
 def behaviour_weights(data: PreparedData, config: KnowledgeConfig) -> NDArray[np.float64]:
-    """The weight of each behaviour. Raises `InputError` for one that the schema does not have, or below 0."""
+    """The weight of each behaviour. Raises `InputError` for an unknown behaviour, or a weight below 0 or infinite."""
     names = [b.name for b in data.schema.behaviours]
     for name, value in config.behaviour_weights.items():
         if name not in names:

@@ -1,11 +1,11 @@
-"""Controls: what is put in the place of an LLM's vectors, to see whether it is its knowledge that helps.
+"""Controls: vectors that replace those of the LLM, to see whether its knowledge is the reason for a gain.
 
 - `random`: a random vector for each subject.
 - `shuffled`: the true vectors, each given to another subject.
-- `counts`: how many positives a user had before, in each scenario and of each behaviour; nothing of the items.
-- `text`, `categories`: TF-IDF and SVD of the very text that the LLM reads of an item, or of its category alone, in
-  place of the LLM's reading; a user's history is the mean over its items, scenario by scenario.
-- the name of a reading (`llm4msr.knowledge.readings`), such as one by a text-embedding model: its vectors instead.
+- `counts`: how many positives a user had before, per scenario and behaviour; nothing about the items.
+- `text`, `categories`: item vectors by TF-IDF and SVD, of the text that the LLM reads, or of the item's category alone.
+  A user's vector is the mean over the items of the user's history, one mean per scenario.
+- the name of a reading (`llm4msr.knowledge.readings`), such as one by a text-embedding model: its item vectors.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ CONTROLS = ("random", "shuffled", "counts", "text", "categories")
 
 
 def takes_items_place(control: str) -> bool:
-    """Whether the control puts other item vectors in the place of the LLM's."""
+    """Whether the control replaces the LLM's item vectors by other item vectors."""
     return control not in ("none", "random", "shuffled", "counts")
 
 
 def disturbed(
     vectors: NDArray[np.float32], subjects: NDArray[Any], control: str, seed: int, level: Level
 ) -> NDArray[np.float32]:
-    """The vectors or, for `random` and `shuffled`, what stands in their place."""
+    """The vectors, replaced for the controls `random` and `shuffled`, unchanged for all others."""
     random = np.random.default_rng((seed, LEVELS.index(level)))
     if control == "random":
         drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
         return np.asarray(drawn[subjects])
     if control == "shuffled":
         order, given = random.permutation(len(vectors)), np.empty_like(vectors)
-        given[order] = vectors[np.roll(order, 1)]  # along a circle of all: none keeps its own
+        given[order] = vectors[np.roll(order, 1)]  # along a random circle: only a single vector keeps its place
         return given
     return vectors
 
@@ -46,7 +46,10 @@ def disturbed(
 def history_vectors(
     data: PreparedData, user: NDArray[np.int32], time: NDArray[np.int64], most: int, items: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """For each (user, time) the mean vector of her `most` latest positives in each scenario before it, `(n, D k)`."""
+    """For each (user, time), the mean item vector of the user's history in each scenario, `(n, D k)`.
+
+    The history is the `most` latest positives before the time; without any, the mean is 0.
+    """
     width = items.shape[1]
     out = np.zeros((len(user), data.scenario_count, width), dtype=np.float32)
     for moment in np.unique(time):
@@ -63,7 +66,7 @@ def history_vectors(
 
 
 def count_vectors(data: PreparedData, user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.float32]:
-    """For each (user, time) log(1 + n) of her positives before it in each scenario and of each behaviour."""
+    """For each (user, time), log(1 + the user's positives before it) per scenario and behaviour, `(n, D * kinds)`."""
     kinds = len(data.schema.behaviours)
     out = np.zeros((len(user), data.scenario_count * kinds), dtype=np.float32)
     events = data.positives
@@ -79,7 +82,7 @@ def count_vectors(data: PreparedData, user: NDArray[np.int32], time: NDArray[np.
 
 
 def scenario_counts(data: PreparedData) -> NDArray[np.float32]:
-    """The logarithm of the rows and the click rate of each scenario in the training part, `(D, 2)`."""
+    """log(1 + rows) and the click rate of each scenario in the training part, `(D, 2)`."""
     scenario, label = data.scenario[: data.split.valid], data.label[: data.split.valid]
     rows = np.bincount(scenario, minlength=data.scenario_count)
     clicks = np.bincount(scenario, weights=label, minlength=data.scenario_count)

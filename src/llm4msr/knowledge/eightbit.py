@@ -1,4 +1,4 @@
-"""Vectors in 8 bits a number: standardised, then rounded."""
+"""Vectors in 8 bits per number: standardised, then rounded."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _REACH = 6.0
-"""Deviations from the mean that 127 stands for; what is farther is cut to it."""
+"""The code 127 is this many standard deviations above the mean; values farther from the mean are clipped."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """`vector = mean + step * code`, where codes are whole numbers from -127 to 127.
+    """`vector = mean + step * code`, with integer codes from -127 to 127.
 
     `mean` and `step` are `(d,)` float32. A hidden state has a few dimensions that are hundreds of times larger than the
-    others, so each dimension has a step of its own: 6 deviations / 127.
+    others, so each dimension has its own step: 6 standard deviations / 127.
     """
 
     mean: NDArray[np.float32]
@@ -25,7 +25,7 @@ class Scale:
 
     @classmethod
     def fit(cls, vectors: NDArray[Any]) -> Scale:
-        """The scale for vectors like these, `(n, d)`."""
+        """The scale that fits the vectors `(n, d)`."""
         wide = vectors.astype(np.float32)
         step = np.maximum(wide.std(0) * (_REACH / 127), 1e-6)
         return cls(wide.mean(0), step.astype(np.float32))
@@ -36,6 +36,6 @@ class Scale:
         return np.asarray(codes, dtype=np.int8)
 
     def decode(self, codes: NDArray[np.int8]) -> NDArray[np.float16]:
-        """The vectors of codes `(..., d)`, within half a step of those encoded where they were not cut."""
+        """The vectors of codes `(..., d)`: within half a step of the encoded ones, except for clipped values."""
         limit = float(np.finfo(np.float16).max)
         return np.clip(self.mean + self.step * codes, -limit, limit).astype(np.float16)

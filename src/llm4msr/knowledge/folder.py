@@ -1,4 +1,4 @@
-"""A folder of knowledge, opened: which answer is whose, and their vectors."""
+"""A completed knowledge folder, opened: the index of answers, and their vectors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class KnowledgeFolder:
 
     @classmethod
     def open(cls, path: Path, data: PreparedData) -> KnowledgeFolder:
-        """Open it; raises `InputError` where it is of other data, incomplete, altered or of another version."""
+        """Open it; raises `InputError` if it is of other data, incomplete, altered or of another version."""
         if Stores.paths(path) and not (path / MANIFEST).is_file():
             raise InputError(f"{path}: is not finished; give the `llm4msr reason` command for it again")
         manifest = read_manifest(path, KIND, VERSION)
@@ -51,12 +51,12 @@ class KnowledgeFolder:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the content: the checksum of the manifest, which holds that of the index of answers."""
+        """Identifies the content: the checksum of the manifest, which holds the checksum of the index of answers."""
         return self.fingerprint_of(self.path)
 
     @staticmethod
     def fingerprint_of(path: Path) -> str:
-        """The fingerprint of a folder that need not be opened."""
+        """The fingerprint of a folder, without opening it."""
         return checksum(path / MANIFEST)
 
     @property
@@ -66,11 +66,11 @@ class KnowledgeFolder:
 
     @property
     def leaks(self) -> str:
-        """What the protocol of the users' prompts shows to rows that must not know it; empty where it is nothing."""
+        """What the protocol of the users' prompts shows to rows that must not know it; empty if it shows nothing."""
         return LEAKS.get(self.config.snapshots.protocol, "")
 
     def require(self, engine: Engine) -> None:
-        """Raise `InputError` unless the LLM is the one that the knowledge was made with."""
+        """Raise `InputError` unless the engine runs the LLM that the knowledge was made with."""
         if engine.identity != self.manifest["engine"]:
             raise InputError(
                 f"{self.path}: was made with the language model {self.manifest['engine']}, and the one given is "
@@ -78,7 +78,7 @@ class KnowledgeFolder:
             )
 
     def subjects(self, level: Level) -> pl.DataFrame:
-        """Whom and when a level is about: subject, time and key; raises `InputError` where the level is absent."""
+        """The index rows of a level, with subject, time and key; raises `InputError` if the level is absent."""
         index = self.index.filter(pl.col("level") == level)
         if index.is_empty():
             raise InputError(
@@ -87,13 +87,13 @@ class KnowledgeFolder:
         return index
 
     def level(self, level: Level) -> tuple[pl.DataFrame, NDArray[np.float16]]:
-        """Subjects and times of a level, and their vectors `(n, d)`."""
+        """The index rows of a level, and their vectors `(n, d)`."""
         index = self.subjects(level)
         with Stores(self.path, read_only=True) as store:
             return index, store.vectors(index["key"].to_list())
 
     def scenarios(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """The scenarios that have a vector, ascending, and their vectors: one whose prompt was set aside has none."""
+        """The scenarios that have a vector, ascending, and their vectors. One whose prompt was set aside has none."""
         index, vectors = self.level("scenario")
         subjects = index["subject"].to_numpy().astype(np.int64)
         order = np.argsort(subjects)
@@ -102,10 +102,10 @@ class KnowledgeFolder:
     def reduced(
         self, level: Level, dimensions: int, training: Callable[[pl.DataFrame], NDArray[np.bool_]]
     ) -> tuple[pl.DataFrame, NDArray[np.float32], Reduction]:
-        """Subjects and times of a level, their reduced vectors `(n, k)`, and how they were reduced.
+        """The index rows of a level, their reduced vectors `(n, k)`, and the fitted reduction.
 
-        `training` says which of the subjects the statistics may be fitted on; of more than 100,000 an even part is
-        taken. The raw vectors are never all in memory.
+        `training` says which index rows the statistics may be fitted on. Of more than 100,000 rows, only every second,
+        third and so on is used. The raw vectors are never all in memory.
         """
         index = self.subjects(level)
         keys = index["key"]
@@ -120,9 +120,9 @@ class KnowledgeFolder:
         return index, np.concatenate(parts), reduction
 
     def item_texts(self, data: PreparedData, codes: NDArray[np.int32]) -> list[str]:
-        """The prompts of items: the very texts that the LLM read."""
+        """The prompts of items: exactly the texts that the LLM read."""
         return self.writer(data).items(codes.tolist())
 
     def writer(self, data: PreparedData) -> PromptWriter:
-        """What wrote the prompts, with the templates that were used."""
+        """A writer that makes the same prompts again, with the templates that were used."""
         return make_writer(data, self.manifest["special_tokens"], self.config, self.path / "templates")

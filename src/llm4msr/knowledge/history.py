@@ -1,4 +1,4 @@
-"""Positives before a time: the history that knowledge of a user may be made of."""
+"""The times of snapshots, and the positives before a time: the history that a user's knowledge may be made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 
 DAY = 86_400_000_000
-"""In microseconds, as times are."""
+"""A day in microseconds, the unit of all times."""
 _MOST = 10_000
 
 Protocol = Literal["slices", "period", "times", "train_start", "train_end", "all"]
@@ -21,20 +21,20 @@ LEAKS: dict[Protocol, str] = {
     "train_end": "protocol train_end: each training row's own label is in its user's prompt",
     "all": "protocol all: every row's own label, those of the test part too, is in its user's prompt",
 }
-"""What is shown to rows that they must not know, for the protocols that do so."""
+"""The protocols that leak, and what each shows to rows that must not know it."""
 
 
 class Snapshots(BaseModel):
-    """When prompted knowledge of users is taken. A row sees the latest snapshot strictly before it.
+    """When snapshots of users' prompted knowledge are taken. A row sees the latest snapshot strictly before it.
 
     - `slices`: at the start of each of `slices` equal slices of the training period, and at its end.
     - `period`: every `period_days` from the first row on, through validation and test.
     - `times`: at the given moments (microseconds since 1970).
-    - `train_start`: once, at the first row: made of a history that holds no training row, such as `prepare` keeps with
-      `history_share`, or of positives from before the impressions.
-    - `train_end`: once, at the end of the training period, and every row is given it: the paper's protocol, which
+    - `train_start`: once, at the first row. The history then holds no training row: it is what `prepare` keeps with
+      `history_share`, or positives from before the impressions.
+    - `train_end`: once, at the end of the training period; every row sees it. This is the paper's protocol, which
       shows each training row its own label.
-    - `all`: once, after the last row, and every row is given it. It exists to measure leakage.
+    - `all`: once, after the last row; every row sees it. It exists to measure leakage.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,9 +78,9 @@ def snapshot_times(data: PreparedData, snapshots: Snapshots) -> list[int]:
 
 
 def recent_positives(data: PreparedData, before: int, most: int, users: range | None = None) -> pl.DataFrame:
-    """The `most` latest positives of each user and scenario strictly before a time; of a range of users where given.
+    """For each user and scenario, the `most` latest positives strictly before a time; with `users`, only for these.
 
-    Columns: user, scenario, items and behaviours (lists, oldest first), in order of user and scenario.
+    Columns: user, scenario, items and behaviours (lists, oldest first), sorted by user and scenario.
     """
     events = data.positives
     if users is not None:

@@ -1,4 +1,4 @@
-"""A vector for each item: the LLM's reading of it, further readings, statistics of its text, or several joined."""
+"""A vector for each item: from the LLM, from further readings, from statistics of its text, or several joined."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from llm4msr.knowledge.vectors import Reduction
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """A vector for each item code, which of them are `known` `(items,)`, and how they were reduced.
+    """A vector for each item code, a mask of the `known` ones `(items,)`, and the fitted reductions.
 
-    `table` `(items + 1, k)` has the unknown item's vector, which is zero, first.
+    Row 0 of `table` `(items + 1, k)` is the vector of the unknown item, which is zero.
     """
 
     table: NDArray[np.float32]
@@ -34,7 +34,7 @@ class ItemVectors:
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> ItemVectors:
-        """Of vectors `(items, k)` that are there already; all are known where `known` does not say otherwise."""
+        """Wrap given vectors `(items, k)`. Without `known`, all items are known."""
         table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
         return cls(table, np.ones(len(vectors), dtype=bool) if known is None else known, {})
 
@@ -42,9 +42,9 @@ class ItemVectors:
 def item_vectors(folder: KnowledgeFolder, data: PreparedData, kinds: tuple[str, ...], dimensions: int) -> ItemVectors:
     """The vectors of each kind side by side, each reduced to its share of the dimensions.
 
-    Kinds are `llm`; `text`, TF-IDF and SVD of the very prompt that the LLM reads; `categories`, the same of the item's
-    category alone; and names of readings. An item is known where every kind knows it. All statistics are fitted on the
-    items of the training part. Raises `InputError` where the folder has no items, or no such reading.
+    Kinds are `llm`; `text`: TF-IDF and SVD of the prompt that the LLM reads; `categories`: TF-IDF and SVD of the item's
+    category alone; and names of readings. An item is known if every kind knows it. All statistics are fitted on the
+    items of the training part. Raises `InputError` if the folder has no items, or no such reading.
     """
     trained = trained_items(data)
     share = max(1, dimensions // len(kinds))
@@ -86,7 +86,7 @@ def trained_items(data: PreparedData) -> NDArray[np.bool_]:
 
 
 def text_vectors(texts: list[str], training: NDArray[np.bool_], dimensions: int) -> NDArray[np.float32]:
-    """TF-IDF of words and SVD, fitted on the texts of the training part, `(n, k)`; zeros where those have no word."""
+    """TF-IDF of words and SVD, fitted on the texts of the training part, `(n, k)`; zeros if those have no word."""
     vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\b\w+\b")
     try:
         fitted = vectorizer.fit_transform([texts[i] for i in np.flatnonzero(training)])
@@ -101,7 +101,7 @@ def text_vectors(texts: list[str], training: NDArray[np.bool_], dimensions: int)
 
 
 def _categories(data: PreparedData, codes: NDArray[np.int32]) -> list[str]:
-    """Each item's category, or its title where the schema names no category."""
+    """Each item's category, or its title if the schema names no category."""
     column = data.schema.item_text.category or data.schema.item_text.title
     if column is None:
         return [""] * len(codes)

@@ -1,4 +1,4 @@
-"""What reasoning would cost, before anything is asked: prompts, tokens, time on this machine, disk."""
+"""Estimates what a `reason` call would cost: prompts, tokens, time on this machine, disk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import Stores
 
 _SAMPLE = 32
-"""Prompts of a level that the calibration runs; their answers are thrown away."""
+"""The number of prompts per level that are run to measure the cost; their answers are not stored."""
 _ROW = 250
-"""Bytes of a stored answer beside its vector and text."""
+"""Bytes of a stored answer, without its vector and text."""
 
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """A level's prompts, the different ones, those that a store has already, and what the others would cost.
+    """A level's number of prompts, of distinct ones and of already stored ones, and the cost of those that are missing.
 
-    `tokens` read and written, `seconds` and `bytes` are estimates from a sample of what is missing.
+    `tokens` (read and written), `seconds` and `bytes` are estimates from a sample of the missing prompts.
     """
 
     level: Level
@@ -39,14 +39,14 @@ class LevelPlan:
 
     @property
     def missing(self) -> int:
-        """The calls that the engine would have to answer."""
+        """The number of prompts that the engine would have to answer."""
         return self.distinct - self.stored
 
 
 def plan(
     data: PreparedData, engine: Engine, folder: Path, config: ReasonConfig, *, templates: Path | None = None
 ) -> list[LevelPlan]:
-    """Plan `reason` with the same arguments. Nothing is stored; a few prompts a level are run to see how long it takes.
+    """Plan `reason` with the same arguments. Nothing is stored; a few prompts per level are run to measure time.
 
     Raises `InputError` for a store or a template that cannot be used.
     """
@@ -66,7 +66,7 @@ def plan(
                 seen.update(key[:12] for key in new)
                 absent = list(new) if stores is None else stores.missing(new)
                 stored += len(new) - len(absent)
-                for key in absent:  # every missing prompt has the same chance to be in the sample
+                for key in absent:  # reservoir sampling: each missing prompt is equally likely
                     missing += 1
                     if len(sample) < _SAMPLE:
                         sample.append(new[key])
@@ -82,7 +82,7 @@ def plan(
 
 
 def _calibrate(engine: Engine, sample: list[str], generation: Generation) -> tuple[float, float, float]:
-    """Tokens, seconds and bytes of the sample. A first prompt warms the engine up."""
+    """Tokens, seconds and bytes of the sample. One prompt is run before, to warm the engine up."""
     if not sample:
         return 0.0, 0.0, 0.0
     list(engine.run(sample[:1], generation))

@@ -1,4 +1,4 @@
-"""Prompts for scenarios, users and items, rendered from template files (appendix B of the paper gives their slots)."""
+"""Prompts for scenarios, users and items, rendered from template files (their slots are in appendix B of the paper)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm4msr.knowledge.text import clean
 Language = Literal["en", "zh"]
 NAMES = ("scenario", "user", "item")
 _KEPT = 100_000
-"""Cleaned texts of so many items are kept for the next prompt that names them."""
+"""The number of items whose cleaned titles and categories are cached."""
 
 
 class PromptWriter:
@@ -29,11 +29,11 @@ class PromptWriter:
 
     Args:
         data: the prepared data.
-        history: the most positives a scenario in a user's prompt (the paper's T).
-        templates: a folder with `scenario.j2`, `user.j2` or `item.j2` to use in place of ours.
-        language: of our templates.
-        forbidden: the model's special tokens, which are taken out of every value.
-        text_limit: the most characters of a value, and half of the most bytes: see `clean`.
+        history: the most positives per scenario in a user's prompt (the paper's T).
+        templates: a folder with `scenario.j2`, `user.j2` or `item.j2`, which replace the built-in templates.
+        language: the language of the built-in templates.
+        forbidden: the model's special tokens, which are removed from every value.
+        text_limit: the most characters of a value; it may have twice as many bytes: see `clean`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PromptWriter:
         self._templates = {}
         self._origin: dict[str, str] = {}
         self.sources: dict[str, str] = {}
-        """The templates' text by name, as used."""
+        """The text of each template in use, by name."""
         if templates is not None:
             _check_templates(templates)
         for name in NAMES:
@@ -76,11 +76,11 @@ class PromptWriter:
         self._titles = data.texts("item", schema.item_text.title) if schema.item_text.title else None
         self._categories = data.texts("item", schema.item_text.category) if schema.item_text.category else None
         self.title = lru_cache(_KEPT)(self._title)
-        """What prompts call the item of a code."""
+        """Returns the name of an item in prompts, given its code (cached)."""
         self._category = lru_cache(_KEPT)(self._category_of)
 
     def scenarios(self) -> list[str]:
-        """One prompt a scenario, in the schema's order. Its statistics are those of the training rows."""
+        """One prompt per scenario, in the schema's order. Statistics are computed on the training rows."""
         data = self._data
         train = slice(0, data.split.valid)
         scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
@@ -117,19 +117,19 @@ class PromptWriter:
         ]
 
     def users(self, before: int, among: range | None = None) -> Iterator[tuple[int, str]]:
-        """(user's code, prompt) for each user, of a range where given, who has a positive strictly before the time."""
+        """(user's code, prompt) for each user, or each of `among`, who has a positive strictly before the time."""
         recent = recent_positives(self._data, before, self._history, among)
         for code, rows in groupby(recent.iter_rows(), key=lambda row: int(row[0])):
             yield code, self._user(code, rows)
 
     def user(self, code: int, before: int) -> str | None:
-        """The prompt of one user at a time, or None where no positive is before it."""
+        """The prompt of one user at a time, or None if the user has no positive before it."""
         return next((prompt for _, prompt in self.users(before, range(code, code + 1))), None)
 
     def items(self, codes: list[int]) -> list[str]:
-        """The prompts of the items: equal for items of which the same is said, whatever their ids.
+        """The prompts of the items. Items with equal texts get equal prompts, whatever their ids.
 
-        Its id stands for an item of which nothing is said.
+        An item without any text is named by its id.
         """
         columns = {name: column.gather(codes).to_list() for name, column in self._item_details.items()}
         prompts = []
@@ -142,7 +142,7 @@ class PromptWriter:
         return prompts
 
     def _user(self, code: int, rows: Iterable[tuple[Any, ...]]) -> str:
-        """`rows` are the user's, as `recent_positives` gives them."""
+        """The prompt of a user. `rows` are the user's rows of `recent_positives`."""
         behaviours = [b.name for b in self._data.schema.behaviours]
         by_scenario: dict[int, list[dict[str, str]]] = {}
         for _, scenario, items, kinds in rows:
@@ -181,7 +181,7 @@ class PromptWriter:
 
 
 def _check_templates(folder: Path) -> None:
-    """Raise `InputError` unless the folder has templates, and none under a name that no one reads."""
+    """Raise `InputError` unless the folder has at least one template, and no `.j2` file with an unknown name."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of templates")
     names = {path.name for path in folder.glob("*.j2")}

@@ -1,4 +1,4 @@
-"""Who is asked about what, and when: the prompts of a level, block by block, so that memory does not grow with them."""
+"""The prompts of a level, block by block, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llm4msr.knowledge.states import begins_of
 Level = Literal["scenario", "user", "item"]
 LEVELS: tuple[Level, ...] = ("scenario", "user", "item")
 ALWAYS = np.iinfo(np.int64).min
-"""The time of knowledge that was always true: a scenario's or an item's."""
+"""The time of knowledge that was always true, which is all knowledge of scenarios and items."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Subjects (codes), the times that their prompts are of, and the prompts, side by side."""
+    """Subjects (codes), the times of their prompts, and the prompts: three lists of the same length."""
 
     subjects: list[int]
     times: list[int]
@@ -29,13 +29,13 @@ class Block:
 
 
 def count(level: Level, data: PreparedData, moments: list[int]) -> int:
-    """How many prompts a level has. `moments` are the users' snapshots."""
+    """The number of prompts of a level. `moments` are the users' snapshots."""
     if level == "scenario":
         return data.scenario_count
     if level == "item":
         return int(_occurring(data).sum())
     user, time = data.positives["user"].to_numpy(), data.positives["time"].to_numpy()
-    first = time[begins_of(user)]  # of each user's positives, which are in order of time
+    first = time[begins_of(user)]  # each user's earliest positive
     return int(sum((first < moment).sum() for moment in moments))
 
 
@@ -61,7 +61,7 @@ def blocks(
 
 
 def _occurring(data: PreparedData) -> NDArray[np.bool_]:
-    """Which items have a row or a place in somebody's history."""
+    """Which items occur in a row or in a user's history, `(items,)`."""
     seen = np.zeros(data.items.height, dtype=bool)
     seen[data.item] = True
     seen[data.positives["item"].to_numpy()] = True

@@ -1,8 +1,8 @@
-"""Readings: further vectors of the same items beside the LLM's own, each under a name.
+"""Readings: further vectors of the same items beside the LLM's own, each with a name.
 
-Another model, another layer, other words: `llm4msr reason DATA --knowledge KNOWLEDGE --reading NAME` keeps what it
-reads in a folder of knowledge of its own, inside the first. A reading is joined with the LLM's vectors, or takes their
-place, by its name.
+A reading may come from another model, another layer or other templates. `llm4msr reason DATA --knowledge KNOWLEDGE
+--reading NAME` keeps it in a knowledge folder of its own, inside the first. A config joins a reading with the LLM's
+vectors, or replaces them by it, by its name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from llm4msr.knowledge.stores import READINGS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 OWN = ("none", "random", "shuffled", "counts", "llm", "text", "categories")
-"""Names that mean something else: controls, and vectors that every folder has."""
+"""Names that a reading cannot have: controls, and kinds of vectors that every folder has."""
 
 
 def reading_path(knowledge: Path, name: str) -> Path:
-    """Where a reading lies. Raises `InputError` for a name that cannot be one."""
+    """The folder of a reading. Raises `InputError` for a name that cannot be one."""
     if not _NAME.fullmatch(name) or name in OWN:
         raise InputError(
             f"the reading {name!r}: expected a name of small letters, digits, '-', '_' and '.', "
@@ -37,7 +37,7 @@ def readings(knowledge: Path) -> list[str]:
 
 
 def open_reading(folder: KnowledgeFolder, data: PreparedData, name: str) -> KnowledgeFolder:
-    """A reading of a folder of knowledge. Raises `InputError`, naming those that there are, where it is absent."""
+    """Open a reading of a knowledge folder. Raises `InputError`, with the names that exist, if it is absent."""
     known = readings(folder.path)
     if name not in known:
         raise InputError(
@@ -48,7 +48,7 @@ def open_reading(folder: KnowledgeFolder, data: PreparedData, name: str) -> Know
 
 
 def fingerprint_with(folder: KnowledgeFolder, names: tuple[str, ...]) -> str:
-    """The fingerprint of a folder and of the readings of it that are named; other names are not looked at."""
+    """The fingerprint of a folder and of those of its readings that `names` has; other names are ignored."""
     known = readings(folder.path)
     read = sorted({*names} & {*known})
     own = [f"{name}:{KnowledgeFolder.fingerprint_of(reading_path(folder.path, name))}" for name in read]

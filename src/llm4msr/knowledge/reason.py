@@ -1,4 +1,4 @@
-"""Find out what is missing, let the engine answer it, keep the answers, and say which answer is whose and when."""
+"""Have the engine answer the prompts without a stored answer, store the answers, and index them by subject and time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from llm4msr.knowledge.stores import MAIN, READINGS, Stores
 
 @dataclass(frozen=True)
 class Shard:
-    """The part `number` (from 0) of `of` parts of what is missing, for one worker of several."""
+    """One worker's share of the missing prompts: part `number` (from 0) of `of` parts."""
 
     number: int
     of: int
 
     def has(self, key: bytes) -> bool:
-        """Whether a prompt is this part's to ask."""
+        """Whether the prompt with this key belongs to this part."""
         return int.from_bytes(key[:8]) % self.of == self.number
 
     @property
@@ -41,7 +41,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a level is: prompts settled, all of its prompts, and how many the engine was asked."""
+    """How far a level is: `done` of `total` prompts are settled; the engine handled `asked` prompts in this call.
+
+    With a shard, the prompts of other shards count as settled.
+    """
 
     level: str
     done: int
@@ -51,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a level needed: prompts, different ones among them, those the engine answered now, and those set aside."""
+    """A level's number of prompts, of distinct ones, of those that the engine answered now, and of those set aside."""
 
     level: Level
     prompts: int
@@ -70,14 +73,17 @@ def reason(
     shard: Shard | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Summary]:
-    """Answer every prompt that the stores in `folder` do not hold, then write which answer belongs to whom.
+    """Answer every prompt that has no answer in the stores of `folder`, then write which answer belongs to whom.
 
-    Stop it at any time and start it again: only what is missing is asked. A prompt that gets no answer is set aside in
-    `rejected.parquet` with its reason; its subject counts as unknown. With a `shard` only that part of what is missing
-    is asked, into a store file of its own, and the folder is not completed: once all parts are there, a call without a
-    shard does that. Levels that the config does not name stay as they are, where they were asked of the same model
-    about the same data, with the same templates, `text_limit` and `language`; else they go. Raises `InputError` for a
-    store or a template that cannot be used, and for a folder that holds anything else than knowledge.
+    The call may be stopped at any time and made again: it asks only the prompts that still have no answer. A prompt
+    that gets no answer is set aside in `rejected.parquet` with the reason, and its subject counts as unknown.
+
+    With a `shard`, only that part of the missing prompts is asked, the answers go into a store file of its own, and the
+    folder is not completed. When all parts are done, a call without a shard completes it.
+
+    Levels that the config does not name are kept if they were asked of the same model about the same data, with the
+    same templates, `text_limit` and `language`; otherwise they are dropped from the folder's index. Raises `InputError`
+    for a store or a template that cannot be used, and for a folder that holds anything else than knowledge.
     """
     check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +115,7 @@ def reason(
 
 
 def check_usable(folder: Path) -> None:
-    """Raise `InputError` unless the folder is absent, empty, or begun by `reason` before, and may be written to."""
+    """Raise `InputError` unless the folder is absent, or writable and either empty or begun by an earlier `reason`."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")
     if folder.is_dir() and not os.access(folder, os.W_OK):
@@ -120,7 +126,7 @@ def check_usable(folder: Path) -> None:
 
 
 class _Level:
-    """One level while its blocks are settled."""
+    """The state of one level while its prompts are asked block by block."""
 
     def __init__(
         self,
@@ -136,10 +142,10 @@ class _Level:
         self._engine, self._generation = engine, generation
         self._stores, self._shard, self._progress = stores, shard, progress
         self._done, self._asked, self._answered, self._rejected = 0, 0, 0, 0
-        self._seen: list[NDArray[np.uint64]] = []  # 8 bytes of each key: enough to count the different ones
+        self._seen: list[NDArray[np.uint64]] = []  # 8 bytes of each key, to count the distinct ones
 
     def settle(self, block: Block, total: int) -> list[bytes]:
-        """Have every prompt of a block answered or refused, and give their keys."""
+        """Ask the missing prompts of a block (with a shard, only its part), and return the keys of all its prompts."""
         keys = [answer_key(self._engine.identity, self._generation, prompt) for prompt in block.prompts]
         self._seen.append(np.array([int.from_bytes(key[:8]) for key in keys], np.uint64))
         by_key = dict(zip(keys, block.prompts, strict=True))
@@ -162,7 +168,7 @@ class _Level:
         return keys
 
     def summary(self) -> Summary:
-        """What the level needed."""
+        """The counts of the level."""
         distinct = len(np.unique(np.concatenate(self._seen))) if self._seen else 0
         return Summary(self._level, self._done, distinct, self._answered, self._rejected)
 

@@ -17,7 +17,7 @@ from llm4msr.knowledge.questions import LEVELS, Level
 class ReasonConfig(BaseModel):
     """What is asked of the LLM, and how.
 
-    `snapshots` says when users' prompts are made; `history` is the paper's T, the most positives a scenario in one
+    `snapshots` says when users' prompts are made. `history` is the paper's T: the most positives per scenario in one
     prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
     without `close_cut`.
     """
@@ -48,7 +48,7 @@ class ReasonConfig(BaseModel):
 def make_writer(
     data: PreparedData, special_tokens: Sequence[str], config: ReasonConfig, templates: Path | None
 ) -> PromptWriter:
-    """The prompts of a config for a model with these special tokens."""
+    """The writer of a config's prompts, for a model with these special tokens."""
     return PromptWriter(
         data,
         history=config.history,

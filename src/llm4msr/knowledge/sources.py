@@ -1,4 +1,4 @@
-"""Knowledge as the models see it: tables of states and, for each impression, the state that was true before it."""
+"""Knowledge as the models see it: tables of states and, for each impression, the state that it sees."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from llm4msr.knowledge.vectors import Reduction
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a model is given.
+    """The knowledge that a model is given.
 
-    `scenario` is `(D, d)`; `item` has the candidate's vector, index 0 for an item without one; `users` has the
-    user-level tables (prompted, own, others) in order. `reductions` is what was fitted, to be saved with the model.
-    `leaks` says, where the protocol shows rows what they must not know, that it does.
+    `scenario` is `(D, d)`. `item` has the candidate's vector, with index 0 for an item without one. `users` has the
+    user-level tables (prompted, own, others) in order. `reductions` are the fitted reductions, to be saved with the
+    model. `leaks` says what the protocol shows to rows that must not know it; it is empty if there is no leak.
     """
 
     scenario: NDArray[np.float32] | None = None
@@ -49,14 +49,14 @@ NO_KNOWLEDGE = Knowledge()
 def load_knowledge(
     folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig, needs: set[Source]
 ) -> Knowledge:
-    """Build the tables that a model `needs`; raises `InputError` where the folder lacks a level."""
+    """Build the tables that a model `needs`; raises `InputError` if the folder lacks a level."""
     reductions: dict[str, Reduction] = {}
     scenario = None
     if "scenario" in needs:
         known, raw = _scenario_vectors(folder, data, config)
         reductions["scenario"] = Reduction.fit(raw, 0)
         reduced = _disturbed(reductions["scenario"].apply(raw), known, config, "scenario")
-        scenario = np.zeros((data.scenario_count, reduced.shape[1]), np.float32)  # whoever is unknown is as the mean
+        scenario = np.zeros((data.scenario_count, reduced.shape[1]), np.float32)  # unknown: 0, the mean
         scenario[known] = reduced
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
@@ -74,12 +74,12 @@ def load_knowledge(
 
 
 def fingerprint(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
-    """Identifies all stored knowledge that the config reads."""
+    """A fingerprint of all stored knowledge that the config reads."""
     return fingerprint_with(folder, _kinds(config))
 
 
 def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
-    """The kinds of item vectors that the config, or the control in its place, reads."""
+    """The kinds of item vectors to read: those of the config, or the control that replaces them."""
     return (config.control,) if takes_items_place(config.control) else config.vectors
 
 
@@ -96,7 +96,7 @@ def _scenario_vectors(
 
 
 def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[States, Reduction]:
-    """The users' states by their prompts, at each snapshot, and how their vectors were reduced."""
+    """The users' states from their prompts, one per snapshot, and the reduction of their vectors."""
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     training = time <= data.split.valid_time
@@ -109,7 +109,7 @@ def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: Knowled
         reduction = Reduction.fit(raw[training] if training.any() else raw, config.dimensions)
         vectors = reduction.apply(raw)
     else:
-        fitted = training if training.any() else np.ones_like(training)  # `all` has only a snapshot after everything
+        fitted = training if training.any() else np.ones_like(training)  # the only snapshot of `all` is after all rows
         _, vectors, reduction = folder.reduced("user", config.dimensions, lambda _: fitted)
     if config.control == "shuffled":
         for moment in np.unique(time):
@@ -118,14 +118,14 @@ def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: Knowled
     else:
         vectors = _disturbed(vectors, user, config, "user")
     if folder.leaks:
-        time = np.full_like(time, data.time[0] - 1)  # every row is given the one snapshot, whenever it was made
+        time = np.full_like(time, data.time[0] - 1)  # dated before all rows, so that every row sees the snapshot
     order = np.lexsort((time, user))
     return States(user[order], time[order], vectors[order]), reduction
 
 
 def items_of(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
-    """The vectors of the items as a config reduces and joins them, or the control in their place."""
-    if config.control == "counts":  # says nothing of an item
+    """The items' vectors as the config reduces and joins them, or those of the control that replaces them."""
+    if config.control == "counts":  # this control has no item vectors
         return ItemVectors.of(np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool))
     found = item_vectors(folder, data, _kinds(config), config.dimensions)
     codes = np.flatnonzero(found.known)

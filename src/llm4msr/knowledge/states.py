@@ -1,7 +1,7 @@
-"""States: a knowledge vector and the moment from which it is true; and which of them a row sees.
+"""States (a knowledge vector and the moment from which it is true), and the choice of the state that a row sees.
 
-A row sees the latest state of its user from strictly before its own time. A state made of an event carries the
-event's time, so ties count as later and no row ever sees a state made from itself.
+A row sees the latest state of its user from strictly before its own time. A state made of an event has the event's
+time. So a state with the row's own time counts as later, and no row ever sees a state made from itself.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 from llm4msr.knowledge.history import DAY
 
 Source = Literal["scenario", "prompted", "own", "others", "item"]
-"""What knowledge is of: a scenario, a user by her prompts, by her events in this scenario or the others, an item."""
+"""A kind of knowledge: of a scenario; of a user, by their prompts (`prompted`), by their events in the row's scenario
+(`own`) or by those in all `others`; of an item."""
 Composed = Literal["own", "others"]
 COMPOSED: tuple[Composed, ...] = ("own", "others")
 UNKNOWN = 0
-"""The index of the state of whoever has none yet; its vector is learned by the model."""
+"""The index of the unknown state. Its vector is zero; models get a flag beside it that says `unknown`."""
 
 
 @dataclass(frozen=True)
 class StateTable:
-    """States `(n + 1, d)` float32, row 0 being the unknown state, and the state that each impression sees, `(N,)`."""
+    """States `(n + 1, d)` float32, and the index of the state that each impression sees, `(N,)`.
+
+    Row 0 of the states is the unknown state.
+    """
 
     vectors: NDArray[np.float32]
     index: NDArray[np.int32]
@@ -36,7 +40,7 @@ class StateTable:
 class States:
     """States sorted by user and time: `user` and `time` are `(n,)`, `vectors` `(n, d)`.
 
-    `count` `(n,)`, of composed states, says of how many events each is made.
+    `count` `(n,)` is the number of events that each composed state is made of; empty for other states.
     """
 
     user: NDArray[np.int32]
@@ -54,7 +58,7 @@ class States:
 def as_of(
     user: NDArray[np.int32], time: NDArray[np.int64], row_user: NDArray[np.int32], row_time: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """1 + the position of the latest state strictly before each row, 0 where there is none, `(N,)`.
+    """1 + the position of the latest state strictly before each row, 0 if there is none, `(N,)`.
 
     The states must be sorted by user, then time.
 
@@ -89,21 +93,21 @@ def compose(
     block: int = 50_000,
     out: NDArray[np.float32] | None = None,
 ) -> States:
-    """Weighted means of the vectors of a user's items, one state at each moment with an event.
+    """Weighted means of the vectors of a user's items: one state per moment at which the user has an event.
 
-    At a moment t the state is `sum_e w_e v_e / sum_e w_e` over the user's events up to and with t, where
-    `w_e = weight_e * 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time scales all weights
-    alike. With `half_life_events` the user's events are counted in place of time: `t` is their number up to and with
-    the moment, so that events of one moment weigh the same, and three of them move `t` by three.
+    At a moment t the state is `sum_e w_e v_e / sum_e w_e` over the user's events up to and including t, with
+    `w_e = weight_e * 2 ** -((t - t_e) / half_life)`. It stays true until the next event, since time alone scales all
+    weights by the same factor. With `half_life_events`, `t` is not the time but the number of the user's events up to
+    and including the moment. So events of one moment weigh the same, and three of them move `t` by three.
 
     Args:
         user, time, item: the events, `(n,)`, sorted by user, then time (microseconds).
-        vectors: a vector an item, `(items, d)`, indexed by `item`.
-        half_life_days: after how long an event weighs half.
-        half_life_events: after how many further events it does; takes the place of `half_life_days`.
-        weight: of each event, above 0; 1 where not given.
-        block: events handled at once, which bounds memory.
-        out: where the states' vectors are written, `(states, d)`; an array of their own where not given.
+        vectors: a vector per item, `(items, d)`, indexed by `item`.
+        half_life_days: the days after which an event weighs half.
+        half_life_events: the number of further events after which an event weighs half; replaces `half_life_days`.
+        weight: the weight of each event, above 0; by default 1.
+        block: about how many events are handled at once, to bound memory.
+        out: an array `(states, d)` for the states' vectors; by default a new one.
     """
     first = begins_of(user, time)
     state_user, state_time = user[first], time[first]
@@ -129,9 +133,9 @@ def compose(
 
 
 def begins_of(*keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Where each run of lines with equal keys begins: of events sorted by user, the first event of each user.
+    """The start of each run of equal keys: for events sorted by user, the place of each user's first event.
 
-    With user and time it is the first event of each moment, of which `compose` makes a state.
+    With user and time as keys it is each user's first event of each moment; `compose` makes one state per moment.
 
     >>> begins_of(np.array([-1, -1, 4, 7, 7])).tolist()
     [0, 2, 3]
@@ -142,9 +146,9 @@ def begins_of(*keys: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def whole_users(user: NDArray[np.int32], first: NDArray[np.int64], block: int) -> list[tuple[int, int]]:
-    """Ranges of lines, sorted by user, that hold whole users and about `block` events each.
+    """Split entries (states or events, sorted by user) into ranges `(start, stop)` of about `block` events.
 
-    `first` is the place of each line's first event.
+    A user is never split. `first` is the place of each entry's first event.
     """
     begins, cuts = begins_of(user), [0]
     places = first[begins]
@@ -160,9 +164,9 @@ def _decayed_means(
     sums: NDArray[np.float64],
     masses: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The running mean at each state, `clock` being in half-lives.
+    """The running mean at each state, with `clock` in half-lives.
 
-    One vectorised step for the first states of all users, one for the second, and so on.
+    Vectorised over users: one step for the first states of all users, one for the second states, and so on.
     """
     begins = begins_of(user)
     lengths = np.diff(np.append(begins, len(user)))

@@ -1,8 +1,8 @@
-"""The knowledge store: every answer the LLM gave, found again by what was asked and how.
+"""The knowledge store: every answer of the LLM, with a key made of the prompt and of how it was run.
 
 One SQLite file. A batch of answers is one transaction, so a killed job loses at most the batch in flight. An answer's
-key covers the model, its number format, the generation settings and the prompt, whatever template made it. Vectors are
-float16 or, once `quantise` has been over them, int8 with a scale that many rows share.
+key covers the model, its number format, the generation settings and the prompt, but not the template that made the
+prompt. Vectors are float16 or, after `quantise`, int8 with a scale that many rows share.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 """
 _UPGRADE = _SCALES + "ALTER TABLE answers ADD COLUMN scale INTEGER NOT NULL DEFAULT 0;"
-"""What makes a store of version 1, which had no 8-bit vectors, one of this version."""
+"""Turns a store of version 1, which had no 8-bit vectors, into one of this version."""
 _HALF = 0
-"""The scale of vectors in float16."""
+"""The `scale` of rows whose vectors are float16, and so need none."""
 _COLUMNS = "key, text, vector, finish_reason, prompt_tokens, generated_tokens, scale, checksum"
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes the same file."""
@@ -44,23 +44,23 @@ _TYPES = [str, bytes, str, int, int, int]
 
 
 def answer_key(identity: dict[str, Any], generation: Generation, prompt: str) -> bytes:
-    """What an answer is found by: 32 bytes over the engine's identity, the generation settings and the prompt."""
-    relevant = None if generation.generates else {"pooling", "chat"}  # where nothing is generated, no limit matters
+    """The key of an answer: a hash (32 bytes) of the engine's identity, the generation settings and the prompt."""
+    relevant = None if generation.generates else {"pooling", "chat"}  # the rest only affects generated text
     settings = generation.model_dump(mode="json", include=relevant)
     asked = json.dumps([identity, settings, prompt], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).digest()
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a store's file is missing, or nothing was written to it yet."""
+    """Whether a store's file is missing or has no bytes."""
     return not path.is_file() or path.stat().st_size == 0
 
 
 class Store:
-    """Answers on disk. Raises `InputError` for a file that is no store, or of another version.
+    """Answers on disk. Raises `InputError` for a file that is not a store, or of another version.
 
     Args:
-        path: the SQLite file; made where it is absent, unless `read_only`.
+        path: the SQLite file; created if absent, unless `read_only`.
         read_only: refuse to write.
     """
 
@@ -110,7 +110,7 @@ class Store:
             return int(self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Those of the keys that have no answer yet, in order, each once."""
+        """The keys that have no answer yet, in order and without duplicates."""
         wanted = list(dict.fromkeys(keys))
         present: set[bytes] = set()
         for chunk in _chunks(wanted):
@@ -121,7 +121,7 @@ class Store:
         return [key for key in wanted if key not in present]
 
     def write(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
-        """Add a batch in one transaction; an answer that is there already stays."""
+        """Add a batch in one transaction; an answer that is already there is kept."""
         rows = []
         for key, a in answers:
             if not np.isfinite(a.vector).all():
@@ -139,15 +139,15 @@ class Store:
         return None
 
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
-        """The vectors of the keys, `(n, d)`. Raises `InputError` where one is missing, altered or of another width."""
+        """The vectors of the keys, `(n, d)`. Raises `InputError` if one is missing, altered or of another width."""
         return stacked(self.vectors_of(keys), keys, self.path)
 
     def vectors_of(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
-        """The vectors of those of the keys that are here. Raises `InputError` for a row that was altered."""
+        """The vectors of the keys that this file has. Raises `InputError` for a row that was altered."""
         return {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
 
     def altered(self) -> list[bytes]:
-        """The keys of all answers whose checksum does not fit, by a look at every one."""
+        """The keys of all answers that do not match their checksum. Reads every answer."""
         with self._explained():
             rows = self._db.execute(f"SELECT {_COLUMNS} FROM answers")
             return [bytes(row[0]) for row in rows if not _is_sound(row)]
@@ -160,19 +160,24 @@ class Store:
             yield list(self._rows(keys[start : start + size]))
 
     def quantise(self, keys: Sequence[bytes], scale: Scale) -> int:
-        """Keep the vectors of those of the keys that are here in 8 bits a number, and say how many were made so."""
+        """Convert the float16 vectors of the keys to 8 bits per number, and return how many were converted.
+
+        Keys that this file does not have, and vectors that already have 8 bits, are skipped.
+        """
         mean, step = scale.mean.tobytes(), scale.step.tobytes()
         done = 0
+        number = 0
         with self._explained(), self._db:
-            new = "INSERT INTO scales (mean, step, checksum) VALUES (?, ?, ?)"
-            number = self._db.execute(new, (mean, step, _digest(mean + step))).lastrowid
             for rows in map(list, self._chunked_rows(list(dict.fromkeys(keys)))):
+                halves = [row for row in rows if row[6] == _HALF]
+                if halves and not number:
+                    new = "INSERT INTO scales (mean, step, checksum) VALUES (?, ?, ?)"
+                    number = int(self._db.execute(new, (mean, step, _digest(mean + step))).lastrowid or 0)
                 changed = []
-                for key, text, vector, reason, prompt, generated, own, _ in rows:
-                    if own == _HALF:
-                        codes = scale.encode(np.frombuffer(vector, dtype=np.float16)).tobytes()
-                        values = (reason, prompt, generated, int(number or 0))
-                        changed.append((codes, number, _row_checksum(key, text, codes, *values), key))
+                for key, text, vector, reason, prompt, generated, *_ in halves:
+                    codes = scale.encode(np.frombuffer(vector, dtype=np.float16)).tobytes()
+                    checked = _row_checksum(key, text, codes, reason, prompt, generated, number)
+                    changed.append((codes, number, checked, key))
                 self._db.executemany("UPDATE answers SET vector = ?, scale = ?, checksum = ? WHERE key = ?", changed)
                 done += len(changed)
         return done
@@ -184,7 +189,7 @@ class Store:
 
     @property
     def has_eight_bits(self) -> bool:
-        """Whether `quantise` was over it."""
+        """Whether `quantise` was run on this file."""
         with self._explained():
             return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM scales)").fetchone()[0])
 
@@ -194,7 +199,7 @@ class Store:
             return {row[0] for row in self._db.execute("SELECT key FROM answers")}
 
     def shrink(self) -> None:
-        """Give the room of removed answers back."""
+        """Free the disk space of removed answers."""
         with self._explained():
             self._db.execute("VACUUM")
 
@@ -208,7 +213,7 @@ class Store:
                 yield key, Answer(text, numbers, reason, prompt, generated)
 
     def _chunked_rows(self, keys: list[bytes]) -> Iterator[list[Any]]:
-        """The rows of the keys, checked, some at a time."""
+        """The rows of the keys in chunks. Raises `InputError` for a row that was altered."""
         for chunk in _chunks(keys):
             marks = ",".join("?" * len(chunk))
             asked = f"SELECT {_COLUMNS} FROM answers WHERE key IN ({marks})"
@@ -244,21 +249,25 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _finish_a_killed_write(path: Path) -> None:
-    """Take back the batch that a killed process was writing, which whoever may only read cannot do."""
+    """Roll back the transaction of a killed process, which a read-only connection cannot do."""
     if path.with_name(f"{path.name}-journal").is_file():
         with suppress(sqlite3.Error), closing(_connected(path, "rw")) as db:
             db.execute("PRAGMA user_version")
 
 
 def _advice(error: sqlite3.Error) -> str:
-    """What is wrong with a store that cannot be opened. A file is called none of ours only where it cannot be one."""
+    """What is wrong with a store that cannot be opened.
+
+    Only a file that SQLite cannot read as a database is said not to be a store. Lock and permission errors are
+    `OperationalError`: they say nothing about the file.
+    """
     if isinstance(error, sqlite3.OperationalError):
         return f"cannot be opened now ({error}); may this account write there, and does another process write it?"
     return f"is not a knowledge store ({error}); remove it and run `llm4msr reason`"
 
 
 def _is_sound(row: tuple[Any, ...]) -> bool:
-    """Whether a row is what was written: its types and its checksum."""
+    """Whether a row is unaltered: its types are right and its checksum matches."""
     key, text, vector, reason, prompt, generated, scale, stored = row
     if not isinstance(key, bytes) or [type(v) for v in (text, vector, reason, prompt, generated, scale)] != _TYPES:
         return False
@@ -266,7 +275,7 @@ def _is_sound(row: tuple[Any, ...]) -> bool:
 
 
 def stacked(found: dict[bytes, NDArray[np.float16]], keys: Sequence[bytes], where: Path) -> NDArray[np.float16]:
-    """The vectors of the keys, `(n, d)`; raises `InputError` where one is missing, or their widths differ."""
+    """The vectors of the keys, `(n, d)`; raises `InputError` if one is missing, or their widths differ."""
     absent = sum(key not in found for key in set(keys))
     if absent:
         raise InputError(f"{where}: {absent} answers are missing; run `llm4msr reason` again to complete it")

@@ -1,4 +1,4 @@
-"""Several store files of one folder as one store: each worker writes its own, and all are read."""
+"""All store files of a folder, read as one store. Each worker writes a file of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from llm4msr.knowledge.store import Store, is_empty, stacked
 
 MAIN = "store.sqlite"
 READINGS = "readings"
-"""The folder of a folder of knowledge that its readings lie in; see `llm4msr.knowledge.readings`."""
+"""The subfolder of a knowledge folder for its readings; see `llm4msr.knowledge.readings`."""
 
 
 class Stores:
     """The answers in a folder's store files.
 
     Args:
-        folder: where they lie.
-        writes: the file that is written to; made where it is absent, unless `read_only`.
+        folder: the folder of the files.
+        writes: the name of the file to write to; created if absent. Not used with `read_only`.
         read_only: refuse to write.
     """
 
@@ -42,7 +42,7 @@ class Stores:
 
     @staticmethod
     def paths(folder: Path) -> list[Path]:
-        """The folder's store files, be they of workers or of a run that was stopped."""
+        """All store files of the folder, including those of other workers and of stopped calls."""
         return sorted(folder.glob("store*.sqlite"))
 
     def close(self) -> None:
@@ -58,18 +58,18 @@ class Stores:
 
     @property
     def files(self) -> tuple[Store, ...]:
-        """The stores of the single files."""
+        """One store per file."""
         return tuple(self._stores)
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Those of the keys that no file has an answer to yet, in order, each once."""
+        """The keys that have no answer in any file yet, in order and without duplicates."""
         left = list(keys)
         for store in self._stores:
             left = store.missing(left)
         return left
 
     def write(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
-        """Add a batch to the file that is written to, in one transaction."""
+        """Add a batch to the file `writes`, in one transaction."""
         self._stores[0].write(answers)
 
     def read(self, key: bytes) -> Answer | None:
@@ -78,7 +78,7 @@ class Stores:
         return next((answer for answer in found if answer is not None), None)
 
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
-        """The vectors of the keys, `(n, d)`. Raises `InputError` where one is missing, altered or of another width."""
+        """The vectors of the keys, `(n, d)`. Raises `InputError` if one is missing, altered or of another width."""
         found: dict[bytes, NDArray[np.float16]] = {}
         left = list(dict.fromkeys(keys))
         for store in self._stores:

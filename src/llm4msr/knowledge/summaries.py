@@ -1,4 +1,4 @@
-"""A user's summary taken apart: the interests that scenarios share, and those of each, as far as the text has them."""
+"""Parses a user's summary: the interests that scenarios share, and those of each scenario, if the text lists them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _LONGEST_HEADING = 90
 
 @dataclass(frozen=True)
 class Interests:
-    """Interests in the words of the text: common ones, and distinct ones by scenario title."""
+    """Interests in the words of the text: common ones, and distinct ones for each scenario title."""
 
     common: list[str] = field(default_factory=list)
     distinct: dict[str, list[str]] = field(default_factory=dict)
 
 
 def parse_interests(text: str, scenarios: Sequence[str]) -> Interests | None:
-    """The interests that a summary lists under headings, or None where it has no such headings.
+    """The interests that a summary lists under headings, or None if it has no such headings.
 
-    A heading is a short line that names common interests, or distinct ones of a scenario; what follows it, up to the
-    next, is its list. Once a heading said "distinct", a scenario's title alone is one too.
+    A heading is a short line that names common interests, or the distinct interests of a scenario. The lines up to the
+    next heading are its list. After the first heading with "distinct", a scenario's title alone is a heading too.
 
     >>> parse_interests("Common interests:\\n1. **Tea**: often\\nDistinct interests in Search:\\n- maps", ["Search"])
     Interests(common=['Tea: often'], distinct={'Search': ['maps']})
@@ -65,7 +65,7 @@ def _plain(line: str) -> str:
 
 
 def _heading(raw: str, line: str) -> tuple[str, str]:
-    """The heading that a line is, or begins with, and what follows on the same line."""
+    """The heading at the start of a line and the text after it on the same line; empty if there is no heading."""
     before, colon, after = line.replace("\uff1a", ":").partition(":")
     marked = raw.strip().startswith("#") or (raw.strip().startswith("**") and raw.strip().rstrip(":").endswith("**"))
     if (colon or marked) and len(before) <= _LONGEST_HEADING:
@@ -74,6 +74,6 @@ def _heading(raw: str, line: str) -> tuple[str, str]:
 
 
 def _named(heading: str, scenarios: Sequence[str]) -> str | None:
-    """The scenario that a heading names, the longest title where several fit."""
+    """The scenario that a heading names; if several titles fit, the longest."""
     found = [title for title in scenarios if title.lower() in heading.lower()]
     return max(found, key=len, default=None)

@@ -1,4 +1,4 @@
-"""Texts from data are data: cleaned, capped and quoted before they enter a prompt."""
+"""Texts from the data are cleaned and shortened before they enter a prompt, so that they cannot steer the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn"}
 def clean(value: object, *, limit: int = 100, forbidden: Iterable[str] = ()) -> str:
     """A value as one line of at most `limit` characters, without control characters or tokens that steer a model.
 
-    It has at most `2 * limit` bytes of UTF-8, and with them no more tokens: tokenizers of language models fall back to
-    single bytes where they know nothing better. Text of many signs outside ASCII is therefore cut earlier.
+    It also has at most `2 * limit` bytes of UTF-8. This bounds its tokens, since the tokenizers of language models use
+    at most one token per byte. Text with many characters outside ASCII is therefore cut earlier.
 
     `forbidden` are the model's own special tokens. Double quotes become single ones, since prompts quote values with
     double quotes. Missing values become the empty text.

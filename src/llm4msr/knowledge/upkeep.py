@@ -1,4 +1,4 @@
-"""Upkeep of a folder of knowledge: what is in it, whether it is sound, and how it is made smaller."""
+"""Upkeep of a knowledge folder: show what it holds, check it, make it smaller, export it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
 
 _FEWEST = 1000
-"""So many different vectors a level has to have before 8 bits are worth a scale."""
+"""A level needs at least this many distinct answers for its vectors to be kept in 8 bits."""
 _FAR = 6.0
-"""Robust deviations from the median distance at which a vector is called far from all others."""
+"""A vector is far from the others if its distance is this many robust deviations above the median distance."""
 
 
 @dataclass(frozen=True)
 class LevelStats:
-    """A level's prompts, different answers and subjects set aside, mean tokens, and how its texts ended.
+    """A level's number of prompts, distinct answers and prompts set aside, mean tokens, and counts of finish reasons.
 
     `far` are the subjects whose vectors are far from all others, the farthest first.
     """
@@ -44,14 +44,14 @@ class LevelStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """The store files with their answers and bytes, and each level."""
+    """Each store file (name, number of answers, bytes), and each level."""
 
     files: list[tuple[str, int, int]]
     levels: list[LevelStats]
 
 
 def stats(folder: Path) -> Stats:
-    """Look at everything. Raises `InputError` where the folder is not complete, or an answer is missing."""
+    """Read every answer of the index. Raises `InputError` if the folder is not complete, or an answer is missing."""
     index, rejected = _index(folder), pl.read_parquet(folder / "rejected.parquet")
     levels = []
     with Stores(folder, read_only=True) as stores:
@@ -71,14 +71,17 @@ def stats(folder: Path) -> Stats:
                 endings[answer.finish_reason] += 1
                 tokens += (answer.prompt_tokens, answer.generated_tokens)
             far = _far(stores, keys)
-            subjects = part.filter(pl.col("key").is_in(far))["subject"].unique(maintain_order=True).to_list()
+            by_distance = pl.DataFrame({"key": far}, schema={"key": pl.Binary})
+            subjects = by_distance.join(part, on="key", maintain_order="left")["subject"].unique(maintain_order=True)
             mean = tokens / max(1, len(keys))
-            levels.append(LevelStats(level, part.height, len(keys), aside, mean[0], mean[1], dict(endings), subjects))
+            levels.append(
+                LevelStats(level, part.height, len(keys), aside, mean[0], mean[1], dict(endings), subjects.to_list())
+            )
     return Stats(files, levels)
 
 
 def _far(stores: Stores, keys: list[bytes], block: int = 16_384) -> list[bytes]:
-    """The keys whose vectors, standardised, are much farther from the mean than most are."""
+    """The keys whose standardised vectors are much farther from the mean than most, the farthest first."""
     if len(keys) < 20:  # too few to say what is usual
         return []
     sample = stores.vectors(keys[:: max(1, len(keys) // 20_000)]).astype(np.float32)
@@ -95,7 +98,7 @@ def _far(stores: Stores, keys: list[bytes], block: int = 16_384) -> list[bytes]:
 
 
 def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
-    """How many answers of each store file do not have their checksum any more; with `remove` they are deleted."""
+    """For each store file, how many answers do not match their checksum; with `remove` they are deleted."""
     found = {}
     with Stores(folder, read_only=True) as stores:
         names = [store.path.name for store in stores.files]
@@ -109,11 +112,11 @@ def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
 
 
 def compact(folder: Path, *, int8: bool = False) -> int:
-    """Bring all store files into one, and give back unused room. Returns how many answers it holds.
+    """Merge all store files into one, and free unused disk space. Returns how many answers it holds.
 
-    With `int8` the vectors of the folder's users and items are kept in 8 bits a number, each level with a scale of its
-    own; levels of fewer than 1,000 different vectors stay as they are. The knowledge is another one then: runs that
-    read it before are trained anew. Raises `InputError` where the folder has no store.
+    With `int8`, vectors are kept in 8 bits per number, with one scale per level; levels of fewer than 1,000 distinct
+    answers stay in float16. This changes the folder's fingerprint, so runs that used the knowledge have to be trained
+    again. Raises `InputError` if the folder has no store.
     """
     if not Stores.paths(folder):
         raise InputError(f"{folder}: has no store of answers; name a folder that `llm4msr reason` wrote")
@@ -124,7 +127,7 @@ def compact(folder: Path, *, int8: bool = False) -> int:
                 main.write(rows)
         if int8:
             index, manifest = _index(folder), read_manifest(folder, KIND, VERSION)
-            (folder / MANIFEST).unlink()  # until it is sealed again: vectors must not change below a fingerprint
+            (folder / MANIFEST).unlink()  # no seal while the vectors change
             _quantise(main, index)
         main.shrink()
         count = len(main)
@@ -146,9 +149,9 @@ def _quantise(store: Store, index: pl.DataFrame) -> None:
 
 
 def collect_garbage(folder: Path) -> int:
-    """Remove the answers that the folder's index does not name, and say how many those were.
+    """Remove the answers that the folder's index does not name, and return how many they were.
 
-    They are those of changed prompts and settings, and texts that were written on request.
+    They belong to earlier prompts or settings, or are texts that `llm4msr explain` had written on request.
     """
     named = set(_index(folder)["key"].to_list())
     removed = 0
@@ -164,9 +167,9 @@ def collect_garbage(folder: Path) -> int:
 
 
 def export(folder: Path, out: Path) -> int:
-    """Write all answers with their subjects as one Parquet file, and say how many rows it has.
+    """Write all answers with their subjects as one Parquet file, and return how many rows it has.
 
-    Columns: level, subject (code), time (microseconds; the least int64 for what is always true), text, finish_reason,
+    Columns: level, subject (code), time (microseconds; the smallest int64 if always true), text, finish_reason,
     prompt_tokens, generated_tokens, vector (list of float).
     """
     schema = pa.schema(

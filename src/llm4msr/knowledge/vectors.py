@@ -1,7 +1,7 @@
-"""Hidden states made fit for learning: standardised, clipped, and reduced by statistics of the training part.
+"""Prepare hidden states for learning: standardise, clip and reduce them, with statistics of the training part.
 
-A raw hidden state has a few dimensions that hold most of its energy, and all states point the same way; after
-standardising they do not.
+In raw hidden states a few dimensions hold most of the energy, and all states point in about the same direction.
+Standardising removes both.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 CLIP = 4.0
 FARTHEST, _FEW = 2.5, 16
-"""The greatest length of a reduced vector, in square roots of its dimensions, of which it counts 16 at the least. Items
-of the training part have about 1 and hardly any more than 2; what is unlike all of them, of which the LLM read but an
-id, may have 10, and would drive every score of whoever liked it to 0 or 1. Such a vector keeps its direction."""
+"""Reduced vectors of k dimensions are shortened to at most 2.5 * sqrt(max(k, 16)); their direction stays.
+
+Training items have a length of about sqrt(k), and hardly any has more than 2 sqrt(k). Outliers, such as an item of
+which the LLM read only an id, may have 10 sqrt(k), which would saturate every score of the users who liked them.
+"""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """`x -> clip((x - mean) / deviation, -4, 4) @ components + offset`, whitened when it was fitted so, and shortened
-    where it is far from all that was fitted on.
+    """`x -> clip((x - mean) / deviation, -4, 4) @ components + offset`, then shortened if it is too long (`FARTHEST`).
 
-    `mean` and `deviation` are `(d,)`, `components` is `(d, k)` and `offset` `(k,)`, all float32.
+    `components` whiten, unless it was fitted without a projection. `mean` and `deviation` are `(d,)`, `components` is
+    `(d, k)` and `offset` `(k,)`, all float32.
     """
 
     mean: NDArray[np.float32]
@@ -35,8 +37,8 @@ class Reduction:
     def fit(cls, training: NDArray[np.float16] | NDArray[np.float32], dimensions: int) -> Reduction:
         """Fit on the vectors of the training part, `(n, d)`: standardise, clip, whiten to `dimensions` by PCA.
 
-        Fewer dimensions come out where there are fewer vectors, and those stay 0 in whose direction no vector varies.
-        With `dimensions` 0, or fewer than 3 vectors, nothing is projected.
+        `k` is less than `dimensions` if `n - 1` or `d` is. A component without variance becomes 0. With `dimensions` 0,
+        or fewer than 3 vectors, nothing is projected: the vectors are only standardised and clipped.
         """
         x = training.astype(np.float64)
         mean, deviation = x.mean(0), x.std(0)
@@ -46,7 +48,7 @@ class Reduction:
         if dimensions == 0 or len(x) < 3:
             components, offset = np.eye(width), np.zeros(width)
         else:
-            from sklearn.decomposition import PCA  # serving applies reductions and starts without it
+            from sklearn.decomposition import PCA  # imported here, so that `apply` does not need it
 
             pca = PCA(min(dimensions, len(x) - 1, width), svd_solver="covariance_eigh").fit(standard)
             varies = pca.explained_variance_ > 1e-6  # whitening a direction without variance would blow up new vectors

@@ -1,4 +1,4 @@
-"""What a model is given: the rows of a batch, sorted by scenario, and the states that they see."""
+"""The input of a model: the rows of a batch, sorted by scenario, and the states that they see."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 class FieldLayout:
     """The fields of a data set as the models see them.
 
-    `categorical`: the number of ids of each field. `multi`: (number of ids, most values a row) of each.
-    `numeric`: how many there are. A field's embedding is `(dim,)`; `E = fields x dim`, in this order.
+    `categorical`: the number of ids of each field. `multi`: (number of ids, largest number of values in a row) of each
+    field. `numeric`: the number of fields. A field's embedding is `(dim,)`; `E = fields x dim`, in this order.
     """
 
     categorical: tuple[int, ...] = ()
@@ -32,7 +32,7 @@ class FieldLayout:
 
 @dataclass(frozen=True)
 class EmbeddingShape:
-    """The shape of a row's embedding: `fields` of length `dim` side by side."""
+    """The shape of a row's embedding: `fields` vectors of length `dim`, concatenated."""
 
     fields: int
     dim: int
@@ -45,11 +45,11 @@ class EmbeddingShape:
 
 @dataclass(frozen=True)
 class UserStates:
-    """The different user states of a batch.
+    """The distinct user states of a batch.
 
-    `vectors` `(S, d)` has the sources' vectors side by side. After each there is one number more: 1 where the source
-    knows nothing of the user, whose vector is then zero; a network's weight for that number is what it learns of the
-    unknown. `inverse` `(B,)` gives each row its state; it is None where row b has state b.
+    `vectors` `(S, d)`: the sources' vectors, concatenated. Each is followed by a flag: 1 if the source knows nothing of
+    the user, else 0. An unknown user's vector is zero, so a network's weights for the flag are what it learns about
+    unknown users. `inverse` `(B,)`: each row's index into `vectors`; None if row b has state b.
     """
 
     vectors: Tensor
@@ -57,10 +57,10 @@ class UserStates:
 
 
 class PaddedOffsets(tuple[int, ...]):
-    """Offsets of slices of which each ends in padding, so that all batches have one shape.
+    """Offsets of slices that end in padding rows, so that all batches have the same shape.
 
-    `counts` `(D,)` int64 says how many rows of each slice are real. The padding repeats rows; it has no loss, and no
-    part in statistics of the batch. `scenario` `(B,)` int64 is each row's scenario.
+    `counts` `(D,)` int64: the number of real rows of each slice. Padding rows repeat a real row; they have no loss and
+    do not count in statistics of the batch. `scenario` `(B,)` int64: each row's scenario.
     """
 
     counts: Tensor
@@ -69,7 +69,7 @@ class PaddedOffsets(tuple[int, ...]):
 
     @classmethod
     def of(cls, offsets: Sequence[int], counts: Tensor) -> PaddedOffsets:
-        """The offsets `D + 1` with the counts, which may change afterwards."""
+        """Make them of `D + 1` offsets. `counts` is kept by reference: its values may be changed later."""
         padded = cls(offsets)
         starts, sizes = torch.tensor(offsets[:-1]), torch.tensor([b - a for a, b in pairwise(offsets)])
         place = torch.arange(offsets[-1]) - torch.repeat_interleave(starts, sizes)
@@ -87,9 +87,9 @@ class Batch:
     """`B` rows sorted by scenario.
 
     `categorical` `(B, Fc)` int64; `multi` `(B, sum of lengths)` int64 padded with -1; `numeric` `(B, Fn)` float32, NaN
-    where missing; `offsets` `D + 1` positions, so that scenario d has the rows `offsets[d]:offsets[d + 1]`;
-    `label` `(B,)` float32; `rows` `(B,)` the rows' numbers in the data. `item` `(B, d)` is the candidate's vector and,
-    last, 1 where it has none.
+    where missing; `offsets`: `D + 1` positions, scenario d has the rows `offsets[d]:offsets[d + 1]`; `label` `(B,)`
+    float32; `rows` `(B,)`: the rows' numbers in the data; `item` `(B, d)`: the candidate's vector, followed by a flag,
+    1 if it has none.
     """
 
     categorical: Tensor
@@ -110,13 +110,13 @@ class Batch:
 
 
 def only_scenario(offsets: Sequence[int]) -> int | None:
-    """The scenario that all rows are of, as in a request, or None where there are several."""
+    """The scenario of all rows if they have the same one, as in a request; else None."""
     found = [d for d, (a, b) in enumerate(pairwise(offsets)) if a != b]
     return found[0] if len(found) == 1 else None
 
 
 def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
-    """The scenario's index of each row, `(B,)` int64, of rows sorted by scenario."""
+    """The scenario's index of each row, `(B,)` int64, for rows sorted by scenario."""
     if isinstance(offsets, PaddedOffsets):
         return offsets.scenario
     only = only_scenario(offsets)
@@ -128,12 +128,12 @@ def scenario_of_rows(offsets: Sequence[int], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class KnowledgeWidths:
-    """How wide the knowledge is, with the numbers that say `unknown`: each user-level source, and the item's vector.
+    """The widths of the vectors of each user-level source and of the item, each with its `unknown` flag.
 
-    0 stands for none. The scenarios' vectors are given themselves.
+    `item` is 0 if there are no item vectors.
     """
 
     users: tuple[int, ...] = ()
     item: int = 0
     scenario: NDArray[np.float32] | None = None
-    """The scenarios' vectors themselves, `(D, d)` float32, or None: they are constants of the model."""
+    """The scenarios' vectors themselves, `(D, d)` float32, or None. They become constants of the model."""

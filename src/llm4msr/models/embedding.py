@@ -11,20 +11,20 @@ from torch.nn import functional
 from llm4msr.models.batch import Batch, FieldLayout
 
 _SPREAD = 0.01
-"""The standard deviation that rows of the table start with."""
+"""The standard deviation of the table's initial values."""
 
 
 class FeatureEmbedding(nn.Module):
-    """Embeds the fields: all categorical and multi-valued ones in one table with offsets, by one look-up.
+    """Embeds the fields. All categorical and multi-valued fields share one table with offsets, read in one look-up.
 
-    A multi-valued field is the mean over its values (zero for none); a numeric one is `x * w + b` with vectors of its
-    own, and a third learned vector where the number is missing. Every id is below its field's size, since the
-    vocabulary that gave it also gave the layout.
+    A multi-valued field is the mean over its values (zero if there is none). A numeric field is `x * w + b` with its
+    own vectors `w` and `b`, or a third learned vector if the number is missing. Every id is below its field's size,
+    since the ids and the layout come from the same vocabulary.
 
     Args:
         layout: the fields.
         dim: length of a field's embedding.
-        empty: leave the table without memory, for one that is given to it afterwards.
+        empty: allocate no memory for the table; its weights are assigned later.
     """
 
     offsets: Tensor
@@ -38,15 +38,16 @@ class FeatureEmbedding(nn.Module):
         self.register_buffer("offsets", starts[: len(sizes)], persistent=False)
         self.table = nn.Embedding(max(1, int(starts[-1])), dim, device="meta" if empty else None)
         self.sparse_gradient = False
-        """Whether the table's gradient holds the looked-up rows only."""
+        """Whether the table's gradient is sparse: it holds only the looked-up rows."""
         nn.init.normal_(self.table.weight, std=_SPREAD)
         self.numeric = nn.Parameter(torch.randn(3, layout.numeric, dim) * 0.01) if layout.numeric else None
 
     @torch.no_grad()
     def start_from(self, place: int, ids: Tensor, vectors: Tensor) -> None:
-        """Start rows of the categorical field at that place from vectors `(n, d)`, their first `dim` numbers.
+        """Initialise rows of the categorical field number `place` with the first `dim` numbers of vectors `(n, d)`.
 
-        Each is scaled to the spread that random rows start with; the rest of longer rows stays random.
+        All of them are scaled by one factor to the standard deviation of random rows. If rows are longer than the
+        vectors, their remaining numbers stay random.
         """
         width = min(self.dim, vectors.shape[1])
         chosen = vectors[:, :width]
@@ -82,7 +83,7 @@ class FeatureEmbedding(nn.Module):
 
 
 def look_up(table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
-    """`table[ids]`: `(V, k)` and `(...)` give `(..., k)`. A sparse gradient names a row each time it was looked up."""
+    """`table[ids]`: `(V, k)` and `(...)` give `(..., k)`. A sparse gradient has one entry for each look-up."""
     if sparse or not table.is_cuda:
         found: Tensor = _LookUp.apply(table, ids, sparse)  # type: ignore[no-untyped-call]
         return found
@@ -90,7 +91,7 @@ def look_up(table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
 
 
 class _LookUp(torch.autograd.Function):
-    """PyTorch's own look-up takes several times as long to add up its gradient on a CPU."""
+    """An embedding look-up. On a CPU, PyTorch's own takes several times as long to sum its gradient."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Groups of experts of one shape, run together, and the gates that mix them."""
+"""Groups of experts of one shape, computed together, and the function that mixes their outputs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn import functional
 
 
 class Experts(nn.Module):
-    """`count` networks `widths[0] -> ... -> widths[-1]` of one shape with ReLU after each layer, as stacked products.
+    """`count` networks `widths[0] -> ... -> widths[-1]` with ReLU after each layer, computed as batched products.
 
-    `forward(x)` takes one input for all experts, `(B, W)`, or one for each, `(count, B, W)`, and gives
+    `forward(x)` takes one input for all experts, `(B, W)`, or one for each, `(count, B, W)`, and returns
     `(count, B, widths[-1])`.
     """
 
@@ -31,7 +31,7 @@ class Experts(nn.Module):
         """Outputs of all experts, `(count, B, widths[-1])`."""
         layers = list(zip(self.weight, self.bias, strict=True))
         h = x
-        if x.dim() == 2:  # one wide product: x is not copied for each expert, nor are as many gradients of it added up
+        if x.dim() == 2:  # one wide product: x is not copied for each expert, and has one gradient, not `count`
             (weight, bias), *layers = layers
             wide = weight.transpose(0, 1).reshape(x.shape[1], -1)
             h = functional.relu(torch.addmm(bias.reshape(-1), x, wide)).view(x.shape[0], self.count, -1).transpose(0, 1)

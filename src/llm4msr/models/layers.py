@@ -35,8 +35,8 @@ class MLP(nn.Sequential):
 class EmbeddingGate(nn.Module):
     """EPNet's gate (Chang et al., KDD 2023): scales an embedding `(B, E)` for its scenario.
 
-    `e' = scale sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: it reads the embedding but does not train it. After
-    training nothing is stopped, so that an explanation by gradients sees the gate.
+    `e' = scale sigmoid(W' relu(W [s_d, stop(e)] + b) + b') * e`: the gate's gradient does not reach the embedding that
+    it reads. In evaluation mode nothing is stopped, so that gradient explanations include the gate.
     """
 
     def __init__(self, width: int, scenarios: int, scenario_dim: int, hidden: int, scale: float) -> None:
@@ -46,13 +46,13 @@ class EmbeddingGate(nn.Module):
         self.gate = MLP((scenario_dim + width, hidden, width))
 
     def forward(self, e: Tensor, d: Tensor) -> Tensor:
-        """The scaled embedding `(B, E)`; `d` `(B,)` are the rows' scenarios."""
+        """The scaled embedding `(B, E)`; `d` `(B,)`: the rows' scenarios."""
         context = torch.cat([self.scenario(d), e.detach() if self.training else e], 1)
         return self._scale * torch.sigmoid(self.gate(context)) * e
 
 
 def by_scenario(x: Tensor, offsets: Sequence[int], tower: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Run `tower(d, rows of scenario d)` on each slice that has rows, and put the results back together.
+    """Run `tower(d, rows of scenario d)` on each slice that has rows, and concatenate the results.
 
     `x` is `(B, W)` sorted by scenario; no tower sees a row of another scenario. Returns `(B, ...)`.
     """

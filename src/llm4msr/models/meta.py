@@ -1,7 +1,7 @@
 """Meta networks and the meta layers they generate (LLM4MSR, equations 4 to 7).
 
-A meta network maps a knowledge vector `z` to the weights of K small layers; rows that share a knowledge vector share
-the layers, which are made once for it: `layers(x, layers.generate(z), inverse)`.
+A meta network maps a knowledge vector `z` to the weights of K small layers. The layers are generated once for each
+vector; rows with the same vector share them: `layers(x, layers.generate(z), inverse)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Weights = Literal["full", "low_rank", "factored"]
 class MetaLayers(nn.Module):
     """K generated layers `widths[0] -> ... -> widths[K]`, applied to `(B, widths[0])`.
 
-    `full` is the paper's: one fully connected meta network gives every weight and bias (equations 4 to 6),
+    `full` is the paper's: a fully connected meta network generates every weight and bias (equations 4 to 6),
 
         W_i = reshape(M_w z + m_w),   b_i = reshape(M_b z + m_b),   h_i = relu(W_i h_(i-1) + b_i).
 
@@ -30,18 +30,18 @@ class MetaLayers(nn.Module):
 
         W_i = U_i (I + S_i(z)) V_i,   b_i = c_i(z) V_i + b_i0,
 
-    so that all layers start as one shared network and depart from it as far as the knowledge helps. `factored` is the
-    same with `S_i(z) = P_i diag(s_i(z)) Q_i`, of which only `factors` numbers `s_i` are generated: there is no product
-    with weights of one `z` alone, which makes it fast where every row has a `z` of its own.
+    so that the layers of all `z` start close to one shared network and depart from it as far as the knowledge helps.
+    `factored` is the same with `S_i(z) = P_i diag(s_i(z)) Q_i`, where only `s_i` (`factors` numbers) is generated. It
+    multiplies by no matrix of a single `z`, so it is fast if every row has its own `z`.
 
     Args:
         knowledge: width of `z`.
         widths: input, hidden and output widths of the layers.
         weights: `full`, `low_rank` or `factored`.
-        rank: of the cores.
-        factors: numbers that a `factored` core is made of.
+        rank: rank of the cores.
+        factors: how many numbers are generated for a `factored` core.
         activate_last: whether ReLU follows the last layer too, as in equation 7. Never for a logit.
-        last_scale: factor on the last layer's initial weights; small where a residual is added.
+        last_scale: factor on the last layer's initial weights; small if the output is added to the input.
     """
 
     def __init__(
@@ -91,29 +91,29 @@ class MetaLayers(nn.Module):
         self.generators = nn.ModuleList(generators)
 
     def generate(self, z: Tensor) -> list[Tensor]:
-        """What each layer is made of, for knowledge `z` `(S, knowledge)`."""
-        if self.weights == "full":  # each is large: one product of all of them would copy them
+        """The generated tensor of each layer, `(S, ...)`, for knowledge `z` `(S, knowledge)`."""
+        if self.weights == "full":  # one product would copy the weights, which are large
             return [generator(z) for generator in self.generators]
         return together(z, [cast(nn.Linear, generator) for generator in self.generators])
 
     @torch.no_grad()
     def fix(self, z: Tensor) -> None:
-        """Make constants of the layers of `z` `(S, knowledge)`, given by `fixed()`; the networks that made them go."""
+        """Store the layers of `z` `(S, knowledge)` as constants (see `fixed`) and delete the meta networks."""
         for place, part in enumerate(self.generate(z)):
             self.register_buffer(f"fixed_{place}", part.clone())
         del self.generators
 
     def fixed(self) -> list[Tensor]:
-        """What `generate` gave when the layers were fixed."""
+        """The tensors that `fix` stored."""
         return [cast(Tensor, getattr(self, f"fixed_{place}")) for place in range(len(self.widths) - 1)]
 
     @staticmethod
     def penalty(generated: Sequence[Tensor]) -> Tensor:
-        """The mean square of what was generated."""
+        """The mean square of each generated tensor, averaged over the tensors."""
         return torch.stack([part.square().mean() for part in generated]).mean()
 
     def forward(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
-        """Apply to each row of `x` `(B, widths[0])` the layers made of `generated[inverse]`; gives `(B, widths[K])`."""
+        """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`."""
         out = self._layer(len(generated) - 1, self._below_last(x, generated, inverse), generated[-1], inverse)
         return functional.relu(out) if self.activate_last else out
 
@@ -125,16 +125,16 @@ class MetaLayers(nn.Module):
         gate: Tensor | None = None,
         more: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """`x + gate * layers(x)`: the layers read, and add to, the first columns of `x` `(B, at least widths[0])`.
+        """`x + gate * layers(x)`. Only the first columns of `x` `(B, at least widths[0])` are read and changed.
 
-        `gate` `(B, 1)` is 1 where not given. `more` `(B, n), (n, widths[K])` are two factors of what else is added.
+        `gate` `(B, 1)` is 1 by default. `more` are two matrices `(B, n)`, `(n, widths[K])`; their product is added too.
         """
         last, beside = len(generated) - 1, x.shape[1] - self.widths[-1]
         if self.weights == "full" or self.activate_last:
             out = self(x[:, : self.widths[0]], generated, inverse)
             out = out if gate is None else gate * out
             return x + functional.pad(out if more is None else torch.addmm(out, *more), (0, beside))
-        # Products with zeros for the columns beside, and one that adds to x: no other pass over wide rows.
+        # Pad the matrices with zeros for the other columns, and add to x in the product: no other pass over wide rows.
         h = self._below_last(x, generated, inverse)
         turned = self._turned(last, h, generated[last], inverse)
         one = turned.new_ones(turned.shape[0], 1) if gate is None else gate
@@ -145,7 +145,7 @@ class MetaLayers(nn.Module):
         return torch.addmm(x, torch.cat(left, 1), functional.pad(torch.cat(right), (0, beside)))
 
     def _below_last(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
-        """What the last layer reads."""
+        """The input of the last layer."""
         h = x
         for place, made in enumerate(generated[:-1]):
             h = functional.relu(self._layer(place, h, made, inverse))
@@ -159,10 +159,10 @@ class MetaLayers(nn.Module):
         return grouped_matmul(h, weight, inverse) + of_rows(made[:, inside * outside :], inverse)
 
     def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
-        """The row between the two shared projections, `(B, rank)`: after the core, with the shift."""
+        """The rows between the two shared projections, `(B, rank)`: after the core and with the shift added."""
         r, left = self.rank, cast(Tensor, self.left[place])
         left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))
-        if self.weights == "factored" and made.shape[0] == 1:  # one z for all rows, as in a request: one product
+        if self.weights == "factored" and made.shape[0] == 1:  # one z for all rows, as in a request: one product over B
             scale, shift = made.split([made.shape[1] - r, r], 1)
             return torch.addmm(shift, h, torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place]))
         inner = h @ left
@@ -176,13 +176,13 @@ class MetaLayers(nn.Module):
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:
     """`x[b] @ weight[group[b]]` for each row, in one batched product: `(B, I), (S, I, O), (B,) -> (B, O)`.
 
-    Without a `group` row b has the weight b.
+    Without `group`, row b has weight b.
 
-    No row's own copy of its weights is made. The rows of a group are cut into tiles of `ceil(B / S)` rows; there are
-    fewer than `2 S` tiles, so padding and copied weights stay in proportion to what was given, whatever the largest
-    group is.
+    Weights are not copied for each row. Instead, the rows of each group are cut into tiles of `ceil(B / S)` rows. There
+    are fewer than `2 S` tiles, so the padding and the copied weights stay proportional to the input, however large the
+    largest group is.
     """
-    if weight.shape[0] == 1:  # all rows have the same, as in a request
+    if weight.shape[0] == 1:  # one weight for all rows, as in a request
         return x @ weight[0]
     if group is None:
         return torch.bmm(x[:, None], weight)[:, 0]

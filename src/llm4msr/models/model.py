@@ -35,7 +35,7 @@ class PartChoice(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What a model is made of. With `item_start` the item's embedding starts from its knowledge vector."""
+    """The parts of a model. With `item_start`, the item's embedding is initialised with its knowledge vector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,12 +63,12 @@ class MultiScenarioModel(nn.Module):
         self.backbone = backbone
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Logits `(B,)`, and the mean square of generated weights where there are any."""
+        """Logits `(B,)`, and the enhancer's penalty on generated weights or None."""
         logits, penalty = self.enhancer(self.embedding(batch), batch, self.backbone)
         return logits, penalty
 
     def freeze(self) -> MultiScenarioModel:
-        """Training is over: nothing is random any more, and what depends on the scenarios alone becomes constant."""
+        """Prepare for use after training: evaluation mode, no gradients, parts that depend on scenarios alone fixed."""
         self.enhancer.freeze()
         self.backbone.freeze()
         return self.eval().requires_grad_(False)
@@ -83,9 +83,9 @@ def build_model(
     *,
     empty: bool = False,
 ) -> MultiScenarioModel:
-    """Make a model; the same seed gives the same initial weights, whatever was drawn before.
+    """Make a model. The same seed gives the same initial weights, regardless of earlier random numbers.
 
-    An `empty` one has no embedding table yet: weights are given to it by `load_state_dict(weights, assign=True)`.
+    An `empty` model has no memory for the embedding table yet: use `load_state_dict(weights, assign=True)` on it.
     Raises `InputError` for a backbone, an enhancer or a setting that does not exist.
     """
     backbone_type, enhancer_type = BACKBONES.get(config.backbone.name), ENHANCERS.get(config.enhancer.name)

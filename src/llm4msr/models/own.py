@@ -1,4 +1,4 @@
-"""Backbones and enhancers of the user's own, in modules that an environment variable names."""
+"""User-defined backbones and enhancers, from the modules that an environment variable names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 from llm4msr.errors import InputError
 
 VARIABLE = "LLM4MSR_MODELS"
-"""Names of modules, with commas. A process that is started by another one, such as a worker, reads it too."""
+"""Module names, separated by commas. Child processes, such as workers, inherit it."""
 
 
 def load_own_models() -> None:
-    """Import the modules that `LLM4MSR_MODELS` names; each registers what it has in `llm4msr.models.registry`.
+    """Import the modules that `LLM4MSR_MODELS` names; each registers its models in `llm4msr.models.registry`.
 
     Raises `InputError` for a module that cannot be imported.
     """

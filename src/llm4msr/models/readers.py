@@ -21,24 +21,24 @@ USER_TABLES: dict[UserSource, tuple[UserTable, ...]] = {
     "composed": ("own", "others"),
     "both": ("prompted", "own", "others"),
 }
-"""The user-level tables of each source, in the order in which their vectors stand side by side."""
+"""The user-level tables of each source, in the order in which their vectors are concatenated."""
 
 
 def user_states(batch: Batch) -> UserStates:
-    """The batch's user states; raises `ValueError` where it has none."""
+    """The batch's user states; raises `ValueError` if it has none."""
     return given(batch.users, "user states")
 
 
 def of_rows(values: Tensor, inverse: Tensor | None) -> Tensor:
-    """What each state has, `(S, ...)`, for each row, `(B, ...)`."""
+    """The values of each row, `(B, ...)`, from the values of each state, `(S, ...)`."""
     return values if inverse is None else values.index_select(0, inverse)
 
 
 def mean_state(users: UserStates, widths: Sequence[int]) -> Tensor:
-    """The population's mean state `(1, d)`: of each source, whose widths are given, over the rows that it knows."""
+    """The population's mean state `(1, d)`. Each source (`widths`) is averaged over the rows whose user it knows."""
     means = []
     for part in of_rows(users.vectors, users.inverse).split(list(widths), 1):
-        known = 1 - part[:, -1]  # each source's last number says that it knows nothing
+        known = 1 - part[:, -1]  # each source's last number is 1 if it knows nothing
         means.append((part * known[:, None]).sum(0) / known.sum().clamp(min=1))
     return torch.cat(means)[None]
 
@@ -46,7 +46,7 @@ def mean_state(users: UserStates, widths: Sequence[int]) -> Tensor:
 def of_scenarios(
     generated: Sequence[Tensor], offsets: Sequence[int], device: torch.device
 ) -> tuple[list[Tensor], Tensor]:
-    """What was made of each scenario, `(D, ...)`, with the rows' places in it; of the only one where there is one."""
+    """Generated tensors by scenario, and each row's index into them. If the batch has one scenario, only its slice."""
     only = only_scenario(offsets)
     if only is None:
         return list(generated), scenario_of_rows(offsets, device)
@@ -54,7 +54,7 @@ def of_scenarios(
 
 
 def together(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """What each layer gives for `x`, by one product."""
+    """The output of each layer for `x`, computed in one matrix product."""
     weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
     return list(functional.linear(x, weight, bias).split([layer.out_features for layer in layers], 1))
 
@@ -65,7 +65,7 @@ def scenario_vectors(knowledge: KnowledgeWidths) -> Tensor:
 
 
 def given(value: T | None, what: str) -> T:
-    """The value, or `ValueError` where what the settings need was not given."""
+    """The value; raises a `ValueError` that names `what` if the value is missing (None or 0)."""
     if value is None or (isinstance(value, int) and value == 0):
         raise ValueError(f"the enhancer's settings need {what}, and none were given")
     return value

@@ -1,4 +1,7 @@
-"""The zoo: backbones and enhancers by name. A new one is one file, and a line in the zoo's test."""
+"""The zoo: backbones and enhancers by name.
+
+A new one needs one file, its import in the package's `__init__`, and a line in the zoo's test.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,23 @@ class ModelPartConfig(BaseModel):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The kinds of knowledge that the part reads: of scenario, prompted, own, others, item."""
+        """The kinds of knowledge that the part reads, out of scenario, prompted, own, others and item."""
         return frozenset()
 
 
 class Backbone(nn.Module, ABC):
-    """A multi-scenario model of embeddings: `forward(x (B, E), offsets) -> logits (B,)`.
+    """A multi-scenario model on embeddings: `forward(x (B, E), offsets) -> logits (B,)`.
 
-    A subclass takes `(config, width E, scenarios D)`. Rows come sorted by scenario.
+    A subclass's constructor takes `(config, width E, scenarios D)`. Rows are sorted by scenario.
     """
 
     config_type: ClassVar[type[ModelPartConfig]]
 
     replayable: ClassVar[bool] = False
-    """What it was registered with: whether a GPU may replay its steps."""
+    """Whether a GPU may replay its steps; set by `Registry.register`."""
 
     def replays(self) -> bool:
-        """Whether rows of padding change nothing for the others, and no value decides what is run."""
+        """Whether padding rows leave the other rows unchanged, and the operations do not depend on values."""
         return self.replayable
 
     @abstractmethod
@@ -49,49 +52,49 @@ class Backbone(nn.Module, ABC):
         """Logits `(B,)`."""
 
     def freeze(self) -> None:
-        """Training is over: make constants of what depends on the scenarios alone. By default there is nothing."""
+        """After training: turn everything that depends on the scenarios alone into constants. Default: nothing."""
 
 
 class Enhancer(nn.Module, ABC):
-    """What is put around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.
+    """A wrapper around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.
 
-    A subclass takes `(config, shape of the embedding, scenarios D, knowledge widths)`. `penalty` is a scalar, the
-    mean square of the weights that were generated for the batch, or None where none are.
+    A subclass's constructor takes `(config, shape of the embedding, scenarios D, knowledge widths)`. `penalty` is a
+    scalar made of the mean squares of the generated weights, or None.
     """
 
     config_type: ClassVar[type[ModelPartConfig]]
 
     reads_scenarios = False
-    """Whether the scenarios' knowledge is read."""
+    """Whether the enhancer reads the scenarios' knowledge."""
 
     replayable: ClassVar[bool] = False
-    """What it was registered with: whether a GPU may replay its steps."""
+    """Whether a GPU may replay its steps; set by `Registry.register`."""
 
     def replays(self) -> bool:
-        """Whether rows of padding change nothing for the others, and no value decides what is run."""
+        """Whether padding rows leave the other rows unchanged, and the operations do not depend on values."""
         return self.replayable
 
     @property
     @abstractmethod
     def backbone_width(self) -> int:
-        """The width of what the backbone is given."""
+        """The width of the backbone's input."""
 
     @abstractmethod
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)` and the penalty."""
 
     def freeze(self) -> None:
-        """Training is over: make constants of what depends on the scenarios alone. By default there is nothing."""
+        """After training: turn everything that depends on the scenarios alone into constants. Default: nothing."""
 
     def blur_scenarios(self) -> None:
-        """Give every scenario the mean of all scenarios' knowledge; where none is read, nothing changes."""
+        """Give every scenario the mean of all scenarios' knowledge. No effect if the enhancer reads none."""
 
 
 Part = TypeVar("Part", Backbone, Enhancer)
 
 
 class Registry(Generic[Part]):
-    """Classes by name; an unknown name is answered with the nearest ones."""
+    """Classes by name; the error for an unknown name suggests the nearest ones."""
 
     def __init__(self, what: Literal["backbone", "enhancer"]) -> None:
         self._what = what
@@ -100,11 +103,11 @@ class Registry(Generic[Part]):
     def register(
         self, name: str, config_type: type[ModelPartConfig], *, replayable: bool = False
     ) -> Callable[[type[Part]], type[Part]]:
-        """Decorate a class to make it known under `name`, with the type of its settings.
+        """Decorate a class to register it under `name`, with the type of its settings.
 
-        A `replayable` one may be given rows of padding and runs the same operations whatever the values are, so that a
-        GPU replays its steps (`llm4msr.training.recorded`); a subclass has to say so for itself. Raises `InputError`
-        where another class has that name.
+        Set `replayable` if padding rows do not change the results of other rows and the class runs the same operations
+        whatever the values are. A GPU may then replay its steps (`llm4msr.training.recorded`). A subclass that is
+        registered must set it for itself. Raises `InputError` if another class has that name.
         """
 
         def remember(kind: type[Part]) -> type[Part]:
@@ -126,14 +129,14 @@ class Registry(Generic[Part]):
         return sorted(self._types)
 
     def get(self, name: str) -> type[Part]:
-        """The class of a name; raises `InputError` for one that is not known."""
+        """The class of a name; raises `InputError` for an unknown name."""
         load_own_models()
         if name not in self._types:
             raise InputError(f"there is no {self._what} {name!r}; {nearest(name, self.names())}")
         return self._types[name]
 
     def config(self, name: str, settings: Mapping[str, Any]) -> Any:
-        """The settings of `name`, checked; raises `InputError` that names what is wrong with them."""
+        """The settings of `name`, checked; raises an `InputError` that says what is wrong with them."""
         try:
             return self.get(name).config_type.model_validate(dict(settings))
         except ValidationError as error:

@@ -99,16 +99,16 @@ class Sheet:
         """As a LaTeX table that needs the package booktabs."""
         columns = "l" * self.labels + "r" * (len(self.header) - self.labels)
         lines = [
-            " & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.strong else _tex(c.text) for c in line) + r" \\"
+            " & ".join(rf"\textbf{{{escaped(c.text)}}}" if c.strong else escaped(c.text) for c in line) + r" \\"
             for line in self.lines
         ]
         return "\n".join(
             [
                 r"\begin{table}",
-                rf"\caption{{{_tex(self.title)}{'. ' + _tex(self.note) if self.note else ''}}}",
+                rf"\caption{{{escaped(self.title)}{'. ' + escaped(self.note) if self.note else ''}}}",
                 rf"\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
-                " & ".join(_tex(name) for name in self.header) + r" \\",
+                " & ".join(escaped(name) for name in self.header) + r" \\",
                 r"\midrule",
                 *lines,
                 r"\bottomrule",
@@ -124,5 +124,6 @@ def piped(text: str) -> str:
     return text.replace("|", r"\|").replace("\n", " ")
 
 
-def _tex(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text with the characters that LaTeX would interpret escaped."""
     return "".join(_LATEX.get(c, c) for c in text)

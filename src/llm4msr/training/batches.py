@@ -1,6 +1,6 @@
-"""Batches by whole-array gathers, sorted by scenario, joined with the states their rows see.
+"""Batches: rows gathered as whole arrays, sorted by scenario, and joined with the states that they see.
 
-This stands in `training` since it joins columns (`data`) with states (`knowledge`) into tensors (`models`).
+This module is in `training` because it joins columns (`data`) with states (`knowledge`) into tensors (`models`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from llm4msr.training.order import Groups, shuffled
 
 T = TypeVar("T")
 _SCORED, _SCORED_BY_GPU = 8192, 16_384
-"""Rows that are scored at once."""
+"""Rows in a batch that is only scored, by a CPU and by a GPU."""
 _LOOKED_AT = 2**20
-"""Rows, in blocks from anywhere, of which batches are made to see what is usual."""
+"""Rows, in random blocks, from which `counts` makes its sample batches."""
 _OWN_STATES = 0.6
-"""Where more of a batch's rows than this have a state of their own, every row is given its own."""
+"""If a batch has more different states than this share of its rows, every row gets its own copy of its state."""
 
 
 class BatchSource:
@@ -39,8 +39,8 @@ class BatchSource:
     Args:
         data: the prepared data.
         knowledge: the tables of states that the model needs, or none.
-        device: where the tensors of a batch lie.
-        columns: what rows are gathered from: by default the data where they lie; see `columns_of`.
+        device: the device of a batch's tensors.
+        columns: where rows are gathered from; by default the memory-mapped files (see `columns_of`).
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class BatchSource:
         self._scenario = np.asarray(data.scenario)
 
     def steps(self, part: Part, batch_size: int) -> int:
-        """The number of batches that a part gives."""
+        """The number of batches in a part."""
         first, last = self._data.split.range(part)
         return -(-(last - first) // batch_size)
 
@@ -83,9 +83,10 @@ class BatchSource:
         together: int = 1,
         share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: rows,
     ) -> Iterator[Batch]:
-        """Shuffled training batches, from step `start` on, of `share` of each batch's rows; see `shuffled`.
+        """Shuffled training batches from step `start` on; see `shuffled`.
 
-        Up to `together` rows that see the same user states are drawn as one.
+        `share` selects the rows that are used of each batch. Up to `together` rows that see the same user states stay
+        together.
         """
         chunks = self.chunks(batch_size, seed, epoch, start, window=window, together=together)
         return prefetched(self.make(share(rows)) for rows in chunks)
@@ -93,14 +94,14 @@ class BatchSource:
     def chunks(
         self, batch_size: int, seed: int, epoch: int, start: int = 0, *, window: int | None = None, together: int = 1
     ) -> Iterator[NDArray[np.int64]]:
-        """The numbers of the rows of each of an epoch's batches."""
+        """The row numbers of each batch of an epoch."""
         groups = Groups(self._states_seen, together) if together > 1 and self._knowledge.users else None
         return islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window, groups), start, None)
 
     def part(self, part: Part, batch_size: int | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """All rows of a part, in order of time from batch to batch; of `share` (i, n) every n-th batch, from i on.
+        """All rows of a part; the batches are in order of time. With `share` (i, n), every n-th batch from batch i on.
 
-        A batch has as many rows as suits the device where `batch_size` is not given.
+        The default of `batch_size` depends on the device.
         """
         batch_size = batch_size or (_SCORED_BY_GPU if self.device.type == "cuda" else _SCORED)
         first, last = self._data.split.range(part)
@@ -114,7 +115,7 @@ class BatchSource:
         return self.columns.gather(self._picked(rows)).batch(tuple(offsets.tolist()))
 
     def in_slices(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows sorted by scenario and otherwise in the given order, and where each scenario's begin, `(D + 1,)`."""
+        """The rows sorted by scenario, otherwise in the given order, and the offsets of the slices, `(D + 1,)`."""
         scenario = self._scenario[rows]
         order = np.argsort(scenario, kind="stable")
         return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
@@ -122,14 +123,14 @@ class BatchSource:
     def counts(
         self, batch_size: int, seed: int, *, window: int | None = None, together: int = 1, most: int = 64
     ) -> NDArray[np.int64]:
-        """How many rows of each scenario some of an epoch's batches have, `(n, D)`."""
+        """The number of rows of each scenario in a sample of up to `most` training batches, `(n, D)`."""
         window = min(window or _LOOKED_AT, _LOOKED_AT)
         chunks = self.chunks(batch_size, seed, 0, window=window, together=together)
         count = self._data.scenario_count
         return np.stack([np.bincount(self._scenario[rows], minlength=count) for rows in islice(chunks, most)])
 
     def _picked(self, rows: NDArray[np.int64]) -> Picked:
-        """The rows with the different combinations of states that they see, each once."""
+        """The rows, and the different combinations of states that they see, unless most rows have their own."""
         tables = list(self._knowledge.users.values())
         if not tables:
             return Picked(rows)
@@ -139,16 +140,16 @@ class BatchSource:
 
     @cached_property
     def _states_seen(self) -> NDArray[np.int64]:
-        """A number for the user states that each training row sees."""
+        """For each training row, a number that identifies the user states that it sees."""
         tables = list(self._knowledge.users.values())
         return _combined(tables, [table.index[: self._data.split.valid] for table in tables])
 
 
 def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArray[np.int64]:
-    """A number for the combination of states that each row sees."""
+    """For each row, a number that identifies the combination of states that it sees."""
     found, different = np.zeros(len(seen[0]), dtype=np.int64), 1
     for table, index in zip(tables, seen, strict=True):
-        if different * len(table.vectors) >= 2**63:  # the numbers that occur are at most as many as rows
+        if different * len(table.vectors) >= 2**63:  # renumber: there are at most as many as rows
             found, different = np.unique(found, return_inverse=True)[1], len(found)
         found = found * len(table.vectors) + index
         different *= len(table.vectors)
@@ -156,7 +157,7 @@ def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArra
 
 
 def prefetched(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The same items, made ahead by one thread; an error of the maker is raised where the items are used."""
+    """The same items, made ahead by one thread. An error while making them is raised in the consumer."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A checkpoint: model, best weights, optimizer, position and random state, in one file written in one step."""
+"""A checkpoint: model, best weights, optimizer, position and random state, in one file, written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm4msr.training.optim import Optimizers
 
 @dataclass
 class Position:
-    """How far training is: the next step, and what early stopping knows."""
+    """The progress of training: the next step, and the state of early stopping."""
 
     epoch: int = 0
     step: int = 0
@@ -28,14 +28,15 @@ class Position:
     waited: int = 0
     done: bool = False
     lines: int = 0
-    """How many lines of the metrics file belong to what was done so far."""
+    """The number of lines in the metrics file at this position."""
     seconds: float = field(default=0.0, compare=False)
-    """How long training took so far, validation left out."""
+    """The duration of training so far, without validation."""
 
     def validated(self, selection: float, steps: int, patience: int) -> bool:
-        """Take up a validation after `step` of an epoch's `steps`; gives whether it is the best so far.
+        """Record a validation after `step` of an epoch's `steps`; returns whether it is the best so far.
 
-        Training is done when `patience` of them in turn were not. An epoch that is complete is left for the next.
+        Training is done after `patience` validations in a row that were not. After an epoch's last step, the position
+        moves to the next epoch.
         """
         better = selection > self.best
         if better:
@@ -49,14 +50,14 @@ class Position:
 
 
 def copy_of(model: MultiScenarioModel) -> dict[str, Tensor]:
-    """The model's weights, by value."""
+    """A copy of the model's weights."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def save_checkpoint(
     path: Path, model: MultiScenarioModel, best: dict[str, Tensor], optimizers: Optimizers, position: Position
 ) -> None:
-    """Replace the checkpoint in one step."""
+    """Replace the checkpoint atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
@@ -83,10 +84,10 @@ def load_checkpoint(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, in one step. Raises `OSError` where the disk is full."""
+    """Write tensors as safetensors, atomically. Raises `OSError` if they cannot be written, as on a full disk."""
     with file_aside(path, "part") as aside:
         aside.touch()
-        mode = aside.stat().st_mode  # what the user's umask gives; safetensors makes files that only she can read
+        mode = aside.stat().st_mode  # by the user's umask; safetensors makes files only the owner can read
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
         except SafetensorError as error:
@@ -95,7 +96,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata; raises `InputError` for a file that is not safetensors, or cut off."""
+    """Read tensors and metadata; raises `InputError` if the file is truncated or not safetensors."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""What batches are gathered from: columns where they lie on disk, or copies that stay on the device."""
+"""The columns that batches are gathered from: memory-mapped files, or copies that stay on the device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from llm4msr.knowledge.states import UNKNOWN, StateTable
 from llm4msr.models.batch import Batch, UserStates
 
 _SHARE = 0.5
-"""Columns stay on a GPU where they take this share of its free memory at most."""
+"""Columns stay on a GPU if they take at most this share of its free memory."""
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Which rows a batch holds, and whose states.
+    """The rows of a batch, and the states that they see.
 
-    `rows` `(B,)` are numbers of rows. `first` `(S,)` are places in the batch whose rows see the batch's different
-    states, `inverse` `(B,)` gives each row its state; both are None where every row is given its own.
+    `rows` `(B,)`: row numbers. `first` `(S,)`: for each different state of the batch, the position in `rows` of a row
+    that sees it. `inverse` `(B,)`: each row's index into `first`. Both are None if every row gets its own state.
     """
 
     rows: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The tensors of a batch, as `Batch` has them; `states` are the vectors of its user states."""
+    """The tensors of a batch, in the format of `Batch`; `states` are the vectors of its user states."""
 
     categorical: Tensor
     multi: Tensor
@@ -47,7 +47,7 @@ class Gathered:
     item: Tensor | None
 
     def batch(self, offsets: tuple[int, ...]) -> Batch:
-        """The batch of these tensors, whose rows come in the slices of `offsets`."""
+        """The batch of these tensors, with the scenarios' slices `offsets`."""
         return Batch(
             categorical=self.categorical,
             multi=self.multi,
@@ -69,9 +69,9 @@ class Columns(Protocol):
 
 
 def columns_of(data: PreparedData, knowledge: Knowledge, device: torch.device) -> Columns:
-    """Columns that stay on a GPU where they fit beside the model; otherwise gathered here and sent batch by batch."""
+    """Columns on the GPU if they fit beside the model; otherwise batches are gathered in host memory and sent."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what an earlier run of this process gave back counts as free
+        torch.cuda.empty_cache()  # so that memory freed by an earlier run of this process counts as free
         free, _ = torch.cuda.mem_get_info(device)
         if ResidentColumns.bytes_of(data, knowledge) <= free * _SHARE:
             try:
@@ -82,7 +82,7 @@ def columns_of(data: PreparedData, knowledge: Knowledge, device: torch.device) -
 
 
 class MappedColumns:
-    """Columns where they lie, memory-mapped: a batch is gathered here, then sent to the device."""
+    """Memory-mapped columns: a batch is gathered in host memory, then sent to the device."""
 
     def __init__(self, data: PreparedData, knowledge: Knowledge, device: torch.device) -> None:
         self._device = device
@@ -123,7 +123,7 @@ class MappedColumns:
 
 
 class ResidentColumns:
-    """Copies of all columns and states on the device: of a batch, only the rows' numbers are sent there."""
+    """Copies of all columns and states on the device: for a batch, only row numbers and state indices are sent."""
 
     def __init__(self, data: PreparedData, knowledge: Knowledge, device: torch.device) -> None:
         self._device = device
@@ -157,9 +157,10 @@ class ResidentColumns:
         return self.at(rows, whose, inverse)
 
     def at(self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None) -> Gathered:
-        """The tensors of the rows `at` `(B,)`, whose numbers are on the device.
+        """The tensors of the rows `at` `(B,)`, row numbers on the device.
 
-        They see the states of the rows `whose` `(S,)`, by `inverse` `(B,)`; their own where not given.
+        `whose` `(S,)`: for each different state of the batch, the number of a row that sees it. `inverse` `(B,)`: each
+        row's index into `whose`. Without them, every row gets its own state.
         """
         categorical, multi = self._ids.index_select(0, at).long().split(self._widths, 1)
         whose = at if whose is None else whose
@@ -176,7 +177,7 @@ class ResidentColumns:
         )
 
     def _side_by_side(self, rows: int, columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Tensor:
-        """The columns `(N,)` or `(N, k)` as one matrix, `(N, all)`; one of them at a time is in this side's memory."""
+        """The columns `(N,)` or `(N, k)` as one matrix, `(N, all)`; host memory holds one column at a time."""
         wide = [column.reshape(rows, -1) for column in columns]
         width = sum(column.shape[1] for column in wide)
         out = torch.empty((rows, width), dtype=getattr(torch, np.dtype(dtype).name), device=self._device)
@@ -187,7 +188,7 @@ class ResidentColumns:
         return out
 
     def _table(self, table: StateTable, known: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """The states' numbers of all rows, and the vectors with their flag."""
+        """The state index of every row, and the states' vectors with the unknown flag."""
         if _address(table) not in known:
             count, width = table.vectors.shape
             vectors = torch.zeros((count, width + 1), device=self._device)
@@ -201,7 +202,7 @@ class ResidentColumns:
 
 
 def sent(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device; the copy to a GPU is not waited for."""
+    """The array on the device. The copy to a GPU is asynchronous."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -222,7 +223,7 @@ def _seen(table: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
 
 
 def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-    """The tables' vectors at the indices side by side, each followed by 1 where it is the unknown state."""
+    """The tables' vectors at the indices, concatenated, each followed by a flag: 1 for the unknown state, else 0."""
     out = np.empty((len(indices[0]), sum(table.vectors.shape[1] + 1 for table in tables)), dtype=np.float32)
     start = 0
     for table, index in zip(tables, indices, strict=True):

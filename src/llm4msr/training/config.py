@@ -16,7 +16,7 @@ from llm4msr.validation import explain_validation
 
 
 class RunConfig(BaseModel):
-    """Everything that a run depends on; `knowledge_folder` is needed where the enhancer reads knowledge."""
+    """Everything that a run depends on; `knowledge_folder` is needed if the model reads knowledge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,12 +28,12 @@ class RunConfig(BaseModel):
 
     @property
     def needs(self) -> frozenset[Source]:
-        """Which knowledge the model reads."""
+        """The kinds of knowledge that the model reads."""
         items = {"item"} if self.model.item_start else set()
         return frozenset({*self.model.enhancer_config().needs, *items})
 
     def absolute(self) -> RunConfig:
-        """The same with absolute paths, so that the run can be evaluated from anywhere."""
+        """The same config with absolute paths, so that the run can be evaluated from any working directory."""
         folder = self.knowledge_folder
         return self.model_copy(
             update={"data": self.data.resolve(), "knowledge_folder": None if folder is None else folder.resolve()}

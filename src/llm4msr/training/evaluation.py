@@ -1,4 +1,4 @@
-"""A part's rows scored by a model, and measured."""
+"""Scoring the rows of a part with a model, and the metrics of the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm4msr.training.parallel import ALONE, Group
 def predict(
     model: MultiScenarioModel, data: PreparedData, source: BatchSource, part: Part, group: Group = ALONE
 ) -> NDArray[np.float32]:
-    """The logits of a part's rows, `(n,)`, in the order of the data; processes of a `group` share the batches."""
+    """The logits of a part's rows, `(n,)`, in the order of the data; processes of a `group` divide the batches."""
     first, last = data.split.range(part)
     out = torch.zeros(last - first, device=source.device)
     model.eval()
@@ -36,7 +36,7 @@ def evaluate(
 
 
 def score_part(data: PreparedData, logits: NDArray[np.float32], part: Part) -> Scores:
-    """AUC and log loss of a part from its rows' logits; raises `InputError` where one is no number."""
+    """AUC and log loss of a part from its rows' logits; raises `InputError` if a logit is not finite."""
     first, last = data.split.range(part)
     if not np.isfinite(logits).all():
         raise InputError("the scores are not numbers; lower the learning rate, or check the numeric fields")

@@ -1,4 +1,4 @@
-"""The training loop: train up to the next validation, validate, write down where training is."""
+"""The training loop: train up to the next validation, validate, write a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from llm4msr.training.step import Step
 from llm4msr.training.train_config import TrainConfig
 
 _LOOK = 20
-"""Steps after which the sum of the losses is looked at, for which a GPU has to be waited for."""
+"""The loss is checked after every so many steps; each check waits for the GPU."""
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where training is: steps done and planned, the rows a second of late, the last validation's mean AUC."""
+    """Steps done and planned, recent rows a second, the last validation's mean AUC, and the best selection score."""
 
     step: int
     steps: int
@@ -42,9 +42,9 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What was trained since the last validation, as a line of `metrics.jsonl` says it.
+    """The training since the last validation, as recorded in a line of `metrics.jsonl`.
 
-    `loss` is the mean over the steps, `replayed` the share of them that a GPU replayed.
+    `loss` is the mean over the steps, `replayed` the share of padded steps, which a GPU replays after a warm-up.
     """
 
     epoch: int
@@ -54,7 +54,7 @@ class Stretch:
     replayed: float
 
     def line(self, scores: Scores, names: list[str], device: torch.device) -> str:
-        """The line, with the validation that followed and the scenarios' names."""
+        """The line, with the scores of the validation that followed; `names` are the scenarios' names."""
         record: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": self.step,
@@ -79,9 +79,9 @@ def fit(
 ) -> Position:
     """Train, writing `metrics.jsonl` and `checkpoint.safetensors` into `folder`, and leave the best weights in `model`.
 
-    Processes of a `group` share every batch and end with the same weights; the first one writes and reports.
-    Where the folder has a checkpoint, training goes on from it and ends with the same numbers as if it had never been
-    stopped, on a GPU up to rounding and what dropout drops. Raises `InputError` when the loss is no longer a number.
+    Processes of a `group` divide every batch and end with the same weights; the first one writes and reports.
+    If the folder has a checkpoint, training continues from it. The result is the same as without the interruption; on a
+    GPU, rounding and the values that dropout drops may differ. Raises `InputError` if the loss is not a finite number.
     """
     torch.manual_seed(config.seed)
     optimizers = config.optimizers(model)
@@ -108,14 +108,14 @@ def fit(
             save_checkpoint(checkpoint, model, best, optimizers, position)
 
     model.load_state_dict(best)
-    optimizers.zero_grad()  # the gradients of a recorded step hold its memory
+    optimizers.zero_grad()  # the gradients of a recorded step keep its memory allocated
     return position
 
 
 def _stretches(step: Step, position: Position, steps: int, config: TrainConfig, group: Group) -> Iterator[Stretch]:
-    """Train from `position` on, which moves, and give what was trained wherever a validation is due; until it is done.
+    """Train from `position` on until training is done, and yield a `Stretch` whenever a validation is due.
 
-    Raises `InputError` when the loss is no longer a number.
+    Advances `position`; the caller records the validation in it. Raises `InputError` if the loss is not finite.
     """
     while not position.done and position.epoch < config.epochs:
         began, rows, seen = _afresh(step)
@@ -141,18 +141,18 @@ def _stretches(step: Step, position: Position, steps: int, config: TrainConfig, 
 
 
 def _afresh(step: Step) -> tuple[float, int, int]:
-    """Set back the step's counts; gives the time, and no rows and no steps yet."""
+    """Reset the step's counters; returns the current time, 0 rows and 0 steps."""
     step.loss_sum.zero_()
     step.padded_steps = 0
     return time.perf_counter(), 0, 0
 
 
 def _validations(done: int, steps: int, config: TrainConfig) -> int:
-    """How many validations an epoch of so many steps has had after `done` of them; there is one after the last."""
+    """How many validations are due by step `done` of an epoch of `steps` steps. One is due after the last step."""
     return done * config.validations_per_epoch // steps
 
 
 def _keep_lines(path: Path, count: int) -> None:
-    """Drop metrics written after the checkpoint: those steps are done again."""
+    """Drop metrics written after the checkpoint: those steps are repeated."""
     lines = path.read_text(encoding="utf-8").split("\n")[:count] if path.exists() else []
     write_text_atomically(path, "".join(f"{line}\n" for line in lines))

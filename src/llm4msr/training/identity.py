@@ -1,4 +1,4 @@
-"""What makes two runs the same: their settings, and the content of data and knowledge. A folder holds one run."""
+"""The identity of a run: its settings, and the content of its data and knowledge. A folder holds one run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _FOLDERS = ("data", "knowledge_folder")
 
 
 def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]:
-    """All that a run depends on: its settings and the fingerprints of data and knowledge.
+    """Everything that a run depends on: its settings and the fingerprints of data and knowledge.
 
-    Without `places`, the names of the folders are left out: their content is known by its fingerprint.
+    Without `places`, the folders' names are left out: the fingerprints identify their content.
     """
     data = PreparedData.open(config.data, check=False)
     found = resolved(config.absolute(), data, open_knowledge(config, data))
@@ -31,7 +31,7 @@ def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]
 
 
 def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | None) -> dict[str, Any]:
-    """The same of data and knowledge that are open."""
+    """Like `resolved_config`, for data and knowledge that are already open."""
     return {
         "config": config.model_dump(mode="json"),
         "prepared": data.fingerprint,
@@ -40,7 +40,7 @@ def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | 
 
 
 def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
-    """Whether the folder is this run's already. Raises `InputError` where it is another's, or no run at all."""
+    """Whether the folder already holds this run. Raises `InputError` if it holds another run or other files."""
     if (folder / "config.json").is_file():
         if other := _differences(_what_matters(read_json(folder / "config.json")), _what_matters(run)):
             raise InputError(
@@ -54,7 +54,7 @@ def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
-    """Make the folder this run's; by now everything that can be wrong with the settings has been found."""
+    """Mark the folder as this run's. Call it only after everything has been checked for errors."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", run)
     packages = ("torch", "numpy", "polars", "scikit-learn", "safetensors", "transformers")
@@ -63,9 +63,9 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
 
 
 def run_config(folder: Path, data: Path | None = None, knowledge: Path | None = None) -> RunConfig:
-    """The config of a run; raises `InputError` for a folder that is none.
+    """The config of a run; raises `InputError` if the folder is no run.
 
-    `data` and `knowledge` say where those lie now, where that is not where the run found them.
+    `data` and `knowledge` are their present folders, if they were moved since the run.
     """
     path = folder / "config.json"
     moved = {"data": data, "knowledge_folder": knowledge}
@@ -74,14 +74,14 @@ def run_config(folder: Path, data: Path | None = None, knowledge: Path | None = 
 
 
 def _what_matters(run: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config without the folders' names: their content is known by its fingerprint."""
+    """A resolved config without the folders' names: the fingerprints identify their content."""
     config = run.get("config")
     rest = {k: v for k, v in config.items() if k not in _FOLDERS} if isinstance(config, dict) else config
     return {**run, "config": rest}
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The settings, as dotted paths, in which two resolved configs differ."""
+    """The settings in which two resolved configs differ, as dotted paths."""
     a, b = _flat(one), _flat(other)
     paths = [path for path in dict.fromkeys([*a, *b]) if path not in a or path not in b or a[path] != b[path]]
     return [path.removeprefix("config.") for path in paths]
@@ -95,7 +95,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a run's files; raises `InputError` where it is missing or damaged."""
+    """Read one of a run's JSON files; raises `InputError` if it is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path.parent}: is no run, or not a finished one (it has no {path.name})")
     try:

@@ -1,4 +1,4 @@
-"""AUC and log loss for each scenario and overall; undefined, never a number, where a scenario has one class."""
+"""AUC and log loss for each scenario and overall. A value that is undefined is None, never a number."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 FEWEST = 10
-"""Rows of each class below which an AUC says little: it is shown, and decides nothing."""
+"""With fewer rows of a class, an AUC says little: it is shown, but early stopping uses it only if there is no other."""
 
 
 def tells(rows: int, positive: int) -> bool:
-    """Whether so many rows, of which so many are positive, are enough of each class for their AUC to say something."""
+    """Whether each class has enough rows for an informative AUC; `positive` of the `rows` are positive."""
     return min(positive, rows - positive) >= FEWEST
 
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of some rows. `auc` is None where there is one class only, `log_loss` where there is no row."""
+    """Metrics of some rows. `auc` is None if there are not both classes, `log_loss` if there are no rows."""
 
     rows: int
     positive: int
@@ -38,15 +38,16 @@ class Scores:
 
     @property
     def mean_auc(self) -> float | None:
-        """The mean AUC over the scenarios where it is defined; None where it is nowhere."""
+        """The mean AUC over the scenarios that have one; None if none has."""
         defined = [s.auc for s in self.scenarios if s.auc is not None]
         return sum(defined) / len(defined) if defined else None
 
     @property
     def selection(self) -> float:
-        """What early stopping maximises: the mean AUC over the scenarios that have enough rows of each class.
+        """The score that early stopping maximises: the mean AUC over the scenarios with enough rows of each class.
 
-        Where none has, it is that over all; where none is defined, minus the log loss, so below 0.
+        If there is no such scenario, it is the mean over all that have an AUC; if none has, minus the overall log loss,
+        so below 0.
         """
         telling = [s.auc for s in self.scenarios if s.auc is not None and tells(s.rows, s.positive)]
         if telling:
@@ -56,18 +57,18 @@ class Scores:
         return float("-inf") if self.overall.log_loss is None else -self.overall.log_loss
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """As JSON can hold it, the scenarios by name."""
+        """As values for JSON, with the scenarios by name."""
         by_name = dict(zip(names, (asdict(s) for s in self.scenarios), strict=True))
         return {"mean_auc": self.mean_auc, "overall": asdict(self.overall), "scenarios": by_name}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Scores:
-        """What `as_dict` gave."""
+        """Restore the scores from the output of `as_dict`."""
         return cls(Score(**raw["overall"]), tuple(Score(**s) for s in raw["scenarios"].values()))
 
 
 def score_rows(label: NDArray[np.int8], logit: NDArray[np.float32]) -> Score:
-    """Metrics of rows, both `(n,)`.
+    """Metrics of rows; `label` and `logit` are `(n,)`.
 
     >>> score_rows(np.array([0, 1], dtype=np.int8), np.array([0.0, 0.0], dtype=np.float32)).auc
     0.5

@@ -1,4 +1,4 @@
-"""What a training step makes small."""
+"""The objective that a training step minimises."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from llm4msr.models.model import MultiScenarioModel
 
 
 def losses(model: MultiScenarioModel, batch: Batch, precision: str) -> tuple[Tensor, Tensor | None]:
-    """The mean log loss of the rows, and the mean square of generated weights where there are any.
+    """The mean log loss of the rows, and the model's penalty on generated weights or None.
 
-    The model runs in `precision` ("float32" or "bfloat16"), the loss is always taken in float32. Padding has none.
+    The model runs in `precision` ("float32" or "bfloat16"); the loss is always computed in float32. Padding rows do not
+    count in it.
     """
     with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits, penalty = model(batch)

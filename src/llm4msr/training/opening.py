@@ -28,7 +28,10 @@ def open_run(config: RunConfig, *, trains: bool = False) -> tuple[PreparedData, 
 
 
 def open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | None:
-    """The knowledge folder, where the model reads knowledge; raises `InputError` where none is named."""
+    """The knowledge folder, or None if the model reads no knowledge.
+
+    Raises `InputError` if the folder is needed but not named, or if there is a control but no knowledge to replace.
+    """
     if not config.needs:
         if config.knowledge.control != "none":
             raise InputError(
@@ -56,8 +59,8 @@ def read_knowledge(config: RunConfig, data: PreparedData, folder: KnowledgeFolde
 def _cached(
     path: Path, fingerprint: str, folder: Path, reasoned: str, config: KnowledgeConfig, needs: frozenset[Source]
 ) -> Knowledge:
-    """The tables of states, kept for the next run on the same data and knowledge."""
-    del fingerprint, reasoned  # the content of the two folders, which the cache must tell apart
+    """The tables of states, cached for the next run on the same data and knowledge."""
+    del fingerprint, reasoned  # only cache keys: they identify the content of the two folders
     data = PreparedData.open(path, check=False)
     return load_knowledge(KnowledgeFolder.open(folder, data), data, config, set(needs))
 
@@ -65,9 +68,9 @@ def _cached(
 def build(
     config: RunConfig, data: PreparedData, knowledge: Knowledge, *, trains: bool = False
 ) -> tuple[BatchSource, MultiScenarioModel]:
-    """The batches, and the untrained model on the device that it is trained on.
+    """The batches, and the untrained model on the device of the config.
 
-    For what `trains`, which goes through all rows many times, a GPU may hold all columns.
+    With `trains`, a GPU may hold all columns, since training reads every row many times.
     """
     device = config.train.torch_device()
     source = BatchSource(data, knowledge, device, columns_of(data, knowledge, device) if trains else None)
@@ -78,7 +81,7 @@ def build(
 
 
 def _start_from_items(model: MultiScenarioModel, data: PreparedData, knowledge: Knowledge) -> None:
-    """Start the rows of the item's own field from the items' knowledge vectors, where those are known."""
+    """Initialise the embeddings of the items in training rows with their knowledge vectors, if these are known."""
     assert knowledge.item is not None
     train, key = slice(0, data.split.valid), data.schema.columns.item
     own = [(n, f) for n, f in enumerate(data.fields_of("categorical")) if f.side == "item" and f.source == key]

@@ -1,4 +1,4 @@
-"""Optimizers: Adam for all, with decays of their own for embeddings and for the rest."""
+"""Optimizers: Adam for all parameters, with separate decays for the embedding table and the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm4msr.training.row_adam import RowAdam
 
 EmbeddingUpdates = Literal["auto", "rows", "exact"]
 _LARGE = 2**22
-"""Numbers in a table from which on `auto` updates rows: below, exact Adam costs a few milliseconds at most."""
+"""`auto` updates rows in tables of more numbers than this. Up to it, exact Adam costs a few milliseconds at most."""
 
 
 class Optimizers:
@@ -22,10 +22,10 @@ class Optimizers:
         model: the model.
         learning_rate: for all parameters.
         embedding_decay: L2 on the embedding table, added to its gradient.
-        weight_decay: L2 towards zero on all other parameters, those that start at one included.
-        embedding_updates: `exact` updates every row of the table in every step; `rows` those that the step looked up,
-            so that its cost does not grow with the table (see `RowAdam`); `auto` is exact for tables of up to 4 M
-            numbers, since rows that a step does not look up then decay, too, which sparse data need.
+        weight_decay: L2 towards zero on all other parameters, including those that start at one.
+        embedding_updates: `exact` updates every row of the table in every step. `rows` updates those that the step
+            looked up, so that its cost does not grow with the table (see `RowAdam`). `auto` is exact for tables of up
+            to 4 M numbers: rows that a step does not look up then decay too, which sparse data need.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Optimizers:
         return self._rows is not None
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self._adam.zero_grad(set_to_none=True)
         if self._rows is not None:
             self._rows.zero_grad()
@@ -78,7 +78,7 @@ class Optimizers:
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore the output of `state`."""
         loaded: dict[int, dict[str, Tensor]] = {}
         rows: dict[str, Tensor] = {}
         for name, value in state.items():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 16_384
-"""Rows that lie side by side on disk and are read together."""
+"""Rows in a block: they are consecutive on disk and are read together."""
 
 
 def shuffled(
@@ -21,12 +21,12 @@ def shuffled(
     window: int | None = None,
     groups: Groups | None = None,
 ) -> Iterator[NDArray[np.int64]]:
-    """Batches of row numbers that hold each of `rows` rows once; the order depends on seed and epoch alone.
+    """Batches of row numbers that contain each of `rows` rows once. The arguments alone determine the order.
 
-    Without a `window` every order is as likely as any other. With it, blocks of consecutive rows are shuffled, and rows
-    within windows of about so many rows of them: only a window has to be in memory at once, so that data larger than
-    memory is read in large pieces. With `groups` it is pieces of groups that are shuffled in place of single rows. All
-    batches but the last have `batch_size` rows; one may begin or end within a piece.
+    Without a `window`, all orders are equally likely. With it, blocks of consecutive rows are shuffled first, and then
+    the rows within windows of about `window` rows of these blocks. Only one window has to be in memory at a time, so
+    data larger than memory is read in large pieces. With `groups`, pieces of groups are shuffled instead of single
+    rows. All batches but the last have `batch_size` rows; a batch may begin or end inside a piece.
     """
     random = np.random.default_rng((seed, epoch))
     mixed = random.permutation if groups is None else partial(groups.mixed, random=random)
@@ -41,16 +41,17 @@ def shuffled(
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows that are drawn together: those of one number in `of_rows` `(N,)`, in pieces of up to `most` rows.
+    """Groups of rows that are drawn together, in pieces of up to `most` rows.
 
-    Rows that see one user state, such as the candidates of one request, then share what is made of it.
+    A group is the rows with the same number in `of_rows` `(N,)`. Rows that see the same user state, such as the
+    candidates of one request, then come in one batch and share the computations on the state.
     """
 
     of_rows: NDArray[np.int64]
     most: int
 
     def mixed(self, rows: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """The rows, in an order in which every order of pieces is as likely as any other; a piece is in order of time.
+        """The rows, with the pieces in random order (all orders equally likely) and each piece in order of time.
 
         >>> Groups(np.array([7, 8, 7, 7]), most=2).mixed(np.arange(4), np.random.default_rng(1)).tolist()
         [0, 2, 3, 1]
@@ -74,7 +75,7 @@ def _rows_of(blocks: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 
 def _cut(pieces: Iterator[NDArray[np.int64]], size: int) -> Iterator[NDArray[np.int64]]:
-    """The same numbers in pieces of one size."""
+    """The same numbers in pieces of one size; the last piece may be shorter."""
     left = np.empty(0, dtype=np.int64)
     for piece in pieces:
         whole = np.concatenate([left, piece]) if len(left) else piece

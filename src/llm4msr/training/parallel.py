@@ -1,9 +1,9 @@
-"""Training by several processes that share each batch, as `torchrun` starts them.
+"""Training by several processes that divide each batch, started by `torchrun`.
 
     torchrun --nproc-per-node 2 -m llm4msr train SETTINGS.toml --out RUN
 
-Every process holds the whole model and reads its share of each batch's rows; gradients are added up before each step,
-so that all of them make the step that one process would make on the whole batch.
+Every process holds the whole model and reads its share of each batch's rows. The gradients are summed before each
+step, so that all processes make the step that one process would make on the whole batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm4msr.errors import InputError
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together; `rank` is this one's number. The first one writes."""
+    """The processes that train together; `rank` is this process's number. The first one (rank 0) writes files."""
 
     rank: int = 0
     size: int = 1
@@ -35,19 +35,19 @@ class Group:
         return self.rank == 0
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's rows of a batch: all rows where there are fewer of them than processes, so never none."""
+        """This process's rows of a batch; all rows if they are fewer than the processes, so that no share is empty."""
         if len(rows) < self.size:
             return rows
         first, last = (len(rows) * rank // self.size for rank in (self.rank, self.rank + 1))
         return rows[first:last]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes get here."""
         if self.size > 1:
             dist.barrier()
 
     def sum_gradients(self, model: nn.Module, sparse: Tensor | None) -> None:
-        """Add up the gradients of all processes; that of the parameter `sparse` holds some of its rows alone."""
+        """Sum the gradients over all processes; the parameter `sparse`, if given, has a sparse gradient."""
         if self.size == 1:
             return
         dense = [p for p in model.parameters() if p.requires_grad and p is not sparse]
@@ -64,7 +64,7 @@ class Group:
             sparse.grad = self._gathered(sparse)
 
     def _gathered(self, table: Tensor) -> Tensor:
-        """The entries of all processes' sparse gradients."""
+        """The entries of all processes' sparse gradients, concatenated."""
         assert table.grad is not None
         ids, values = table.grad._indices()[0], table.grad._values()
         count = torch.tensor([len(ids)], device=ids.device)
@@ -92,10 +92,10 @@ ALONE = Group()
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Group]:
-    """The group that `torchrun` made this process part of, or a group of this process alone.
+    """The group of processes that `torchrun` started, or a group of this process alone.
 
-    On GPUs, which are used where there are any and the `device` is not "cpu", each process takes one of its own; raises
-    `InputError` where there are too few.
+    GPUs are used if there are any and `device` is not "cpu". Each process then takes its own; raises `InputError` if
+    there are too few.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or dist.is_initialized():
@@ -113,6 +113,6 @@ def joined(device: str = "auto") -> Iterator[Group]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield Group(dist.get_rank(), size)
-        dist.barrier()  # none leaves, and takes what the others still talk to with it, before all are done
+        dist.barrier()  # leave only when all are done: others may still communicate with this process
     finally:
         dist.destroy_process_group()

@@ -1,10 +1,10 @@
 """A training step that a GPU replays.
 
-A step of these models is some hundreds of small operations. A GPU does them in about a millisecond, and Python takes
-several times as long to ask for them one by one. So they are asked for once, recorded as a CUDA graph, and replayed
-with the numbers of the next batch's rows. A recording has fixed shapes: each scenario's slice is filled up with rows
-that have no loss (`PaddedOffsets`). The batches are those of `PlainStep`, and what is learned from them, too, up to
-rounding and to dropout, which drops numbers of each row's own where a plain step drops those of a state.
+A step of these models is some hundreds of small operations. A GPU runs them in about a millisecond, but Python takes
+several times as long to launch them one by one. So they are launched once, recorded as a CUDA graph, and replayed with
+the row numbers of the next batch. A recording has fixed shapes: each scenario's slice is padded with rows that have no
+loss (`PaddedOffsets`). The batches are the same as those of `PlainStep`, and so is the training, up to rounding and
+dropout: here each row has its own dropped numbers, in a plain step rows with the same state share them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llm4msr.training.step import PlainStep, Step
 from llm4msr.training.train_config import TrainConfig
 
 _WARM = 3
-"""Steps before the one that is recorded, in which libraries choose their ways."""
+"""Warm-up steps before the recording, in which libraries choose their algorithms."""
 
 
 def training_step(
@@ -38,13 +38,13 @@ def training_step(
     config: TrainConfig,
     group: Group = ALONE,
 ) -> Step:
-    """A replayed step on a GPU that holds all columns, where the model allows it; otherwise a plain one."""
+    """A replayed step if the GPU holds all columns and model and settings allow it (`why_plain`); else a plain one."""
     plain = PlainStep(model, optimizers, source, config, group)
     return plain if why_plain(model, source, config, group) else RecordedStep(plain)
 
 
 def why_plain(model: MultiScenarioModel, source: BatchSource, config: TrainConfig, group: Group = ALONE) -> str:
-    """Why steps are not recorded, or nothing where they are."""
+    """The reason why steps are not recorded; empty if they are."""
     if source.device.type != "cuda":
         return "only a GPU replays steps"
     if not config.cuda_graphs:
@@ -63,17 +63,21 @@ def why_plain(model: MultiScenarioModel, source: BatchSource, config: TrainConfi
 
 @dataclass(frozen=True)
 class Numbers:
-    """A padded batch as it is sent: the numbers of its rows `(P,)`, then how many are real in each scenario `(D,)`."""
+    """A padded batch.
+
+    `sent`: its row numbers `(P,)`, then the number of real rows of each scenario `(D,)`. `rows`: the sum of the latter.
+    """
 
     sent: Tensor
     rows: int
 
 
 class PaddedStep:
-    """A step on batches of one shape; those that do not fit it are taken as they are.
+    """A step on batches padded to one shape. A batch that does not fit the shape runs as a plain step.
 
-    A slice has room for the share that its scenario has of some batches, and for five standard deviations more. A batch
-    that lacks a scenario is taken as it is, since what is that scenario's own is not updated then.
+    A slice has room for the mean number of its scenario's rows in some sample batches, plus five standard deviations. A
+    batch without rows of some scenario runs as a plain step: padding would give that scenario's own parameters an
+    update that a plain step does not make.
     """
 
     def __init__(self, plain: PlainStep) -> None:
@@ -101,7 +105,7 @@ class PaddedStep:
         return prefetched(self.padded(rows) for rows in chunks)
 
     def padded(self, rows: NDArray[np.int64]) -> Numbers | Batch:
-        """The batch of the rows, padded; as it is where a scenario has more rows than room, or has none."""
+        """The batch of the rows, padded; unpadded if a scenario has more rows than its slice has room for, or none."""
         rows, offsets = self._plain.source.in_slices(rows)
         counts = np.diff(offsets)
         if (counts > self._room).any() or (counts[self._room > 0] == 0).any():
@@ -112,7 +116,7 @@ class PaddedStep:
         return Numbers(sent.pin_memory() if self._numbers.is_cuda else sent, len(rows))
 
     def __call__(self, batch: Numbers | Batch) -> int:
-        """Train on a batch; gives its rows."""
+        """Train on a batch; returns its number of rows."""
         if isinstance(batch, Batch):
             return self._plain(batch)
         if not self._plain.model.training:
@@ -126,7 +130,7 @@ class PaddedStep:
         self._work()
 
     def _work(self) -> None:
-        """Train on the rows whose numbers were sent."""
+        """Train on the rows whose numbers are on the device."""
         plain = self._plain
         plain.optimizers.zero_grad()
         batch = self._columns.at(self._rows).batch(self._slices)
@@ -137,7 +141,7 @@ class PaddedStep:
 
 
 class RecordedStep(PaddedStep):
-    """The same, recorded after some steps and replayed from then on."""
+    """A `PaddedStep` that is recorded after some steps and replayed from then on."""
 
     _graph: torch.cuda.CUDAGraph | None = None
     _warm = 0
@@ -160,14 +164,14 @@ class RecordedStep(PaddedStep):
     def _recorded(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         self._plain.optimizers.zero_grad()
-        # The thread that makes batches ahead goes on with its own work meanwhile.
+        # "thread_local": the thread that makes batches ahead may use CUDA during the recording.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._work()
         return graph
 
 
 def room_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows that there is room for in each scenario's slice, `(D,)`, where some batches have `counts` `(n, D)`.
+    """The number of rows in each scenario's slice, `(D,)`, from the `counts` `(n, D)` of some sample batches.
 
     >>> room_of(np.array([[3070, 1026, 0], [3040, 1056, 0]])).tolist()
     [3136, 1120, 0]

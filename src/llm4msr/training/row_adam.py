@@ -1,4 +1,4 @@
-"""Adam for large tables: a step costs what the rows that it looked up cost, however many there are."""
+"""Adam for large tables: the cost of a step depends on the rows that it looked up, not on the table's size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor
 class RowAdam:
     """Adam (Kingma and Ba, 2014) over the looked-up rows of a table.
 
-    A row's moments, decay and value change only in the steps that look it up; the bias correction counts all steps, as
-    `torch.optim.SparseAdam` has it. Where every step looks up every row it is exact Adam.
+    A row's value and moments are updated, and its decay applied, only in steps that look the row up. The bias
+    correction counts all steps, as in `torch.optim.SparseAdam`. If every step looks up every row, it is exact Adam.
 
     Args:
-        table: `(V, k)`; its gradient is sparse, as `FeatureEmbedding` gives it, and may name a row many times.
-        learning_rate, decay: of Adam, and L2 added to the gradient of the rows.
-        betas, epsilon: of Adam.
+        table: `(V, k)`; its gradient is sparse, as from `FeatureEmbedding`, and may have several entries for a row.
+        learning_rate: Adam's learning rate.
+        decay: L2, added to the gradient of the rows.
+        betas, epsilon: Adam's constants.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class RowAdam:
         self._place: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
 
     def zero_grad(self) -> None:
-        """Forget the gradient."""
+        """Clear the gradient."""
         self._table.grad = None
 
     @torch.no_grad()
@@ -74,13 +75,13 @@ class RowAdam:
         return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
 
     def _different(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The different ids and, for each id, its place among them; without a sort, by marks in an array of `V`."""
+        """The different ids and each id's index into them. It does not sort: it marks ids in an array of length `V`."""
         if self._place is None:
             self._place = np.empty(len(self._table), dtype=np.int32)
         place, asked = self._place, ids.numpy()
         numbers = np.arange(len(asked), dtype=np.int32)
         place[asked] = numbers
-        rows = asked[place[asked] == numbers]  # where an id stands several times, the last one
+        rows = asked[place[asked] == numbers]  # of equal ids, keep the last one
         place[rows] = numbers[: len(rows)]
         return torch.from_numpy(rows), torch.from_numpy(place[asked])
 
@@ -89,7 +90,7 @@ class RowAdam:
         return {"first": self._moments[0], "second": self._moments[1], "step": self._steps}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore the output of `state`."""
         for mine, theirs in zip(
             (*self._moments, self._steps), (state["first"], state["second"], state["step"]), strict=True
         ):
@@ -97,10 +98,10 @@ class RowAdam:
 
 
 def summed_in_place(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows `(n,)` and the sum of the values of each, `(n, k)`, without a look at how many different ones there are.
+    """Rows `(n,)` and the sum of each row's values, `(n, k)`; the number of different rows is not read on the host.
 
-    The different ids come first; what is left of the `n` places repeats the first of them with its sum, so that
-    writing all of it writes that row many times alike. A GPU is not waited for.
+    The different ids come first, sorted. The rest of the `n` places repeats the first id with its sum, so that writing
+    all places writes the same values to that row several times. The GPU is not synchronised.
 
     >>> rows, sums = summed_in_place(torch.tensor([7, 3, 7]), torch.tensor([[1.0], [2.0], [4.0]]))
     >>> rows.tolist(), sums[:, 0].tolist()

@@ -1,8 +1,8 @@
-"""A run: one config, one folder with everything that came of it.
+"""A run: one config, and one folder with everything that it produces.
 
-The folder holds `config.json`, `versions.json`, `metrics.jsonl` (a line a validation), `checkpoint.safetensors` while
-training goes on, and at the end `model.safetensors` (the best weights), `knowledge.safetensors` (how vectors were
-standardised and reduced), `test_logits.npy` (a score for each test row, in order) and `result.json`.
+The folder holds `config.json`, `versions.json`, `metrics.jsonl` (one line for each validation) and, during training,
+`checkpoint.safetensors`. At the end it holds `model.safetensors` (the best weights), `knowledge.safetensors` (how
+vectors were standardised and reduced), `test_logits.npy` (the logit of each test row, in order) and `result.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llm4msr.training.parallel import Group, joined
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `leaks` is not empty where the knowledge protocol shows training rows their labels."""
+    """The result of a run. `leaks` is not empty if the knowledge protocol shows rows their own labels."""
 
     folder: Path
     scores: Scores
@@ -48,9 +48,9 @@ class RunResult:
 def train_run(
     config: RunConfig, folder: Path, progress: Callable[[TrainProgress], None] = lambda progress: None
 ) -> RunResult:
-    """Train in `folder`, or go on where an interrupted run of the same config stopped, or give a finished one's result.
+    """Train in `folder`, resume an interrupted run of the same config, or return the result of a finished one.
 
-    Raises `InputError` where the folder holds a run of another config, or the data or the knowledge does not fit.
+    Raises `InputError` if the folder holds a run of another config, or if data or knowledge do not fit.
     """
     keep_freed_memory()
     with joined(config.train.device) as group:
@@ -58,7 +58,7 @@ def train_run(
 
 
 def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], None], group: Group) -> RunResult:
-    config.model.backbone_config()  # what is wrong with it is said before all else is read
+    config.model.backbone_config()  # report wrong settings before anything is read
     data = PreparedData.open(config.data)
     reasoned = open_knowledge(config, data)
     run = resolved(config, data, reasoned)
@@ -103,7 +103,7 @@ def _write_result(
     write_tensors(folder / "knowledge.safetensors", reductions)
     result = {
         "test": scores.as_dict([s.value for s in data.schema.scenarios]),
-        "validation_auc": position.best if position.best >= 0 else None,  # minus a log loss where none is defined
+        "validation_auc": position.best if position.best >= 0 else None,  # below 0: minus a log loss, not an AUC
         "best_epoch": round(position.best_epoch, 3),
         "seconds": round(position.seconds, 2),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -114,15 +114,15 @@ def _write_result(
 
 
 def evaluate_run(folder: Path, config: RunConfig | None = None) -> Scores:
-    """Score the test part anew with a run's stored weights; see `open_trained`."""
+    """Score the test part again with a run's stored weights; see `open_trained`."""
     data, source, model = open_trained(folder, config)
     return evaluate(model, data, source, "test")
 
 
 def open_trained(folder: Path, config: RunConfig | None = None) -> tuple[PreparedData, BatchSource, MultiScenarioModel]:
-    """The data, the batches and the trained model of a run. Raises `InputError` where anything changed since.
+    """The data, the batches and the trained model of a run. Raises `InputError` if data or knowledge changed since.
 
-    A `config` says where data and knowledge lie now, where that is not where the run found them.
+    Give a `config` if data or knowledge were moved since the run (see `run_config`).
     """
     recorded = read_json(folder / "config.json")
     config = run_config(folder) if config is None else config

@@ -1,4 +1,4 @@
-"""A run's settings from a TOML file and from `path=value` assignments."""
+"""A run's settings, read from a TOML file and `path=value` assignments."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from llm4msr.validation import read_toml
 
 
 def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()) -> RunConfig:
-    """The config of a TOML file, or the defaults, with the assignments (a dotted path and a value) put over it.
+    """The config of a TOML file, or the defaults, overridden by the assignments (dotted path and value).
 
-    A run's `config.json` is read as well: the run is then repeated.
+    The file may also be a run's `config.json`, to repeat the run.
 
-    Raises `InputError` for a file that cannot be read, and for an unknown or unfit setting.
+    Raises `InputError` for a file that cannot be read, and for an unknown or invalid setting.
     """
     raw = {} if file is None else _read_run(file) if file.suffix == ".json" else read_toml(file)
     for path, value in assignments:
@@ -29,7 +29,7 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read `path=value`; the value is JSON, a list or a table of TOML, or else text.
+    """Read `path=value`. The value is JSON, a TOML list or table, or otherwise text.
 
     >>> parse_assignment("train.seed=3"), parse_assignment("model.backbone.name=star")
     (('train.seed', 3), ('model.backbone.name', 'star'))

@@ -1,4 +1,4 @@
-"""One training step, as `fit`, the paper's Table 3 and the estimates take it."""
+"""One training step: its interface, and the plain step; `recorded` has a step that a GPU replays."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from llm4msr.training.train_config import TrainConfig
 class Step(Protocol):
     """Trains on one batch after another.
 
-    `loss_sum` is the sum of their losses, of this process's share of the rows; `padded_steps` counts the batches that
-    were given the one shape that a GPU replays.
+    `loss_sum` sums this process's part of each batch's mean loss. `padded_steps` counts the batches that were padded to
+    the one shape that a GPU replays.
     """
 
     loss_sum: Tensor
     padded_steps: int
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """An epoch's batches from step `start` on, as the step wants them, made ahead."""
+        """An epoch's batches from step `start` on, in the form that the step takes, made ahead."""
         ...
 
     def __call__(self, batch: Any) -> int:
-        """Train on a batch; gives its rows, in all processes."""
+        """Train on a batch; returns its number of rows, over all processes."""
         ...
 
 
 class PlainStep:
-    """A step operation by operation."""
+    """A step that runs operation by operation."""
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class PlainStep:
         )
 
     def __call__(self, batch: Batch) -> int:
-        """Train on a batch; gives its rows, in all processes."""
+        """Train on a batch; returns its number of rows, over all processes."""
         model, group = self.model, self._group
         model.train()
         self.optimizers.zero_grad()
         count = int(group.sum(torch.tensor(len(batch))))
         loss, penalty = losses(model, batch, self.config.precision)
-        # This process's share of the mean over all rows: the shares of the group add up to it.
+        # This process's part of the mean over all rows: the sum over the group is the mean.
         loss = loss * (len(batch) / count)
         objective(loss, penalty, self.config.generated_decay / group.size).backward()
         self.loss_sum += loss.detach()

@@ -16,12 +16,12 @@ class TrainConfig(BaseModel):
     """How a model is trained.
 
     `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
-    than most settings. `embedding_updates` says whether a step updates the rows that it looked up, or all of them
+    than most settings. `embedding_updates`: whether a step updates only the rows that it looked up, or all rows
     exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
-    weights. Validation runs `validations_per_epoch` times an epoch; training stops after `patience` of them without
-    a better mean validation AUC over the scenarios, and the best weights are restored in any case. Up to
-    `rows_together` rows that see the same user states are drawn into a batch as one: what is made of the states is
-    then made less often. With `cuda_graphs` a step is recorded on a GPU and replayed where the model allows it.
+    weights. Validation runs `validations_per_epoch` times in an epoch. Training stops after `patience` validations
+    without a better mean AUC over the scenarios; in any case the best weights are restored. Up to `rows_together` rows
+    that see the same user states are kept together in a batch, so that each state is processed less often. With
+    `cuda_graphs`, a GPU records a step and replays it if the model allows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,12 +39,12 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     shuffle_window: int | None = Field(default=None, ge=1)
     rows_together: int = Field(default=16, ge=1)
-    # No part of a run's identity: a run is opened again on any machine, and results differ by rounding.
+    # Not part of a run's identity: a run can be opened on any machine, and results differ only by rounding or dropout.
     cuda_graphs: bool = Field(default=True, exclude=True)
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", exclude=True)
 
     def optimizers(self, model: MultiScenarioModel) -> Optimizers:
-        """The optimizers of a model that is trained so."""
+        """The optimizers of a model, with these settings."""
         return Optimizers(
             model,
             learning_rate=self.learning_rate,
@@ -54,7 +54,7 @@ class TrainConfig(BaseModel):
         )
 
     def torch_device(self) -> torch.device:
-        """The device to train on: of several GPUs this process' own, by number, since threads do not share a choice."""
+        """The device to train on. A GPU is named by its number, since each thread has its own current GPU."""
         if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
             return torch.device("cpu")
         if not torch.cuda.is_available():

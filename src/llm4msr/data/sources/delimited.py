@@ -1,7 +1,7 @@
-"""CSV and TSV files, read once into typed columns; a line of another number of values or not in UTF-8 is set aside.
+"""Read CSV and TSV files once into typed columns. Lines with a wrong number of values or not in UTF-8 are set aside.
 
-A quote that opens a value and is never closed would take all lines up to the next quote for one value: such a file is
-refused, where the value or the malformed line has several lines of the file inside that look like rows.
+A quote that opens a value and is never closed makes one value of all lines up to the next quote. A file is refused if
+a value or a malformed line contains several lines that look like rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llm4msr.folders import Scratch
 _BLOCK = 1 << 23
 """Bytes parsed at once; no line may be longer."""
 _TELLING = 5
-"""Values that a line of prose seldom has by chance: of fewer, more lines have to look like rows."""
+"""A line of prose seldom has this many values by chance. For fewer columns, more lines must look like rows."""
 
 
 def read_delimited(
@@ -36,13 +36,14 @@ def read_delimited(
     name: str | None = None,
     header: Callable[[str], str] = str,
 ) -> Table:
-    """Read files of one layout, through a temporary Arrow file, so that memory does not grow with them.
+    """Read files with the same columns into a temporary Arrow file, so that memory does not grow with their size.
 
-    `types` chooses columns and their types; without it every column is read as text, so that an id such as `007`
-    stays what it is. In a typed column a text that is no number of the type is missing. `header` maps a header's column
-    name to the one to use. An empty value is missing.
+    `types` chooses columns and their types. Without it every column is read as text, so that an id such as `007` is
+    kept as it is. In a typed column, a text that is not a number of the type is missing. `header` maps a column name in
+    the file to the name to use. An empty value is missing.
 
-    Raises `InputError` for a file that cannot be read, and for one that lacks a column of `types`.
+    Raises `InputError` for a file that cannot be read, lacks a column of `types`, has other columns than the first
+    file, or seems to have a quote that is never closed.
     """
     scratch = Scratch()
     target = scratch.path / "table.arrow"
@@ -99,7 +100,7 @@ def read_delimited(
 
 
 def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[str, str]:
-    """The name to use of each column, and its name in the file."""
+    """Map the name to use for each column to its name in the file."""
     try:
         with path.open("rb") as file:
             first = file.readline(_BLOCK)
@@ -111,11 +112,13 @@ def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[s
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: cannot be read: {error}; is it a text file with a header?") from error
+    if twice := sorted({field for field in fields if fields.count(field) > 1}):
+        raise InputError(f"{path}: the header names the column {twice[0]!r} twice; rename one of them")
     return {header(field): field for field in fields}
 
 
 class _Rows:
-    """Whether a text has several whole lines inside that each have as many values as the header."""
+    """Whether the inner lines of a text look like rows: several lines, each with as many values as the header."""
 
     def __init__(self, separator: str, values: int) -> None:
         self._separator, self._values = separator, values
@@ -127,12 +130,12 @@ class _Rows:
             return False
         try:
             return all(len(row) == self._values for row in lines_of.reader(inside, delimiter=self._separator))
-        except lines_of.Error:  # a line longer than it reads is none of a table
+        except lines_of.Error:  # a line too long for the reader is not a row
             return False
 
 
 def _of_many_lines(columns: Sequence[pa.Array]) -> Iterator[tuple[int, str]]:
-    """The values with line breaks, each with its row; most columns have none."""
+    """The values with line breaks, each with its row. Most columns have none, so their buffer is searched first."""
     for column in columns:
         text = column.buffers()[2]
         if text is not None and b"\n" in text.to_pybytes():
@@ -153,14 +156,14 @@ def _open(
     try:
         return csv.open_csv(
             path,
-            read_options=csv.ReadOptions(block_size=_BLOCK, use_threads=False),  # threads would not know the row
+            read_options=csv.ReadOptions(block_size=_BLOCK, use_threads=False),  # with threads, bad rows have no number
             parse_options=csv.ParseOptions(
                 delimiter=separator, newlines_in_values=True, invalid_row_handler=skip, quote_char='"'
             ),
             convert_options=csv.ConvertOptions(
                 include_columns=columns,
                 column_types=dict.fromkeys(columns, pa.string()),
-                check_utf8=False,  # here, a row that is not would be the end of the file
+                check_utf8=False,  # this check would end the reading at the first row not in UTF-8
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=True,
@@ -180,7 +183,7 @@ def _next(reader: csv.CSVStreamingReader, path: Path) -> pa.RecordBatch | None:
 
 
 def _numbers_or_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The column in its type, or its text where not all of it is a number: numbers are legible."""
+    """The column in its type, or as text if not all values are numbers. Only text needs the check for UTF-8."""
     try:
         return column.cast(kind)
     except pa.ArrowInvalid:
@@ -188,7 +191,7 @@ def _numbers_or_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _legible(texts: Sequence[pa.Array], rows: int) -> NDArray[np.bool_]:
-    """Which of a batch's rows are UTF-8 in all of the columns `texts`."""
+    """Which rows of a batch are valid UTF-8 in all columns of `texts`."""
     found = np.ones(rows, dtype=bool)
     for column in texts:
         try:
@@ -212,11 +215,11 @@ def _unreadable(path: Path, error: pa.ArrowInvalid) -> InputError:
 
 
 def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The column in its type; what cannot be converted is missing."""
+    """The column in its type; values that cannot be converted are missing."""
     if column.type == kind:
         return column
     number = pl.col("text").cast(pl.Float64, strict=False).fill_nan(None)
-    if pa.types.is_integer(kind):  # by way of a float only where it is written as one, which is inexact beyond 2**53
+    if pa.types.is_integer(kind):  # via float only if written as one: floats above 2**53 are inexact
         whole = pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
         number = pl.coalesce(pl.col("text").cast(pl.Int64, strict=False), whole)
     typed = number.cast(pl.Series(pa.array([], kind)).dtype, strict=False)

@@ -20,12 +20,12 @@ FrameLike = Any
 
 
 def read_table(source: FrameLike, what: str, separators: Mapping[str, str] | None = None) -> Table:
-    """Make a `Table` of a path or a frame. `what` (such as "interactions") names a frame in errors.
+    """Make a `Table` from a path or a frame. `what` (such as "interactions") names a frame in errors.
 
-    CSV columns are read as text, so that an id such as `007` stays what it is, and a line with too many or too few
-    values is set aside. A lazy frame is collected once, since one that groups or joins gives its rows in another
-    order each time. `separators` are those of multi-valued columns. Raises `InputError` for a path that does not exist
-    or a type that is not known.
+    CSV columns are read as text, so that an id such as `007` is kept as it is, and a line with too many or too few
+    values is set aside. A lazy frame is collected once, since one that groups or joins may return its rows in another
+    order each time. `separators` maps multi-valued columns to their separators. Raises `InputError` for a path that
+    does not exist, or for an unknown type.
     """
     name = f"the frame {what}"
     if isinstance(source, pl.LazyFrame):
@@ -65,14 +65,14 @@ def _read_file(path: Path, separators: Mapping[str, str]) -> Table:
 def _scan(paths: list[Path], separators: Mapping[str, str]) -> pl.LazyFrame:
     """Parquet files as one table.
 
-    A column that only some of them have is missing in the others. One that is text in some and of another type in
-    others is read as text, as a number where it is whole in some and has fractions in others, and as lists of texts
-    where it is a list in some: a text is cut by the separator of its column then.
+    A column that only some files have is missing in the others. If a column has different types, it is read as a
+    type that fits all: as text if it is text in some files; as a float if it is an integer in some and a float in
+    others; as lists of texts if it is a list in some. In that case texts are split by the column's separator.
     """
     try:
         schemas = [pl.read_parquet_schema(path) for path in paths]
     except (pl.exceptions.PolarsError, OSError):
-        schemas = []  # whoever reads the table says what is wrong with the file
+        schemas = []  # reading the table will report what is wrong with the file
     if all(schema == schemas[0] and list(schema) == list(schemas[0]) for schema in schemas):
         return pl.scan_parquet(paths, glob=False)
     types: dict[str, set[pl.DataType]] = {}
@@ -89,7 +89,7 @@ def _scan(paths: list[Path], separators: Mapping[str, str]) -> pl.LazyFrame:
 
 
 def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separator: str) -> pl.Expr:
-    """A column as a type that all of its `types` can be; numbers and times find one by themselves."""
+    """Cast a column to a type that fits all of its `types`; polars finds one for numbers and times by itself."""
     if len(types) == 1 or any(isinstance(dtype, pl.Struct) for dtype in types):
         return column
     if any(dtype.is_nested() for dtype in types):
@@ -100,7 +100,7 @@ def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separato
 
 
 def _kind(path: Path) -> str:
-    """What a file of data is by its name; a compressed one is named so, since it is not read."""
+    """The kind of a data file by its name, "" if unknown; a kind of its own, such as "csv.gz", if it is compressed."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in ("gz", "zip", "zst", "bz2", "xz"):
         return f"{Path(path.stem).suffix.lower().removeprefix('.') or 'data'}.{suffix}"
@@ -116,7 +116,7 @@ def from_frames(
     positives: FrameLike | None = None,
     events: FrameLike | None = None,
 ) -> Tables:
-    """Tables of the user's own frames or files; see `Tables` for what each holds.
+    """Make tables from the user's own frames or files; see `Tables` for what each holds.
 
     >>> import polars as pl
     >>> schema = Schema.model_validate({

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, plain or gzipped, decoded into typed records; a line that is none is set aside."""
+"""Read files with one JSON object per line, plain or gzipped, into typed records; other lines are set aside."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 class JsonLines:
-    """Reads records of one type. While it does, `malformed` fills with (row number from 0, reason), and `read` counts.
+    """Reads the records of a file. Meanwhile `malformed` collects (row number from 0, reason), and `read` counts lines.
 
-    A first line that is JSON but no such record means another version of the file, and is an `InputError` that names
-    the field; later ones are set aside.
+    If the first line is JSON but not such a record, the file is probably of another version: this raises an
+    `InputError` that names the field. Later lines of this kind are set aside.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class JsonLines:
 
 
 def find_file(folder: Path, names: list[str]) -> Path:
-    """The first of `names`, plain or gzipped, that the folder has; raises `InputError` where it has none."""
+    """The first of `names`, plain or gzipped, that the folder has; raises `InputError` if it has none."""
     for name in names:
         for path in (folder / f"{name}.json.gz", folder / f"{name}.json"):
             if path.is_file():

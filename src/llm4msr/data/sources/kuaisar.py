@@ -1,7 +1,8 @@
 """KuaiSAR and KuaiSAR-small: searches and recommendations of one video platform (Sun et al., CIKM 2023).
 
 The archive's CSV files lie in one folder. A recommended item is clicked when `click` is 1, a searched one when
-`click_cnt` is above 0. Captions and search words are ids of words, so a language model reads the items' categories.
+`click_cnt` is above 0. Captions and search words are given only as word ids, so a language model reads the items'
+categories.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from llm4msr.schema import Schema
 _ID, _FLAG, _MS, _TEXT = pa.int64(), pa.int8(), pa.float64(), pa.string()
 _LEVELS = ("first", "second", "third", "fourth")
 _LEVELS_OF_FIELDS = _LEVELS[:2]
-_COLUMNS: dict[str, dict[str, pa.DataType]] = {  # the largest file is begun first
+_COLUMNS: dict[str, dict[str, pa.DataType]] = {  # read in parallel, the largest file first
     "item_features.csv": {"item_id": _ID, "author_id": _TEXT, "item_type": _TEXT, "upload_type": _TEXT}
     | {f"{level}_level_category_id": _TEXT for level in _LEVELS_OF_FIELDS}
     | {f"{level}_level_category_name_en": _TEXT for level in _LEVELS},
@@ -36,7 +37,7 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {  # the largest file is begun fir
 
 
 class KuaiSARConfig(BaseModel):
-    """`folder` of `rec_inter.csv`, `src_inter.csv`, `user_features.csv` and `item_features.csv`."""
+    """`folder` holds `rec_inter.csv`, `src_inter.csv`, `user_features.csv` and `item_features.csv`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,8 +45,8 @@ class KuaiSARConfig(BaseModel):
 
 
 def kuaisar(config: KuaiSARConfig) -> Tables:
-    """The tables of both scenarios; raises `InputError` where a file or a column is missing."""
-    for name in _COLUMNS:  # before the first of them is read
+    """Read the tables of both scenarios; raises `InputError` if a file or a column is missing."""
+    for name in _COLUMNS:  # check for all files before reading the first
         if not (config.folder / name).is_file():
             raise InputError(f"{config.folder / name}: no such file; KuaiSAR's archive has it beside rec_inter.csv")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -65,7 +66,7 @@ def kuaisar(config: KuaiSARConfig) -> Tables:
 
 
 def _interactions(feed: Table, search: Table) -> Table:
-    """Both logs as one; a row's number counts the rows of the feed, then those of the search."""
+    """Concatenate both logs; row numbers count the rows of the feed first, then those of the search."""
     clicked = pl.when(pl.col("click_cnt").is_not_null()).then((pl.col("click_cnt") > 0).cast(pl.Int8))
     none = pl.lit(0, dtype=pl.Int8)
     rows = pl.concat(
@@ -100,7 +101,7 @@ def _interactions(feed: Table, search: Table) -> Table:
 
 
 def _items(items: pl.LazyFrame) -> pl.LazyFrame:
-    """Unknown categories are missing; the names of the known levels make the category path."""
+    """Make unknown categories and authors missing, and join the names of the known levels into the category path."""
     names = [_without(pl.col(f"{level}_level_category_name_en"), "empty") for level in _LEVELS]
     return items.with_columns(
         *(_without(pl.col(f"{level}_level_category_id"), "0", "-124", "empty") for level in _LEVELS_OF_FIELDS),
@@ -110,7 +111,7 @@ def _items(items: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _without(texts: pl.Expr, *unknown: str) -> pl.Expr:
-    """The texts, missing where they are one of `unknown`; faster than `replace`."""
+    """The texts, with those in `unknown` made missing; faster than `replace`."""
     return pl.when(pl.all_horizontal(*(texts != text for text in unknown))).then(texts)
 
 

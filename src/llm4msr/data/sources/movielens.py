@@ -1,7 +1,7 @@
 """MovieLens-100K as RecBole's atomic files: films rated by users, in scenarios made of groups of genres.
 
-Every film belongs to the scenario of its first genre that has one, so users overlap and films do not. A rating above
-3 is a positive, the others are true negatives. GroupLens' terms: research, no redistribution.
+Every film belongs to the scenario of its first genre that has one, so scenarios share users but not films. A rating
+above 3 is a positive; all other ratings are true negatives. GroupLens allows use in research but no redistribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ABOUT = {
 
 
 class MovieLensConfig(BaseModel):
-    """`folder` of `ml-100k.inter`, `ml-100k.item` and `ml-100k.user`."""
+    """`folder` holds `ml-100k.inter`, `ml-100k.item` and `ml-100k.user`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,7 +38,7 @@ class MovieLensConfig(BaseModel):
 
 
 def movielens(config: MovieLensConfig) -> Tables:
-    """The tables; raises `InputError` where a file or a column is missing."""
+    """Read the tables; raises `InputError` if a file or a column is missing."""
     text = pa.string()
     ratings = _read(
         config.folder,

@@ -1,4 +1,4 @@
-"""Users who appear in every scenario: what the paper keeps of the Amazon data."""
+"""Keep only the users who appear in every scenario, as the paper does with the Amazon data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from llm4msr.errors import InputError
 def keep_overlapping(
     rows: pl.DataFrame, user: str, scenario: str, scenarios: Sequence[str], where: str
 ) -> pl.DataFrame:
-    """The rows of users who have a row in each of the scenarios.
+    """Keep the rows of users who have a row in each of the scenarios.
 
-    Raises `InputError` where there is none, with the number of users that each scenario has.
+    Raises `InputError` if there is no such user; the message has the number of users in each scenario.
     """
-    everywhere = rows.group_by(user).agg(pl.col(scenario).n_unique().alias("in")).filter(pl.col("in") == len(scenarios))
+    everywhere = (
+        rows.group_by(user).agg(pl.col(scenario).n_unique().alias("in")).filter(pl.col("in") == len(set(scenarios)))
+    )
     if everywhere.is_empty():
         counts = dict(rows.group_by(scenario).agg(pl.col(user).n_unique()).iter_rows())
         each = ", ".join(f"{name}: {counts.get(name, 0)}" for name in scenarios)

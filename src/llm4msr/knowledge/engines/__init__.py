@@ -1,1 +1,1 @@
-"""Engines run a frozen LLM: prompts in; text, vector and finish reason out."""
+"""Engines run a frozen LLM: they take prompts, and give a text, a vector and a finish reason for each."""

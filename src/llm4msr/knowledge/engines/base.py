@@ -1,4 +1,4 @@
-"""What every engine takes and gives."""
+"""The interface of all engines: their settings, answers and methods."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Pooling = Literal["last_generated", "last_prompt", "mean_prompt", "mean_generate
 FinishReason = Literal["stop", "length", "prefill"]
 
 CLOSING_QUESTION = "In one word, these preferences are:"
-"""Appended after the summary by the pooling `closing`; the vector is the state of its last token."""
+"""Appended to the generated text by `closing` and `close_cut`; the vector is the state of its last token."""
 
 
 class Generation(BaseModel):
-    """How a prompt is run, and which hidden state is kept of it. It is part of what a stored answer is found by.
+    """How a prompt is run, and which hidden state becomes its vector. It is part of the key of a stored answer.
 
     `pooling` names the state, always after the model's final norm:
 
@@ -26,16 +26,17 @@ class Generation(BaseModel):
       does not count.
     - `mean_generated`: the mean over the generated tokens.
     - `closing`: the last token of a fixed question appended after the generated text.
-    - `last_prompt`, `mean_prompt`: the prompt's last token, or the mean over its tokens without the first, which in
-      every prompt is the same outlier. Nothing is generated.
+    - `last_prompt`: the prompt's last token. Nothing is generated.
+    - `mean_prompt`: the mean over the prompt's tokens without the first, which is the same outlier in every prompt.
+      Nothing is generated.
 
-    A text that the token limit cut off is, where `close_cut` is set, closed with the same fixed question, and the
-    vector is the question's last state: the state in the middle of a sentence says little. The paper's own pooling is
-    `last_generated` without it.
+    With `close_cut`, the same fixed question is appended to a text that the token limit cut off, and the vector is the
+    state of the question's last token: a state from the middle of a sentence says little. The paper's own pooling is
+    `last_generated` without `close_cut`.
 
-    `chat` wraps the prompt in the model's own chat template, where it has one. Decoding is greedy;
-    `repetition_penalty` divides the positive logits of tokens already generated, and multiplies the negative ones
-    (Keskar et al., CTRL, 2019), since small models otherwise repeat themselves.
+    `chat` wraps the prompt in the model's own chat template, if it has one. Decoding is greedy. `repetition_penalty`
+    divides the positive logits of tokens already generated, and multiplies the negative ones (Keskar et al., CTRL,
+    2019), since small models otherwise repeat themselves; vLLM applies it to the prompt's tokens, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,10 +55,10 @@ class Generation(BaseModel):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one prompt.
+    """The answer to one prompt.
 
-    `vector` is float16 `(d,)`. `finish_reason` is "stop" where the text ended by itself, "length" where the token
-    limit cut it off, "prefill" where nothing was generated.
+    `vector` is float16 `(d,)`. `finish_reason` is "stop" if the text ended by itself, "length" if the token limit cut
+    it off, "prefill" if nothing was generated.
     """
 
     text: str
@@ -69,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A prompt that got no answer, and why. It is set aside, and the others go on."""
+    """The reason why a prompt got no answer. Such a prompt is set aside, and the others go on."""
 
     reason: str
 
@@ -82,7 +83,7 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model, revision and number format: with the generation settings, all that an answer depends on."""
+        """Model, revision and number format: all that an answer depends on, besides generation settings and prompt."""
         ...
 
     @property
@@ -91,5 +92,5 @@ class Engine(Protocol):
         ...
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
-        """Answer the prompts in any order: each item is one finished batch of (position in `prompts`, outcome)."""
+        """Answer the prompts in any order. Yields finished batches of (position in `prompts`, outcome)."""
         ...

@@ -1,4 +1,4 @@
-"""Which engine runs the language model: by name, or the fastest that is installed here."""
+"""Makes the engine that runs the language model: one by name, or the fastest that is installed here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "com
 
 
 def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
-    """The engine to take for a causal LM here, and why."""
+    """The engine to use for a causal LM on this machine, and the reason."""
     import torch
 
     if torch.cuda.is_available():
@@ -45,11 +45,12 @@ def make_engine(
     command: str = "",
     layers: int | None = None,
 ) -> Engine:
-    """The engine with the model of a folder, or with the embedded one.
+    """The engine for the model in a folder or, without a folder, for the embedded model.
 
-    `command` is the program of that engine; `layers` is how many of the model's layers are run, all by default.
+    `command` is the program for the engine `command`. `layers` is how many of the model's layers are run; by default
+    all.
 
-    Raises `InputError` where it cannot be made.
+    Raises `InputError` if it cannot be made.
     """
     if (name == "command") != bool(command):
         raise InputError("--engine command and --command go together: the program that answers prompts")

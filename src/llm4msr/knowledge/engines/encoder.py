@@ -1,6 +1,6 @@
 """A text-embedding model: the mean of the last hidden states, as sentence-transformers models are used.
 
-It reads items only, beside an LLM or as a control in its place.
+It is for items only: as a reading beside the LLM's vectors, or as a control that replaces them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class EncoderEngine:
 
     Args:
         folder: config, tokenizer and safetensors weights.
-        batch_tokens: tokens a batch at the most, padding included.
+        batch_tokens: the most tokens per batch, padding included.
 
-    Raises `InputError` where the folder holds no usable model.
+    Raises `InputError` if the folder holds no usable model.
     """
 
     def __init__(self, folder: Path, *, batch_tokens: int = 8192) -> None:
@@ -50,9 +50,9 @@ class EncoderEngine:
         return tuple(self._tokenizer.all_special_tokens)
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
-        """The mean over each prompt's tokens; a longer one is cut to what the model reads.
+        """The mean over each prompt's tokens, the first included. A prompt that is too long for the model is cut.
 
-        Raises `InputError` where another pooling is asked for.
+        Raises `InputError` if another pooling than `mean_prompt` is asked for.
         """
         if generation.generates:
             raise InputError(
@@ -64,7 +64,7 @@ class EncoderEngine:
                 "take the pooling mean_prompt"
             )
         positions = int(getattr(self._model.config, "max_position_embeddings", 512))
-        longest = min(positions, self._tokenizer.model_max_length)  # RoBERTa has two positions more than it reads
+        longest = min(positions, self._tokenizer.model_max_length)  # RoBERTa counts two positions too many
         ids = [self._tokenizer(prompt, truncation=True, max_length=longest)["input_ids"] for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         for batch in batches(order, ids, self._batch_tokens, generation):

@@ -1,4 +1,4 @@
-"""A language model's folder: whether it is whole, and what identifies it."""
+"""A language model's folder: checks that it is complete, and makes its fingerprint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SMALL_FILES = (
     "chat_template.jinja",
     "tokenizer.model",
 )
-"""What an answer depends on beside the weights."""
+"""The files that an answer depends on, besides the weights."""
 
 
 def require_model(folder: Path) -> None:
-    """Raise `InputError` where the folder lacks a config or weights."""
+    """Raise `InputError` if the folder lacks a config or weights."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no language model (no config.json); name the folder of one")
     if not any(folder.glob("*.safetensors")):
@@ -29,7 +29,7 @@ def require_model(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Identifies a model by all that its answers depend on: its small files and its weights, which are read whole."""
+    """A hash of all that a model's answers depend on: its small files and its weights, which are read completely."""
     digest = hashlib.sha256()
     for name in _SMALL_FILES:
         if (folder / name).is_file():
@@ -41,7 +41,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_configs(folder: Path) -> tuple[Any, Any]:
-    """A model's config, and its config for generation."""
+    """A model's config and its generation config."""
     from transformers import AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)

@@ -1,4 +1,4 @@
-"""What the engines share that run a causal language model on this machine: tokens in, answers out."""
+"""Base classes and helpers of the engines that run a causal language model on this machine."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from llm4msr.knowledge.engines.reading import Ends, Session, Tokens, generate, p
 
 DType = Literal["bfloat16", "float32"]
 _SHORTEST_PREFIX = 8
-"""A shorter common beginning is not worth a call of its own."""
+"""The fewest tokens of a shared prefix that is worth a call of its own."""
 
 
 class PromptEngine(ABC):
-    """A frozen causal LM from a local folder, given batches of tokenised prompts of about the same length.
+    """A frozen causal LM from a local folder, which gets batches of tokenised prompts of about the same length.
 
     Args:
-        kind: what the engine is called in stored answers.
+        kind: the name of the engine in its identity.
         folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
         dtype: number format of the arithmetic.
-        batch_tokens: tokens a batch at the most, padding and the text to be generated included.
-        layers: run only so many layers, then the final norm; all by default.
+        batch_tokens: the most tokens per batch, padding and the text to be generated included.
+        layers: how many layers to run before the final norm; by default all.
     """
 
     shares_prefix: ClassVar[bool] = True
-    """Whether what all prompts begin with is read once. It pays where reading after a cache is no slower than anew."""
+    """Whether a prefix that all prompts share is read once per batch. Pays only if a cache does not slow attention."""
 
     def __init__(self, kind: str, folder: Path, dtype: DType, batch_tokens: int, layers: int | None = None) -> None:
         from transformers import AutoTokenizer
@@ -56,26 +56,26 @@ class PromptEngine(ABC):
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """The tokenizer's own control tokens, those without a role of their own included."""
+        """The tokenizer's control tokens, including added special tokens without a named role."""
         added = [t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special]
         return tuple(dict.fromkeys([*self._tokenizer.all_special_tokens, *added]))
 
     @property
     @abstractmethod
     def configs(self) -> tuple[Any, Any]:
-        """The model's config, and its config for generation."""
+        """The model's config and its generation config."""
 
     @abstractmethod
     def answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
-        """What comes of each prompt of a batch."""
+        """The outcome of each prompt of a batch."""
 
     @property
     def context_length(self) -> int:
-        """The most tokens that prompt and answer may have together."""
+        """The most tokens of a prompt and its answer together."""
         return int(getattr(self.configs[0], "max_position_embeddings", 2048))
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[list[tuple[int, Outcome]]]:
-        """Answer the prompts, the longest first, one batch after another. Those that do not fit are refused, first."""
+        """Answer the prompts batch by batch, the longest first. Prompts that do not fit are refused before that."""
         ids = [self._tokens(prompt, generation) for prompt in prompts]
         room = self.context_length - self._reserved(generation)
         refused: list[tuple[int, Outcome]] = [
@@ -100,7 +100,7 @@ class PromptEngine(ABC):
         return list(self._tokenizer(prompt)["input_ids"]) or [self._tokenizer.eos_token_id or 0]
 
     def _reserved(self, generation: Generation) -> int:
-        """The tokens that may follow a prompt."""
+        """How many tokens may follow a prompt."""
         if not generation.generates:
             return 0
         closes = generation.pooling == "closing" or generation.close_cut
@@ -125,7 +125,7 @@ class LocalEngine(PromptEngine):
         """A session that has read nothing yet. One at a time."""
 
     def answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
-        """What comes of each prompt of a batch."""
+        """The outcome of each prompt of a batch."""
         lengths = [len(batch.prefix) + len(rest) for rest in batch.rests]
         with torch.inference_mode():
             if not generation.generates:
@@ -144,7 +144,7 @@ class LocalEngine(PromptEngine):
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Within it, whatever goes wrong with a model's folder is an `InputError` that names it."""
+    """Turn errors while a model's folder is loaded into an `InputError` that names the folder."""
     from safetensors import SafetensorError
 
     try:
@@ -155,9 +155,9 @@ def loading(folder: Path) -> Iterator[None]:
 
 
 def load_model(folder: Path, dtype: DType, layers: int | None = None) -> Any:
-    """The model of a folder, or its first `layers` and what comes after the last, in evaluation mode.
+    """The model of a folder in evaluation mode; with `layers`, only its first layers, then the final norm and the head.
 
-    Raises `InputError` where it is none, or not whole, or has fewer layers.
+    Raises `InputError` if there is no usable model, its weights are incomplete, or it has fewer layers.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -180,14 +180,14 @@ def load_model(folder: Path, dtype: DType, layers: int | None = None) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    if loaded["missing_keys"]:  # transformers would go on with random numbers in their place
+    if loaded["missing_keys"]:  # transformers would silently use random numbers instead
         first, count = min(loaded["missing_keys"]), len(loaded["missing_keys"])
         raise InputError(f"{folder}: the weights lack {count} tensors (first: {first}); download the model whole")
     return model.requires_grad_(False).eval()
 
 
 def batches(order: list[int], ids: list[list[int]], budget: int, generation: Generation) -> Iterator[list[int]]:
-    """Consecutive runs of `order` whose padded size stays within the budget of tokens."""
+    """Split `order` (longest first) into batches whose padded size is within the budget, but of at least one prompt."""
     extra = generation.max_new_tokens if generation.generates else 0
     start = 0
     while start < len(order):
@@ -197,20 +197,20 @@ def batches(order: list[int], ids: list[list[int]], budget: int, generation: Gen
 
 
 def common_prefix(ids: Sequence[list[int]]) -> list[int]:
-    """What all begin with, one token less than the shortest at most; nothing where it is not worth a call.
+    """The prefix that all share, at least one token shorter than each; empty if it is not worth a call.
 
     >>> common_prefix([[*range(10), 1], [*range(10), 2]]), common_prefix([[1, 2], [1, 3]])
     ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [])
     """
     if len(ids) < 2:
         return []
-    low, high = min(ids), max(ids)  # what these two share, all share
+    low, high = min(ids), max(ids)  # a prefix that these two share is shared by all
     most = min(map(len, ids)) - 1
     same = next((place for place in range(most) if low[place] != high[place]), most)
     return low[:same] if same >= _SHORTEST_PREFIX else []
 
 
 def half(vectors: Tensor) -> np.ndarray[Any, np.dtype[np.float16]]:
-    """float16, with what float16 cannot hold cut to its range."""
+    """Convert to float16; values outside its range are clipped."""
     limit = float(np.finfo(np.float16).max)
     return vectors.float().clamp(-limit, limit).cpu().numpy().astype(np.float16)

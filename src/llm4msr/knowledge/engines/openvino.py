@@ -1,8 +1,8 @@
 """OpenVINO: the fastest way to run a causal language model on a CPU (extra `openvino`).
 
-The model is converted once from the transformers library's own, as one step that reads tokens after a cache of keys
-and values, and kept in the user's cache folder. The cache lives inside OpenVINO; each call says which rows of the
-last one go on, so that rows whose text has ended can leave.
+The transformers model is converted once and kept in the user's cache folder. The converted model does one step: it
+reads tokens after a cache of keys and values. OpenVINO holds this cache as state between calls. Each call says which
+rows of the last call it continues, so that rows whose text has ended can leave.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class OpenVINOEngine(LocalEngine):
     Args:
         folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
         dtype: number format of the arithmetic and of the keys and values.
-        threads: threads to run on; by default all cores.
-        batch_tokens: tokens a batch at the most, padding and the text to be generated included.
-        layers: run only the first of the model's layers, so many; all by default.
+        threads: the number of threads; by default OpenVINO decides.
+        batch_tokens: the most tokens per batch, padding and the text to be generated included.
+        layers: how many of the model's layers to run, counted from the first; by default all.
 
-    Raises `InputError` where OpenVINO is not installed, or the folder holds no model that it can run.
+    Raises `InputError` if OpenVINO is not installed, or the folder holds no model that it can run.
     """
 
-    shares_prefix = False  # its attention over a cache costs more than the prefix saves: measured, 223 to 319 users/min
+    shares_prefix = False  # attention over a cache costs more than a prefix saves: 223 users/min with, 319 without
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class OpenVINOEngine(LocalEngine):
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
-            "KV_CACHE_PRECISION": "bf16" if dtype == "bfloat16" else "f32",  # 8 bits otherwise: not the same vector
+            "KV_CACHE_PRECISION": "bf16" if dtype == "bfloat16" else "f32",  # the default of 8 bits changes vectors
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -68,7 +68,7 @@ class OpenVINOEngine(LocalEngine):
 
     @property
     def configs(self) -> tuple[Any, Any]:
-        """The model's config, and its config for generation."""
+        """The model's config and its generation config."""
         return self._configs
 
     def session(self) -> _OpenVINOSession:
@@ -101,7 +101,7 @@ class _OpenVINOSession:
 
 
 def import_openvino() -> Any:
-    """The package; raises `InputError` that says how to install it."""
+    """The package; if it is absent, raises an `InputError` that says how to install it."""
     try:
         import openvino
     except ImportError as error:
@@ -136,7 +136,7 @@ def _convert(folder: Path, dtype: DType, layers: int | None, path: Path) -> None
     step, example = _Step(model), _example(model)
     with torch.inference_mode(), _quiet():
         traced = torch.jit.trace(step, tuple(example), strict=False, check_trace=False)
-        frontend = FrontEndManager().load_by_framework("pytorch")  # `convert_model` would report its use to its makers
+        frontend = FrontEndManager().load_by_framework("pytorch")  # `convert_model` would send telemetry
         decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
         converted = frontend.convert(frontend.load(decoder))
     cached = example[len(_INPUTS) :]
@@ -150,7 +150,7 @@ def _convert(folder: Path, dtype: DType, layers: int | None, path: Path) -> None
         port.get_tensor().set_names({("states", "logits")[place] if place < 2 else f"present.{place - 2}"})
     converted.reshape(shapes)
     apply_make_stateful_transformation(converted, {f"past.{i}": f"present.{i}" for i in range(len(cached))})
-    # An empty cache has as many rows as the tokens that come first.
+    # At the first call the cache is empty, with as many rows as `input_ids`.
     ids = converted.input("input_ids")
     rows = opset13.gather(opset13.shape_of(ids, output_type="i64"), opset13.constant([0]), opset13.constant(0))
     for operation in converted.get_ops():
@@ -165,7 +165,7 @@ def _convert(folder: Path, dtype: DType, layers: int | None, path: Path) -> None
 
 
 class _Step(nn.Module):
-    """One step: tokens after a cache; states of all tokens, logits after the last, and the longer cache."""
+    """One step: reads tokens after a cache; returns their states, the logits after the last, and the extended cache."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class _Step(nn.Module):
 
 
 def _layer(keys: Tensor, values: Tensor) -> Any:
-    """A cache's layer that holds these already."""
+    """A layer of a cache that already holds these keys and values."""
     from transformers.cache_utils import DynamicLayer
 
     layer = DynamicLayer()
@@ -202,7 +202,7 @@ def _layer(keys: Tensor, values: Tensor) -> Any:
 
 
 def _example(model: Any) -> list[Tensor]:
-    """Three tokens of two rows after a cache of four: any sizes do, as long as they differ."""
+    """Inputs for tracing: three tokens of two rows after a cache of four. Any sizes will do, as long as they differ."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -215,7 +215,7 @@ def _example(model: Any) -> list[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tracing warns of every shape that it takes for a constant; those here are none."""
+    """Hide the tracer's warnings about shapes that it takes for constants: ours stay dynamic."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

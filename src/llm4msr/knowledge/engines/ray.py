@@ -1,8 +1,8 @@
-"""Many machines: a pool of engines as Ray actors (extra `ray`), each with the resources of one.
+"""Many machines: a pool of engines as Ray actors (extra `ray`), each with its own share of CPUs and GPUs.
 
-The prompts are cut into pieces that idle actors take; answers come to the driver as they are done, and it is the
-driver that keeps them. The store, not Ray, is the checkpoint: a lost actor or node costs the pieces it was working on,
-which another one is given; what was answered is never asked again.
+The prompts are cut into pieces, and each idle actor gets the next piece. Finished answers go to the driver, which
+stores them. The store, not Ray, is the checkpoint: if an actor or a node is lost, only the pieces that it was working
+on are run again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class RayEngine:
         make: makes the engine, in each actor's own process.
         address: the cluster's address, or "local" for actors on this machine.
         actors: how many engines there are.
-        cpus, gpus: what each is given; Ray places them accordingly.
-        piece: prompts that an actor is given at once.
+        cpus, gpus: the resources of each engine; Ray places them accordingly.
+        piece: the number of prompts that an actor gets at once.
 
-    Raises `InputError` where Ray is not installed, the cluster cannot be reached, or no engine can be made there.
+    Raises `InputError` if Ray is not installed, the cluster cannot be reached, or no engine can be made there.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class RayEngine:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of the engines: where they run makes no difference to an answer."""
+        """The identity of the engines: the place where they run does not change an answer."""
         return dict(self._identity)
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """Those of the engines' model."""
+        """The special tokens of the engines' model."""
         return tuple(self._special_tokens)
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
-        """Give the pieces to idle actors, and each one's answers when they are there.
+        """Give the pieces to idle actors, and yield the answers of each piece when it is finished.
 
-        A lost actor is replaced; what an engine raises is raised here.
+        A lost actor is replaced. An error of an engine is raised here.
         """
         ray = self._ray
         waiting = [range(i, min(i + self._piece, len(prompts))) for i in range(0, len(prompts), self._piece)][::-1]
@@ -84,7 +84,7 @@ class RayEngine:
             actor, piece = working.pop(done)
             try:
                 answers = ray.get(done)
-            except ray.exceptions.RayTaskError as error:  # the engine's own error: every actor would have it
+            except ray.exceptions.RayTaskError as error:  # an error of the engine itself: every actor would have it
                 if isinstance(error.cause, InputError):
                     raise error.cause from error
                 raise

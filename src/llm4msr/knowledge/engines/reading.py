@@ -1,7 +1,7 @@
-"""How one batch of tokenised prompts is read and continued, whatever runs the model: prefix, decoding, pooling.
+"""Reads and continues one batch of tokenised prompts, with any engine: shared prefix, decoding, pooling.
 
-Prompts that only need a state of their own are padded on the right, where a causal model never looks, so that no
-mask is needed. Prompts that are continued are padded on the left. What all prompts begin with is read once.
+Prompts that are only read are padded on the right. A causal model never looks to the right, so no mask is needed.
+Prompts that are continued are padded on the left. A prefix that all prompts share is read once.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from llm4msr.knowledge.engines.base import Generation
 
 
 class Session(Protocol):
-    """A model that has read the first tokens of some rows, and reads on."""
+    """A model with a cache of the tokens that each row has read so far."""
 
     def feed(self, ids: Tensor, positions: Tensor, mask: Tensor | None, rows: Tensor | None) -> Tensor:
-        """Read the tokens `(b, q)` at their `positions` `(b, q)`, and give their states `(b, q, d)`, float32.
+        """Read the tokens `ids` `(b, q)` at their `positions` `(b, q)`, and return their states `(b, q, d)`, float32.
 
-        `mask` `(b, all tokens so far)` is 0 for padding, or None where there is none that matters. `rows` `(b,)` says
-        which rows of the last call go on, in which order and how often; None where all go on as they are.
+        `mask` `(b, all tokens so far)` is 0 for padding; None if no padding matters. `rows` `(b,)` says which row of
+        the last call each row continues: rows may be left out, reordered or repeated. None continues all as they are.
         """
         ...
 
@@ -33,7 +33,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch: what all prompts begin with (it may be empty), and the rest of each, which never is."""
+    """A batch: the prefix that all prompts share (may be empty), and the rest of each prompt (never empty)."""
 
     prefix: list[int]
     rests: list[list[int]]
@@ -41,7 +41,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens that end a text, and those of the closing question."""
+    """The tokens that end a text, and the tokens of the closing question."""
 
     stops: tuple[int, ...]
     question: tuple[int, ...]
@@ -49,7 +49,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Continued:
-    """Texts as tokens, the vector of each `(b, d)`, and which of them the token limit cut off."""
+    """The generated texts as tokens, their vectors `(b, d)`, and which texts the token limit cut off."""
 
     tokens: list[list[int]]
     vectors: Tensor
@@ -57,7 +57,7 @@ class Continued:
 
 
 def prefill(session: Session, batch: Tokens, generation: Generation, device: torch.device) -> Tensor:
-    """The state of each prompt's last token, or the mean over its tokens but the first, `(b, d)`."""
+    """The state of each prompt's last token, or the mean over its tokens without the first, `(b, d)`."""
     start, shared = len(batch.prefix), _read_prefix(session, batch, device)
     lengths = torch.tensor([len(rest) for rest in batch.rests], device=device)
     width, count = int(lengths.max()), len(batch.rests)
@@ -67,7 +67,7 @@ def prefill(session: Session, batch: Tokens, generation: Generation, device: tor
     if generation.pooling == "last_prompt":
         return states[torch.arange(count, device=device), lengths - 1]
     place = torch.arange(width, device=device)[None, :]
-    first = (lengths > 1).long()[:, None] if shared is None else 0  # a prompt of one token is its own mean
+    first = (lengths > 1).long()[:, None] if shared is None else 0  # a single token is kept
     inside = (place >= first) & (place < lengths[:, None])
     total = torch.einsum("blh,bl->bh", states, inside.float())
     if shared is None:
@@ -76,9 +76,10 @@ def prefill(session: Session, batch: Tokens, generation: Generation, device: tor
 
 
 def generate(session: Session, batch: Tokens, generation: Generation, ends: Ends, device: torch.device) -> Continued:
-    """Greedy decoding. The token chosen at a step is fed at the next, where its own state is read.
+    """Greedy decoding. Each chosen token is fed to the model, which gives its state and the logits of the next token.
 
-    Rows whose text has ended leave the batch once they are half of it, unless all are to be closed with the question.
+    Rows whose text has ended leave the batch once they are at least half of it. With the pooling `closing` all rows
+    stay, since all get the closing question.
     """
     start, count = len(batch.prefix), len(batch.rests)
     _read_prefix(session, batch, device)
@@ -92,9 +93,9 @@ def generate(session: Session, batch: Tokens, generation: Generation, ends: Ends
     tokens = torch.zeros((count, generation.max_new_tokens), dtype=torch.long, device=device)
     lengths = torch.zeros(count, dtype=torch.long, device=device)
     last, total = first.clone(), torch.zeros_like(first)
-    row = torch.arange(count, device=device)  # which prompt each row of the session is
-    running = torch.ones(count, dtype=torch.bool, device=device)  # of the session's rows
-    going: Tensor | None = None  # the rows that go on at the next call
+    row = torch.arange(count, device=device)  # the prompt of each row of the session
+    running = torch.ones(count, dtype=torch.bool, device=device)  # which rows of the session still generate
+    going: Tensor | None = None  # the rows to keep at the next `feed`; None for all
     for step in range(generation.max_new_tokens):
         token = _penalised(session.logits(), tokens[row, :step], generation).argmax(-1)
         running = running & ~torch.isin(token, stops)
@@ -129,7 +130,7 @@ def generate(session: Session, batch: Tokens, generation: Generation, ends: Ends
 
 
 def _read_prefix(session: Session, batch: Tokens, device: torch.device) -> Tensor | None:
-    """Read what all prompts begin with, once: its states `(p, d)`, or None where there is nothing."""
+    """Read the shared prefix once; returns its states `(p, d)`, or None if it is empty."""
     if not batch.prefix:
         return None
     ids = torch.tensor([batch.prefix], device=device)
@@ -145,7 +146,7 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 def _penalised(logits: Tensor, generated: Tensor, generation: Generation) -> Tensor:
-    """Logits `(b, V)` with those of the tokens `(b, n)` already generated made less likely."""
+    """The logits `(b, V)`, with the repetition penalty on the tokens `(b, n)` generated so far."""
     seen = logits.gather(1, generated)
     penalty = generation.repetition_penalty
     return logits.scatter(1, generated, torch.where(seen > 0, seen / penalty, seen * penalty))

@@ -12,7 +12,7 @@ from llm4msr.knowledge.engines.local import DType, LocalEngine, load_model
 
 _FEWEST, _MOST = 8192, 131_072
 _SHARE = 0.5
-"""Of a GPU's free memory, for the tokens of a batch."""
+"""The share of a GPU's free memory that the tokens of a batch may use."""
 
 
 class TransformersEngine(LocalEngine):
@@ -21,12 +21,12 @@ class TransformersEngine(LocalEngine):
     Args:
         folder: config, tokenizer and safetensors weights, as `save_pretrained` writes them.
         dtype: number format of the weights and the arithmetic.
-        device: where to run; CUDA where there is one, by default.
-        batch_tokens: tokens a batch at the most, padding and the text to be generated included; by default what
-            `fitting_tokens` gives.
-        layers: run only the first of the model's layers, so many; all by default.
+        device: the device to run on; by default CUDA if there is a GPU, else the CPU.
+        batch_tokens: the most tokens per batch, padding and the text to be generated included; by default
+            `fitting_tokens`.
+        layers: how many of the model's layers to run, counted from the first; by default all.
 
-    Raises `InputError` where the folder holds no usable model. Code that a model folder brings is never run.
+    Raises `InputError` if the folder holds no usable model. Code that a model folder brings is never run.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TransformersEngine(LocalEngine):
 
     @property
     def configs(self) -> tuple[Any, Any]:
-        """The model's config, and its config for generation."""
+        """The model's config and its generation config."""
         return self._model.config, self._model.generation_config
 
     def session(self) -> _TorchSession:
@@ -54,7 +54,7 @@ class TransformersEngine(LocalEngine):
 
 
 class _TorchSession:
-    """The language head runs on the last position only."""
+    """The language head is run only on the last position, when `logits` is called."""
 
     def __init__(self, model: Any) -> None:
         from transformers import DynamicCache
@@ -83,10 +83,10 @@ class _TorchSession:
 
 
 def fitting_tokens(model: Any, device: torch.device) -> int:
-    """Tokens a batch: on a GPU as many as its free memory holds with ease, since it reads them about as fast as few.
+    """The number of tokens per batch: on a CPU 8192, on a GPU as many as fit easily into its free memory.
 
-    A token takes its keys and values in all layers, and what one layer is busy with. A model that has layers of several
-    sizes, or does not say them, is given as few as a CPU.
+    Each token needs memory for its keys and values in all layers, and for the activations of one layer. A model whose
+    config has no single number for these sizes gets 8192 on a GPU, too.
     """
     if device.type != "cuda":
         return _FEWEST

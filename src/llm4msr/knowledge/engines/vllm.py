@@ -1,10 +1,10 @@
 """vLLM: large causal language models on GPUs (extra `vllm`).
 
-Two passes: its generating runner writes the texts, then its pooling runner reads prompt and text once more and gives
-the un-normalised state after the final norm. What prompts begin with is cached by vLLM itself. For several GPUs, or
-machines, run one engine a GPU by `llm4msr reason --ray`.
+There are two passes. The generating runner writes the texts. Then the pooling runner reads prompt and text again and
+gives the state after the model's final norm, not scaled to unit length. vLLM itself caches prefixes that prompts share.
+For several GPUs or machines, run one engine per GPU with `llm4msr reason --ray`.
 
-Written against vLLM's documented interface and tested with a stand-in of it; see docs/knowledge.md.
+This is written against vLLM's documented interface and tested with a fake of it; see docs/knowledge.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm4msr.knowledge.engines.local import DType, PromptEngine, half
 from llm4msr.knowledge.engines.reading import Tokens
 
 _MEMORY = 0.45
-"""The share of the GPU's memory that each of the two runners has."""
+"""The share of the GPU's memory for each of the two runners."""
 
 
 class VLLMEngine(PromptEngine):
@@ -31,9 +31,9 @@ class VLLMEngine(PromptEngine):
     Args:
         folder: config, tokenizer and safetensors weights.
         dtype: number format of the weights and the arithmetic.
-        batch_tokens: tokens that vLLM is given before answers are stored; it makes batches of its own.
+        batch_tokens: the most tokens per call of vLLM, after which answers are stored; vLLM makes its own batches.
 
-    Raises `InputError` where vLLM is not installed, or the folder holds no model.
+    Raises `InputError` if vLLM is not installed, or the folder holds no model.
     """
 
     def __init__(self, folder: Path, *, dtype: DType = "bfloat16", batch_tokens: int = 262_144) -> None:
@@ -43,13 +43,13 @@ class VLLMEngine(PromptEngine):
 
     @cached_property
     def configs(self) -> tuple[Any, Any]:
-        """The model's config, and its config for generation."""
+        """The model's config and its generation config."""
         from llm4msr.knowledge.engines.folder import read_configs
 
         return read_configs(self._folder)
 
     def answers(self, batch: Tokens, generation: Generation) -> list[Outcome]:
-        """What comes of each prompt of a batch."""
+        """The outcome of each prompt of a batch."""
         prompts = [batch.prefix + rest for rest in batch.rests]
         if not generation.generates:
             but_the_first = [slice(min(1, len(p) - 1), None) for p in prompts]
@@ -84,7 +84,7 @@ class VLLMEngine(PromptEngine):
         ]
 
     def _states(self, prompts: list[list[int]], parts: list[slice] | None) -> np.ndarray[Any, Any]:
-        """The last token's state of each prompt or, where `parts` are given, the mean over those tokens."""
+        """For each prompt, the state of its last token or, with `parts`, the mean state of these tokens."""
         raw = self._vllm.PoolingParams(use_activation=False)
         if parts is None:
             found = self._reader.embed(_given(prompts), pooling_params=raw, use_tqdm=False)

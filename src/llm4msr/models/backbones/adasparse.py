@@ -1,4 +1,4 @@
-"""AdaSparse: one network whose units are weighed and pruned for each scenario (Yang et al., CIKM 2022)."""
+"""AdaSparse: one network whose units are scaled and pruned for each scenario (Yang et al., CIKM 2022)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class AdaSparseConfig(ModelPartConfig):
-    """`hidden` layers, `scenario_dim` of the scenario's embedding; `scale`, `slope` and `threshold` of the factors."""
+    """`hidden`: widths of the layers; `scenario_dim`: width of the scenario's embedding; the rest sets the factors."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     scenario_dim: int = Field(default=16, ge=1)
@@ -24,14 +24,14 @@ class AdaSparseConfig(ModelPartConfig):
 
 @BACKBONES.register("adasparse", AdaSparseConfig, replayable=True)
 class AdaSparse(Backbone):
-    """With `s_d` the scenario's embedding, before each layer l the units `h_l` are weighed by their pruner's factors:
+    """Before each layer l, the units `h_l` are multiplied by the factors of a pruner that reads the scenario:
 
         v_l = scale sigmoid(slope (P_l [s_d, h_l] + p_l)),   pi_l = v_l where v_l > threshold, else 0,
         h_(l+1) = relu(W_l (pi_l * h_l) + b_l)
 
-    This is the paper's "fusion": units below the threshold are pruned, the others scaled. All factors start near
-    `scale / 2`. The published slope grows while training and a further loss holds the share of pruned units between
-    two bounds; here the slope is constant and the share free.
+    `s_d` is the scenario's embedding. This is the paper's "fusion": units whose factor is not above the threshold are
+    pruned, the others scaled. All factors start near `scale / 2`. In the paper, the slope grows during training and an
+    extra loss keeps the share of pruned units between two bounds; here the slope is constant and the share is free.
     """
 
     def __init__(self, config: AdaSparseConfig, width: int, scenarios: int) -> None:
@@ -52,7 +52,7 @@ class AdaSparse(Backbone):
         return h[:, 0]
 
     def factors(self, scores: Tensor) -> Tensor:
-        """The factors of units with these pruner scores."""
+        """The factors of the units, from their pruner scores."""
         c = self._config
         v = c.scale * torch.sigmoid(c.slope * scores)
         return torch.where(v > c.threshold, v, 0.0)

@@ -1,4 +1,4 @@
-"""AITM: adaptive information transfer between towers in an order (Xi et al., KDD 2021), over scenarios."""
+"""AITM: adaptive information transfer along a sequence of towers (Xi et al., KDD 2021), one for each scenario."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class AITMConfig(ModelPartConfig):
-    """`hidden` layers of a tower; the transferred information is as wide as its last one."""
+    """`hidden`: widths of a tower's layers; the transferred information has the width of the last one."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
 
@@ -21,7 +21,7 @@ class Transfer(nn.Module):
     """The adaptive information transfer module (equations 4 to 6).
 
     `z = sum_u w_u h3(u)` over `u` in the transferred `p` and the tower's own `q`, with
-    `w_u = softmax_u(<h1(u), h2(u)> / sqrt(k))`. A row attends to its own two vectors only.
+    `w_u = softmax_u(<h1(u), h2(u)> / sqrt(k))`. A row attends only to its own two vectors.
     """
 
     def __init__(self, width: int) -> None:
@@ -37,11 +37,11 @@ class Transfer(nn.Module):
 
 @BACKBONES.register("aitm", AITMConfig, replayable=True)
 class AITM(Backbone):
-    """Towers in the scenarios' declared order; each passes on what it knows to the next.
+    """Towers in the schema's order of the scenarios; each tower passes information on to the next.
 
     `q_t = tower_t(x)`, `z_1 = q_1`, `z_t = transfer_t(relu(G_t z_(t-1)), q_t)`, `logit = w_d z_d + b_d`. A row of
-    scenario d needs the towers up to d and no later one. The paper's calibrator compares the conversions of one row
-    and has no meaning between scenarios, so it is left out.
+    scenario d needs only the towers up to d. The paper's calibrator compares the conversions of one row; it has no
+    meaning across scenarios and is left out.
     """
 
     def __init__(self, config: AITMConfig, width: int, scenarios: int) -> None:

@@ -11,7 +11,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class APGConfig(ModelPartConfig):
-    """`hidden` layers, `rank` of the generated cores, `scenario_dim` of the condition."""
+    """`hidden`: widths of the layers; `rank`: rank of the generated cores; `scenario_dim`: width of the condition."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     rank: int = Field(default=16, ge=1)
@@ -20,9 +20,9 @@ class APGConfig(ModelPartConfig):
 
 @BACKBONES.register("apg", APGConfig)
 class APG(Backbone):
-    """`h_l = relu(U_l (I + S_l(s_d)) V_l h_(l-1) + b_l(s_d))`: only the core `S`, `rank x rank`, is generated.
+    """`h_l = relu(U_l (I + S_l(s_d)) V_l h_(l-1) + b_l(s_d))`: the core `S`, `rank x rank`, and the bias are generated.
 
-    This is the published low-rank parameterisation with shared `U` and `V`, started at the identity (see
+    This is the published low-rank parameterisation with shared `U` and `V`. The core starts near the identity (see
     `MetaLayers`). The optional over-parameterisation of `U` and `V` is left out.
     """
 

@@ -13,14 +13,14 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class MixtureConfig(ModelPartConfig):
-    """`hidden` layers of an expert but for the last, which with the logit makes up a scenario's tower."""
+    """`hidden`: all widths but the last are the layers of an expert; the last is the hidden layer of each tower."""
 
     experts: int = Field(default=4, ge=1)
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=2)
 
 
 class _Mixture(Backbone):
-    """`logit = tower_d(sum_k softmax(gate(x))_k expert_k(x))`. Experts run on all rows, towers on their slice."""
+    """`logit = tower_d(sum_k softmax(gate(x))_k expert_k(x))`. Experts run on all rows, towers on their own slice."""
 
     def __init__(self, config: MixtureConfig, width: int, scenarios: int, gates: int) -> None:
         super().__init__()
@@ -54,6 +54,6 @@ class MMoE(_Mixture):
         super().__init__(config, width, scenarios, gates=scenarios)
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
-        """Logits `(B,)`; a gate runs on its scenario's slice only."""
+        """Logits `(B,)`; each gate runs only on its scenario's slice."""
         scores = by_scenario(x, offsets, lambda d, rows: cast(Tensor, self.gates[d](rows)))
         return by_scenario(mix(self.experts(x), scores), offsets, self._tower).view(-1)

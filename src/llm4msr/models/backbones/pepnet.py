@@ -1,4 +1,4 @@
-"""PPNet and PEPNet: towers whose hidden units are scaled for the person (Chang et al., KDD 2023)."""
+"""PPNet and PEPNet: towers whose hidden units are scaled for each user (Chang et al., KDD 2023)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class PPNetConfig(ModelPartConfig):
-    """`hidden` layers of a tower; `gate_hidden` width of the gates, and their largest value `scale`."""
+    """`hidden`: widths of a tower's layers; `gate_hidden`: hidden width of the gates; `scale`: their largest value."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     gate_hidden: int = Field(default=64, ge=1)
@@ -23,7 +23,7 @@ class PPNetConfig(ModelPartConfig):
 
 
 class PEPNetConfig(PPNetConfig):
-    """PPNet's settings, and `scenario_dim` of the scenario's embedding in EPNet's gate."""
+    """PPNet's settings, and `scenario_dim`: width of the scenario's embedding in EPNet's gate."""
 
     scenario_dim: int = Field(default=16, ge=1)
 
@@ -48,10 +48,11 @@ class _GatedTower(nn.Module):
 
 @BACKBONES.register("ppnet", PPNetConfig, replayable=True)
 class PPNet(Backbone):
-    """A gated tower for each scenario, as the paper has one for each task.
+    """A gated tower for each scenario; the paper has one for each task.
 
-    The published gates read the embeddings of user, item and author beside the detached input. Here the input holds
-    all of these, so the gates read the input, detached while training; after it an explanation by gradients sees them.
+    The published gates read the embeddings of user, item and author in addition to the detached input. Here the input
+    contains all of these, so the gates read only the input. It is detached during training only, so that gradient
+    explanations of a trained model include the gates.
     """
 
     def __init__(self, config: PPNetConfig, width: int, scenarios: int) -> None:
@@ -65,7 +66,7 @@ class PPNet(Backbone):
 
 @BACKBONES.register("pepnet", PEPNetConfig, replayable=True)
 class PEPNet(PPNet):
-    """EPNet's gate on the embedding, then PPNet: the same as the backbone `ppnet` in the enhancer `epnet`."""
+    """EPNet's gate on the embedding, then PPNet. The same model as the backbone `ppnet` with the enhancer `epnet`."""
 
     def __init__(self, config: PEPNetConfig, width: int, scenarios: int) -> None:
         super().__init__(config, width, scenarios)

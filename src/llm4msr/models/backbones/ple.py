@@ -16,7 +16,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 class PLEConfig(ModelPartConfig):
     """`levels` extraction levels, each with `shared_experts` and, for each scenario, `specific_experts`.
 
-    An expert has the layers `hidden` but for the last, which with the logit makes up a scenario's tower.
+    `hidden`: all widths but the last are the layers of an expert; the last is the hidden layer of each tower.
     """
 
     levels: int = Field(default=2, ge=1, le=8)
@@ -26,7 +26,7 @@ class PLEConfig(ModelPartConfig):
 
 
 class _Level(nn.Module):
-    """The experts and gates of one extraction level. The last level needs no shared gate, and has none."""
+    """The experts and gates of one extraction level. The last level has no shared gate, since it needs none."""
 
     def __init__(self, config: PLEConfig, inside: int, hidden: tuple[int, ...], scenarios: int, *, last: bool) -> None:
         super().__init__()
@@ -40,12 +40,13 @@ class _Level(nn.Module):
 
 @BACKBONES.register("ple", PLEConfig, replayable=True)
 class PLE(Backbone):
-    """At each level, scenario d mixes its own and the shared experts by a gate on its own input (equations 5 to 7):
+    """At each level, scenario d mixes its own and the shared experts, with a gate on its own input (equations 5 to 7):
 
-    `x_d' = sum_k softmax(W_d x_d)_k [specific_d(x_d), shared(x_s)]_k`,
+    `x_d' = sum_k softmax(W_d x_d)_k [specific_d(x_d), shared(x_s)]_k`.
 
-    and the shared path mixes all experts of all scenarios by a gate on its own. A row's logit needs every path below
-    the last level, since the shared gate sees all experts, but at the last level only its own scenario's.
+    The shared path mixes the experts of all scenarios and the shared ones, with a gate on the shared input. The shared
+    gate sees all experts, so a row's logit needs every path below the last level. At the last level it needs only its
+    scenario's path and the shared one.
     """
 
     def __init__(self, config: PLEConfig, width: int, scenarios: int) -> None:

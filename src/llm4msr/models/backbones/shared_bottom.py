@@ -12,7 +12,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class SharedBottomConfig(ModelPartConfig):
-    """`hidden` layers are shared but for the last, which with the logit makes up a scenario's tower."""
+    """`hidden`: all widths but the last are the shared layers; the last is the hidden layer of each tower."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -30,6 +30,6 @@ class SharedBottom(Backbone):
         self.towers = nn.ModuleList(MLP((inside, last, 1), dropout=config.dropout) for _ in range(scenarios))
 
     def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
-        """Logits `(B,)`; each tower runs on its scenario's slice only."""
+        """Logits `(B,)`; each tower runs only on its scenario's slice."""
         shared = self.bottom(x)
         return by_scenario(shared, offsets, lambda d, rows: cast(Tensor, self.towers[d](rows))).view(-1)

@@ -17,7 +17,7 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class STARConfig(ModelPartConfig):
-    """`hidden` layers of the star network and of the auxiliary network; `momentum` of the kept statistics."""
+    """Widths of the star network's and the auxiliary network's layers; `momentum` of the moving averages."""
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     auxiliary_hidden: tuple[Width, ...] = (32,)
@@ -28,16 +28,17 @@ class STARConfig(ModelPartConfig):
 
 
 class PartitionedNorm(nn.Module):
-    """Normalisation with statistics of the row's own scenario (STAR, equations 3 and 4).
+    """Normalise with the statistics of the row's own scenario (STAR, equations 3 and 4).
 
-    `z' = (gamma * gamma_d) (z - mean_d) / sqrt(var_d + eps) + (beta + beta_d)`. While training, the mean and the
-    (biased) variance are those of the scenario's rows in the batch, and moving averages of the mean and the unbiased
-    variance are kept for each scenario; evaluation uses the averages, so that a score does not depend on its batch.
-    The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the start is forgotten at once,
-    and a mean that moves from batch to batch adds to the variance: a feature that is constant within a scenario would
-    otherwise be far outside its own scale as soon as its average lags behind.
-    A slice of a single row has no variance, so there the averages are used while training too. Processes that train
-    together take the statistics over the rows of all of them.
+    `z' = (gamma * gamma_d) (z - mean_d) / sqrt(var_d + eps) + (beta + beta_d)`. Training uses the mean and the biased
+    variance of the scenario's rows in the batch. It also keeps moving averages of the mean and the unbiased variance
+    for each scenario. Evaluation uses these averages, so that a score does not depend on its batch.
+    The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the initial values have no
+    influence. Changes of the mean from batch to batch add to the averaged variance. Otherwise a feature that is
+    constant within a scenario would have a variance near zero, and its values would be scaled far too much as soon as
+    the average of its mean lags behind.
+    A slice of a single row has no variance, so it uses the averages in training too. Processes that train together
+    compute the statistics over the rows of all of them.
     """
 
     mean: Tensor
@@ -56,7 +57,7 @@ class PartitionedNorm(nn.Module):
         self.register_buffer("updates", torch.zeros(scenarios))
 
     def forward(self, z: Tensor, offsets: tuple[int, ...]) -> Tensor:
-        """Normalise the rows `(B, W)`, which come sorted by scenario."""
+        """Normalise the rows `(B, W)`, sorted by scenario."""
         if self.training and isinstance(offsets, PaddedOffsets):
             return self._of_real_rows(z, offsets)
         slices = [z[start:stop] for start, stop in pairwise(offsets)]
@@ -77,8 +78,8 @@ class PartitionedNorm(nn.Module):
         return normal
 
     def _of_real_rows(self, z: Tensor, offsets: PaddedOffsets) -> Tensor:
-        """The same for all scenarios at once, and without a look at any value, where slices end in padding."""
-        with torch.autocast(z.device.type, enabled=False):  # its statistics are products here
+        """Normalise padded slices in training: all scenarios at once, and no value is read on the host."""
+        with torch.autocast(z.device.type, enabled=False):  # the statistics are matrix products here: keep float32
             return self._of_counted_rows(z.float(), offsets.scenario, offsets.counts[:, None].float(), offsets.real())
 
     def _of_counted_rows(self, z: Tensor, scenario: Tensor, counts: Tensor, real: Tensor) -> Tensor:
@@ -95,15 +96,15 @@ class PartitionedNorm(nn.Module):
 
     @torch.no_grad()
     def _take_up(self, d: int | slice, mean: Tensor, unbiased: Tensor, taken: Tensor | float = 1.0) -> None:
-        """Let the averages of scenario d, or of all, take up the mean and the unbiased variance of some rows.
+        """Update the moving averages of scenario `d`, or of all, with the mean and unbiased variance of some rows.
 
-        Of several, those stay as they are for which `taken` `(D,)` is 0. Nothing is looked at, so a GPU does not wait.
+        Scenarios with `taken` `(D,)` = 0 are unchanged. No value is read on the host, so the GPU is not synchronised.
         """
         self.updates[d] += taken
         weight = (self.updates[d].clamp(min=1).reciprocal().clamp(min=self.momentum) * taken)[..., None]
         moved = mean - self.mean[d]
         self.mean[d] += weight * moved
-        spread = self.variance[d] + weight * moved.square()  # what the mean moves by is variance too
+        spread = self.variance[d] + weight * moved.square()  # a moving mean adds to the variance
         self.variance[d] = (1 - weight) * spread + weight * unbiased
 
     def _by_all_processes(self, slices: list[Tensor]) -> list[Tensor]:
@@ -119,7 +120,7 @@ class PartitionedNorm(nn.Module):
 
 
 def _over_all_processes(slices: list[Tensor]) -> list[tuple[int, Tensor, Tensor]]:
-    """Rows, biased variance and mean of each scenario over the rows of all processes that train together."""
+    """Row count, biased variance and mean of each scenario, over the rows of all processes that train together."""
     from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
 
     counts = torch.tensor([[float(len(s))] for s in slices], device=slices[0].device)
@@ -133,8 +134,8 @@ def _over_all_processes(slices: list[Tensor]) -> list[tuple[int, Tensor, Tensor]
 class StarLayer(nn.Module):
     """A fully connected layer of the star topology (equation 5): `W_d* = W_shared (x) W_d`, `b_d* = b_shared + b_d`.
 
-    The product is taken element by element. `W_d` starts at one and `b_d` at zero: all scenarios start as the centre.
-    A frozen layer holds what each scenario's comes to.
+    The product is element by element. `W_d` starts at one and `b_d` at zero: all scenarios start as the shared centre.
+    A frozen layer stores only each scenario's final weights `W_d*` and `b_d*`.
     """
 
     def __init__(self, inside: int, outside: int, scenarios: int) -> None:
@@ -150,14 +151,14 @@ class StarLayer(nn.Module):
         return list(zip(weights.unbind(), biases.unbind(), strict=True))
 
     def of_scenario(self, d: int) -> tuple[Tensor, Tensor]:
-        """The same of one scenario."""
+        """The weight `(outside, inside)` and the bias `(outside,)` of scenario d's layer."""
         if not hasattr(self, "weight"):
             return self.scenario_weight[d], self.scenario_bias[d]
         return self.weight * self.scenario_weight[d], self.bias + self.scenario_bias[d]
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Take what all scenarios share up into each scenario's own."""
+        """Fold the shared weights into each scenario's weights."""
         self.scenario_weight.mul_(self.weight)
         self.scenario_bias.add_(self.bias)
         del self.weight, self.bias
@@ -180,7 +181,7 @@ class STAR(Backbone):
         self.auxiliary = MLP((config.scenario_dim + width, *config.auxiliary_hidden, 1))
 
     def freeze(self) -> None:
-        """Make each scenario's layers once and for all."""
+        """Compute each scenario's final layers once."""
         for layer in self.layers:
             cast(StarLayer, layer).freeze()
 

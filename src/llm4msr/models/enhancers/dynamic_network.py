@@ -1,7 +1,7 @@
 """Dynamic Network: attention and a tower whose weights are generated from the scenario (the paper's baseline).
 
-After M2M (Zhang et al., Leaving No One Behind, WSDM 2022, meta attention and meta tower) with the low-rank generation
-of APG (Yan et al., NeurIPS 2022). The backbone's own tower stays: the generated one stands beside it.
+It follows M2M (Zhang et al., Leaving No One Behind, WSDM 2022, meta attention and meta tower), with the low-rank
+generation of APG (Yan et al., NeurIPS 2022). The backbone keeps its own tower; the generated one adds a second logit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConf
 
 
 class DynamicNetworkConfig(ModelPartConfig):
-    """`scenario_dim` of the scenario's embedding, widths of attention and tower.
+    """`scenario_dim`: width of the scenario's embedding; the sizes of attention and tower.
 
-    `weights` and `rank` say how their weights are generated: see `MetaLayers`.
+    `weights` and `rank` define how the weights of both are generated: see `MetaLayers`.
     """
 
     scenario_dim: int = Field(default=16, ge=1)
@@ -32,13 +32,14 @@ class DynamicNetworkConfig(ModelPartConfig):
 
 @ENHANCERS.register("dynamic_network", DynamicNetworkConfig)
 class DynamicNetwork(Enhancer):
-    """With `s_d` the learned embedding of the row's scenario and `e_f` that of the row's field f of F:
+    """Meta attention over the row's fields, then the backbone and a meta tower:
 
         a_f = Attention(s_d)(e_f + p_f),   e'_f = F softmax_f(a) e_f          (meta attention over the row's own fields)
         logit = backbone(e') + Tower(s_d)(e')                                  (meta tower)
 
-    where `Attention(s)` and `Tower(s)` are layers generated from s, and `p_f` says which field it is. Rows never
-    attend to each other.
+    `s_d` is the learned embedding of the row's scenario, `e_f` the embedding of the row's field f of F, and `p_f` a
+    learned vector for field f. `Attention(s)` and `Tower(s)` are layers generated from s. Rows never attend to each
+    other.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class DynamicNetwork(Enhancer):
         return self._shape.width
 
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor]:
-        """Logits `(B,)`, and the mean square of the generated weights."""
+        """Logits `(B,)`, and the mean squares of the generated weights of attention and tower, added up."""
         fields = e.view(-1, self._shape.fields, self._shape.dim)
         attention, tower = (layers.generate(self.scenario.weight) for layers in (self.attention, self.tower))
         penalty = self.attention.penalty(attention) + self.tower.penalty(tower)

@@ -11,7 +11,7 @@ from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConf
 
 
 class EPNetConfig(ModelPartConfig):
-    """`scenario_dim` of the scenario's embedding, `hidden` width of the gate, and its largest value `scale`."""
+    """`scenario_dim`: width of the scenario's embedding; `hidden`: hidden width of the gate; `scale`: largest value."""
 
     scenario_dim: int = Field(default=16, ge=1)
     hidden: int = Field(default=64, ge=1)

@@ -1,7 +1,7 @@
 """Knowledge as plain input: the two simple fusions that section 3.3 of the LLM4MSR paper argues against.
 
-They read the very same vectors as the meta layers do, so that what the meta layers add can be told from what the
-knowledge adds.
+They read the same vectors as the meta layers, so that a comparison separates the gain of the meta layers from the gain
+of the knowledge itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConf
 
 
 class KnowledgeInputConfig(ModelPartConfig):
-    """Which knowledge is read (`user`, from `source`, and `scenario`), and the width `hidden` of the aligning MLP."""
+    """The knowledge to read (`user`, from `source`, and `scenario`); `hidden`: hidden width of the aligning MLP."""
 
     source: UserSource = "composed"
     user: bool = True
@@ -34,13 +34,13 @@ class KnowledgeInputConfig(ModelPartConfig):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Every kind of knowledge that is read."""
+        """All kinds of knowledge that the enhancer reads."""
         tables = USER_TABLES[self.source] if self.user else ()
         return frozenset({*tables, *(["scenario"] if self.scenario else [])})
 
 
 class _KnowledgeInput(Enhancer):
-    """Maps the knowledge of each row with networks of the subclass's own kind."""
+    """Maps each row's knowledge with networks; the subclass defines their kind."""
 
     scenario_vectors: Tensor
 
@@ -63,10 +63,10 @@ class _KnowledgeInput(Enhancer):
 
     @abstractmethod
     def _map(self, width: int, config: KnowledgeInputConfig) -> nn.Module:
-        """The network that a vector of that width goes through."""
+        """The network that maps a knowledge vector of this width."""
 
     def _mapped(self, batch: Batch) -> list[Tensor]:
-        """What each kind of knowledge is mapped to, `(B, ...)`; a vector that rows share is mapped once."""
+        """Each kind of knowledge after its network, `(B, ...)`. A vector that rows share is mapped once."""
         found = []
         if self.user_map is not None:
             states = user_states(batch)
@@ -86,7 +86,7 @@ class KnowledgeField(_KnowledgeInput):
 
     @property
     def backbone_width(self) -> int:
-        """`E` and the length of one embedding for each kind of knowledge."""
+        """`E`, plus the length of one embedding for each kind of knowledge."""
         maps = (self.user_map, self.scenario_map)
         return self._shape.width + self._shape.dim * sum(m is not None for m in maps)
 

@@ -1,12 +1,12 @@
-"""LLM4MSR: hierarchical meta layers made of an LLM's knowledge, around any backbone (equations 4 to 9).
+"""LLM4MSR: hierarchical meta layers generated from an LLM's knowledge, around any backbone (equations 4 to 9).
 
-User-level meta layers transform the embeddings below the backbone; scenario-level ones give a logit beside it:
+User-level meta layers transform the embeddings below the backbone. Scenario-level ones give a logit parallel to it:
 
     h = backbone(h_u),   logit = alpha * h_s + (1 - alpha) * h          (equations 8 and 9)
 
-Beyond the paper there are the candidate's vector as a field, match features (product and dot of the projected user
-state and candidate), both beside the embeddings or added to them, and a gate that can close the user's layers.
-`llm4msr` has them on, `llm4msr_paper` is the paper's model.
+Additions to the paper: the candidate's vector as a field; match features (product and dot product of the projected
+user state and candidate); a gate that can close the user's layers. Both kinds of features are concatenated with the
+embeddings or added to them. By default `llm4msr` has the additions on; `llm4msr_paper` is the paper's model.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ from llm4msr.models.readers import given, of_rows, of_scenarios, scenario_vector
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
 
 _SMALL = 0.1
-"""Factor on the initial weights of what is added to the embeddings."""
+"""Factor on the initial weights of layers and projections whose output is added to the embeddings."""
 
 _Product = tuple[Tensor, Tensor]
-"""Two factors `(B, n)`, `(n, E)` of what is added to the embeddings."""
+"""Two matrices `(B, n)`, `(n, E)`; their product is added to the embeddings."""
 
 
 class _Users(NamedTuple):
-    """What is made of the users' states (`layers`, `gate`, `match`), and each row's place in it (see `UserStates`)."""
+    """What the networks give for the user states (`layers`, `gate`, `match`), and each row's state (`UserStates`)."""
 
     made: dict[str, Any]
     inverse: Tensor | None
 
 
 class _Level(NamedTuple):
-    """The meta layers of a level: what generated them, each row's place in it, and what is penalised of it."""
+    """The meta layers of a level.
+
+    `generated` are the tensors generated for them, `of_rows` each row's index into these (None: row b has number b),
+    `penalised` the tensors that the penalty counts, `gate` `(B, 1)` the factor on the layers' output.
+    """
 
     layers: MetaLayers
     placement: Placement
@@ -50,7 +54,7 @@ class _Level(NamedTuple):
 
 @ENHANCERS.register("llm4msr", LLM4MSRConfig, replayable=True)
 class LLM4MSR(Enhancer):
-    """The paper's enhancer, and ours beyond it."""
+    """The paper's enhancer with our additions (see the module)."""
 
     scenario_vectors: Tensor
 
@@ -89,7 +93,7 @@ class LLM4MSR(Enhancer):
         self.alpha = nn.Parameter(torch.full((len(parallel),), config.alpha)) if parallel else None
 
     def replays(self) -> bool:
-        """Not where layers are made for many rows at once, which are grouped by value, or are too large a row each."""
+        """False if rows must be grouped by scenario to apply the layers, or if each row's own layers are too large."""
         weights = self.config.weights
         return super().replays() and (weights == "factored" or (weights == "low_rank" and not self.reads_scenarios))
 
@@ -115,13 +119,13 @@ class LLM4MSR(Enhancer):
 
     @property
     def backbone_width(self) -> int:
-        """`E`, and the widths of candidate and match features where they are on."""
+        """`E`, plus the widths of the candidate and match features that are concatenated with the embeddings."""
         beside = self.config.match and self.config.features == "beside"
         return self._width + (self.config.match_dim + 1 if beside else 0)
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Make constants of the scenarios' meta layers, and of those of the mean scenario as one more."""
+        """Store the scenarios' meta layers as constants, and after them those of the mean scenario."""
         if self.scenario_layers is not None:
             mean = self.scenario_vectors.mean(0, keepdim=True)
             self.scenario_layers.fix(torch.cat([self.scenario_vectors, mean]))
@@ -129,28 +133,28 @@ class LLM4MSR(Enhancer):
 
     @torch.no_grad()
     def blur_scenarios(self) -> None:
-        """Give every scenario the layers of the mean scenario; the model must be frozen."""
+        """Give every scenario the meta layers of the mean scenario; the model must be frozen."""
         if self.scenario_layers is not None:
             for part in self.scenario_layers.fixed():
                 part.copy_(part[-1:].clone().expand_as(part))
 
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
-        """Logits `(B,)` and, while training, the mean square of the generated weights."""
+        """Logits `(B,)` and, in training, the mean squares of each level's generated weights, added up."""
         logit, beside, penalty = self.branches(e, batch, backbone)
         if self.alpha is None:
             return logit, penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
 
     def branches(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """The backbone's logits `(B,)`, those of each level beside it (user, scenario), and the penalty."""
+        """The backbone's logits `(B,)`, the logits of each parallel level (user, scenario), and the penalty."""
         users = self._read_users(batch)
         x, added = self._with_features(e, users, batch)
         below, beside = x, []
         levels = [*self._user_level(users, batch), *self._scenario_level(batch)]
         for level in levels:
-            if level.placement == "bottom":  # the scenario's layers take what the user's gave
+            if level.placement == "bottom":  # the scenario's layers read the output of the user's
                 below, added = self._bottom(level, below, added), None
-            else:  # beside the backbone each takes what the lowest ones take
+            else:  # each parallel level reads the input of the first bottom level
                 beside.append(level.layers(x[:, : self._width], level.generated, level.of_rows)[:, 0])
         if added is not None:
             below = torch.addmm(below, *added)
@@ -161,7 +165,7 @@ class LLM4MSR(Enhancer):
         return logit, beside, penalty
 
     def _read_users(self, batch: Batch) -> _Users:
-        """What is made of the batch's user states, all by one product where the layers' weights are few."""
+        """Apply the networks to the batch's user states, in one product for `low_rank` and `factored` layers."""
         c, layers = self.config, self.user_layers
         if not c.user_sources:
             return _Users({}, None)
@@ -178,7 +182,7 @@ class LLM4MSR(Enhancer):
         return _Users(made, states.inverse)
 
     def _with_features(self, e: Tensor, users: _Users, batch: Batch) -> tuple[Tensor, _Product | None]:
-        """The embeddings with the features of candidate and match beside them; or with what is to be added to them."""
+        """The embeddings with the candidate and match features concatenated, or the product to add to them later."""
         c = self.config
         if "item" not in c.needs:
             return e, None
@@ -194,7 +198,7 @@ class LLM4MSR(Enhancer):
         return e, (torch.cat(features, 1), self.feature_map)
 
     def _user_level(self, users: _Users, batch: Batch) -> list[_Level]:
-        """The user's layers, where there are any."""
+        """The user level, if there is one."""
         if self.user_layers is None:
             return []
         made, inverse, gate = users.made["layers"], users.inverse, None
@@ -204,7 +208,7 @@ class LLM4MSR(Enhancer):
         return [_Level(self.user_layers, self.config.user, made, inverse, made, gate)]
 
     def _scenario_level(self, batch: Batch) -> list[_Level]:
-        """The scenario's layers, where there are any."""
+        """The scenario level, if there is one."""
         layers = self.scenario_layers
         if layers is None:
             return []
@@ -214,7 +218,7 @@ class LLM4MSR(Enhancer):
         return [_Level(layers, self.config.scenario, seen, ids, made)]
 
     def _bottom(self, level: _Level, x: Tensor, added: _Product | None) -> Tensor:
-        """`x` after layers below the backbone, plus the product `added`; match features pass the layers by."""
+        """`x` after the layers of a bottom level, plus the product `added`. Match features bypass the layers."""
         layers, made, of_rows = level.layers, level.generated, level.of_rows
         if self.config.residual:
             return layers.added(x, made, of_rows, level.gate, added)

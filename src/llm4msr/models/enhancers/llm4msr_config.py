@@ -1,4 +1,4 @@
-"""The settings of LLM4MSR: level, placement and source of the knowledge, so that each variant of Figure 3 is one."""
+"""The settings of LLM4MSR. They cover level, placement and source of the knowledge, so all variants of Figure 3."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ Placement = Literal["bottom", "parallel", "none"]
 
 
 class LLM4MSRConfig(ModelPartConfig):
-    """Settings of the enhancer. The defaults are those that validation data chose (docs/results/defaults.md).
+    """Settings of the enhancer. The defaults were chosen on validation data (docs/results/defaults.md).
 
-    - `source`: what the user's vector is made from: prompts a snapshot, items composed up to the row, or both.
-    - `user`, `scenario`: where each level's meta layers are placed; "none" leaves the level out.
-    - `layers` (K), `hidden`: number and hidden width of the meta layers; `weights`, `rank`, `factors`: see there.
-    - `residual`: bottom layers are added to their input, `e + f(e)`, and their last layer has no activation.
-    - `gate`: what the user's bottom layers add is scaled, for each state and scenario, by a learned number between 0
-      and 1, so that they can be closed where they do not help: `e + sigmoid(G z + g)_d f(e)`, where `g` starts at
+    - `source`: where the user's vector comes from: prompts at each snapshot, items composed up to the row, or both.
+    - `user`, `scenario`: the placement of each level's meta layers; "none" leaves the level out.
+    - `layers` (K), `hidden`: number and hidden width of the meta layers; `weights`, `rank`, `factors`: see
+      `MetaLayers`.
+    - `residual`: the output of bottom layers is added to their input, `e + f(e)`; their last layer has no activation.
+    - `gate`: a learned factor between 0 and 1, for each user state and scenario, on the output of the user's residual
+      bottom layers: `e + sigmoid(G z + g)_d f(e)`. It can close the layers where they do not help. `g` starts at
       `gate_start`. Other layers have no gate.
-    - `alpha`: where the mixing weight starts; it is learned.
+    - `alpha`: initial value of the mixing weight of each parallel level; the weights are learned.
     - `candidate`, `match`: features beyond the paper, of `match_dim + 1` numbers each; both need item vectors.
-    - `features`: they stand "beside" the embeddings, where the user's layers read the candidate's too; or they are
-      "added" by a learned projection to what the layers at the bottom give, which makes the backbone no wider.
-    - `dropout`: share of the numbers of users' and items' vectors that is dropped while training.
+    - `features`: "beside" concatenates these features with the embeddings; the meta layers then read the candidate's
+      too. "added" adds a learned projection of them to the output of the first bottom level (to the embeddings if
+      there is none), so that the backbone is not wider.
+    - `dropout`: share of the numbers of user and item vectors that is dropped in training.
     """
 
     source: UserSource = "composed"
@@ -56,26 +58,26 @@ class LLM4MSRConfig(ModelPartConfig):
 
     @property
     def gated(self) -> bool:
-        """Whether there is something that the gate scales."""
+        """Whether the model has a gate: it is on, and there are residual bottom layers of the user."""
         return self.gate and self.user == "bottom" and self.residual
 
     @property
     def user_sources(self) -> tuple[UserTable, ...]:
-        """The user-level tables that the model reads, in the order in which their vectors stand side by side."""
+        """The user-level tables that the model reads, in the order in which their vectors are concatenated."""
         if self.user == "none" and not self.match:
             return ()
         return USER_TABLES[self.source]
 
     @property
     def needs(self) -> frozenset[str]:
-        """Every kind of knowledge that the model reads."""
+        """All kinds of knowledge that the model reads."""
         item = {"item"} if self.candidate or self.match else set()
         scenario = {"scenario"} if self.scenario != "none" else set()
         return frozenset({*self.user_sources, *item, *scenario})
 
 
 class PaperConfig(LLM4MSRConfig):
-    """The same settings, by default the paper's."""
+    """The same settings, with the paper's as defaults."""
 
     source: UserSource = "prompted"
     scenario: Placement = "parallel"

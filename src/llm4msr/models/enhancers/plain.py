@@ -1,4 +1,4 @@
-"""No enhancer: the backbone as it is."""
+"""No enhancer: the backbone alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer, ModelPartConf
 
 
 class PlainConfig(ModelPartConfig):
-    """Nothing to set."""
+    """There are no settings."""
 
 
 @ENHANCERS.register("none", PlainConfig, replayable=True)
