@@ -28,6 +28,7 @@ from llm4msr.models.batch import Batch, UserStates
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import columns_of
+from llm4msr.training.order import Drawing
 from llm4msr.training.recorded import training_step
 from llm4msr.training.train_config import TrainConfig
 
@@ -45,7 +46,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def to_score(source: BatchSource) -> list[list[Batch]]:
     """Five batches for each column that scores rows."""
-    training = list(islice(source.epoch(BATCH, 0, 0), 5))
+    training = list(islice(source.epoch(Drawing(BATCH), 0), 5))
     requests = [[request(batch, size) for batch in training] for size in (100, 1000)]
     return [list(islice(source.part("valid", BATCH), 5)), *requests]
 

@@ -33,6 +33,7 @@ from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint
 from llm4msr.training.evaluation import evaluate
 from llm4msr.training.optim import Optimizers
+from llm4msr.training.order import Drawing
 
 
 def peak() -> float:
@@ -83,7 +84,7 @@ def measure(data: PreparedData, steps: int, window: int | None, scratch: Path, *
     print(f"{data.rows:,} rows, {len(data.schema.fields)} fields, {len(table):,} rows of embeddings")
     print(f"table and its optimizer's state: {tables:,.0f} MiB; peak before training {peak():,.0f} MiB")
     began, rows = time.perf_counter(), 0
-    for batch in islice(source.epoch(BATCH, 0, 0, window=window, together=16), steps):
+    for batch in islice(source.epoch(Drawing(BATCH, window=window, together=16), 0), steps):
         optimizers.zero_grad()
         functional.binary_cross_entropy_with_logits(model(batch)[0], batch.label).backward()
         optimizers.step()

@@ -15,6 +15,7 @@ from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, load_knowledge
 from llm4msr.models.batch import Batch
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import ResidentColumns
+from llm4msr.training.order import Drawing
 from llm4msr.training.recorded import Numbers, RecordedStep, training_step
 from llm4msr.training.train_config import TrainConfig
 from tests.gpu.conftest import GPU
@@ -73,7 +74,7 @@ def test_batches_that_do_not_fit_come_between(shop: PreparedData, knowledge: Kno
         step: Any = training_step(model, config.optimizers(model), source, config)
         assert isinstance(step, RecordedStep) == graphs
         sums = []
-        for rows in source.chunks(128, 0, 0, together=4):
+        for rows in source.chunks(Drawing(128, together=4), 0):
             for some in (rows, lacking):
                 batch = step.padded(some) if graphs else source.make(some)
                 kinds.append(type(batch))

@@ -247,6 +247,15 @@ def test_events_are_written_while_another_bundle_reads_the_log(
     live.close()
 
 
+def test_an_event_of_a_scenario_that_the_new_bundle_lacks_is_kept_in_the_log(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    odd = _record(scenario="closed by now")
+    assert live.write([odd, _record()]) == [True, True]
+    assert [record for record, _ in EventLog(tmp_path).read(0)] == [odd, _record()]
+    assert live.history("u1") == [_record()]
+    live.close()
+
+
 def test_the_files_beside_the_log_are_as_private_as_it(bundle: Bundle, tmp_path: Path) -> None:
     live = Live(bundle, tmp_path)
     live.write([_record()])

@@ -13,6 +13,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.models.readers import of_rows
 from llm4msr.training.batches import BatchSource, prefetched
+from llm4msr.training.order import Drawing
 
 
 def test_rows_of_a_batch_come_sorted_by_scenario_and_keep_their_values(shop: PreparedData) -> None:
@@ -29,8 +30,8 @@ def test_rows_of_a_batch_come_sorted_by_scenario_and_keep_their_values(shop: Pre
 
 def test_an_epoch_visits_each_training_row_once_in_another_order_each_time(shop: PreparedData) -> None:
     source = BatchSource(shop)
-    first = [b.rows for b in source.epoch(100, seed=0, epoch=0)]
-    second = [b.rows for b in source.epoch(100, seed=0, epoch=1)]
+    first = [b.rows for b in source.epoch(Drawing(100), epoch=0)]
+    second = [b.rows for b in source.epoch(Drawing(100), epoch=1)]
     assert sorted(torch.cat(first).tolist()) == list(range(shop.split.valid))
     assert sorted(torch.cat(second).tolist()) == list(range(shop.split.valid))
     assert sorted(first[0].tolist()) != sorted(second[0].tolist())
@@ -39,8 +40,8 @@ def test_an_epoch_visits_each_training_row_once_in_another_order_each_time(shop:
 
 def test_an_epoch_started_in_the_middle_gives_the_rest_of_the_same_batches(shop: PreparedData) -> None:
     source = BatchSource(shop)
-    whole = [b.rows.tolist() for b in source.epoch(64, seed=3, epoch=2)]
-    assert [b.rows.tolist() for b in source.epoch(64, seed=3, epoch=2, start=5)] == whole[5:]
+    whole = [b.rows.tolist() for b in source.epoch(Drawing(64, seed=3), epoch=2)]
+    assert [b.rows.tolist() for b in source.epoch(Drawing(64, seed=3), epoch=2, start=5)] == whole[5:]
 
 
 def test_a_part_is_its_rows_in_order_of_time(shop: PreparedData) -> None:
@@ -76,7 +77,7 @@ def test_rows_that_see_the_same_states_are_drawn_together(shop: PreparedData, sh
     source = BatchSource(shop, knowledge)
 
     def states(together: int) -> tuple[int, list[int]]:
-        batches = list(source.epoch(100, seed=0, epoch=0, together=together))
+        batches = list(source.epoch(Drawing(100, together=together), epoch=0))
         seen = 0
         for batch in batches:
             rows = batch.rows.numpy()
@@ -89,7 +90,7 @@ def test_rows_that_see_the_same_states_are_drawn_together(shop: PreparedData, sh
 
 
 def test_without_knowledge_rows_together_change_nothing(shop: PreparedData) -> None:
-    plain, grouped = ([b.rows.tolist() for b in BatchSource(shop).epoch(64, 0, 0, together=n)] for n in (1, 8))
+    plain, grouped = ([b.rows.tolist() for b in BatchSource(shop).epoch(Drawing(64, together=n), 0)] for n in (1, 8))
     assert plain == grouped
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.training import order
-from llm4msr.training.order import Groups, shuffled
+from llm4msr.training.order import Drawing, Groups, shuffled
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def groups(rows: int, number: int, most: int) -> Groups:
 def test_each_row_is_visited_once_in_batches_of_one_size(
     rows: int, size: int, window: int | None, grouped: tuple[int, int] | None
 ) -> None:
-    batches = list(shuffled(rows, size, 0, 0, window, None if grouped is None else groups(rows, *grouped)))
+    batches = list(shuffled(rows, Drawing(size, window=window), 0, None if grouped is None else groups(rows, *grouped)))
     assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
     assert {len(batch) for batch in batches[:-1]} <= {size}
     assert 0 < len(batches[-1]) <= size
@@ -41,7 +41,7 @@ def test_each_row_is_visited_once_in_batches_of_one_size(
 @pytest.mark.parametrize("window", [None, 32])
 def test_the_order_depends_on_seed_and_epoch_alone(window: int | None) -> None:
     def of(seed: int, epoch: int) -> list[int]:
-        return np.concatenate(list(shuffled(200, 16, seed, epoch, window))).tolist()  # type: ignore[no-any-return]
+        return np.concatenate(list(shuffled(200, Drawing(16, seed, window), epoch))).tolist()  # type: ignore[no-any-return]
 
     assert of(1, 2) == of(1, 2)
     assert of(1, 2) != of(1, 3)
@@ -50,21 +50,21 @@ def test_the_order_depends_on_seed_and_epoch_alone(window: int | None) -> None:
 
 def test_rows_of_a_group_come_in_pieces_in_order_of_time_and_the_pieces_are_shuffled() -> None:
     by = groups(2000, 40, most=5)
-    visited = np.concatenate(list(shuffled(2000, 128, 0, 0, groups=by)))
+    visited = np.concatenate(list(shuffled(2000, Drawing(128), 0, by)))
     group = by.of_rows[visited]
     cuts = np.flatnonzero((group[1:] != group[:-1]) | (visited[1:] < visited[:-1])) + 1
     pieces = np.split(visited, cuts)
     sizes = np.bincount(by.of_rows)
     assert len(pieces) <= (-(-sizes // 5)).sum()  # neighbours of one group can look like one piece
     assert np.mean([len(p) for p in pieces]) > 4
-    assert visited.tolist() != np.concatenate(list(shuffled(2000, 128, 0, 1, groups=by))).tolist()
+    assert visited.tolist() != np.concatenate(list(shuffled(2000, Drawing(128), 1, by))).tolist()
 
 
 def test_every_order_of_pieces_is_as_likely() -> None:
     by = Groups(np.array([0, 1, 0, 2]), most=2)
     counts: dict[tuple[int, ...], int] = {}
     for seed in range(3000):
-        found = tuple(np.concatenate(list(shuffled(4, 4, seed, 0, groups=by))).tolist())
+        found = tuple(np.concatenate(list(shuffled(4, Drawing(4, seed), 0, by))).tolist())
         counts[found] = counts.get(found, 0) + 1
     assert set(counts) == {
         tuple(n for piece in order for n in piece) for order in itertools.permutations([(0, 2), (1,), (3,)])
@@ -73,7 +73,7 @@ def test_every_order_of_pieces_is_as_likely() -> None:
 
 
 def test_a_window_holds_a_few_blocks_at_a_time_and_is_a_shuffle_within() -> None:
-    visited = np.concatenate(list(shuffled(8 * 40, 16, 0, 0, window=8 * 4)))
+    visited = np.concatenate(list(shuffled(8 * 40, Drawing(16, window=8 * 4), 0)))
     for start in range(0, len(visited), 32):
         window = visited[start : start + 32]
         assert len(set(window // 8)) == 4

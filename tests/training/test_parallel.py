@@ -18,6 +18,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import read_tensors, write_tensors
+from llm4msr.training.order import Drawing
 from llm4msr.training.parallel import joined
 
 SETTINGS = """
@@ -82,7 +83,7 @@ def gradients(rank: int, size: int, port: int, data: Path, out: Path) -> None:
             enhancer=PartChoice(name="epnet"),
         )
         model = build_model(config, source.layout, 3, source.widths, seed=0).train()
-        (batch, *_) = source.epoch(201, 0, 0, share=group.share)
+        (batch, *_) = source.epoch(Drawing(201), 0, share=group.share)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch)[0], batch.label)
         (loss * (len(batch) / 201)).backward()
         group.sum_gradients(model, None)

@@ -32,11 +32,8 @@ class ModelPartConfig(BaseModel):
         return frozenset()
 
 
-class Backbone(nn.Module, ABC):
-    """A multi-scenario model on embeddings: `forward(x (B, E), offsets) -> logits (B,)`.
-
-    A subclass's constructor takes `(config, width E, scenarios D)`. Rows are sorted by scenario.
-    """
+class ModelPart(nn.Module, ABC):
+    """A backbone or an enhancer."""
 
     config_type: ClassVar[type[ModelPartConfig]]
 
@@ -47,32 +44,30 @@ class Backbone(nn.Module, ABC):
         """Whether padding rows leave the other rows unchanged, and the operations do not depend on values."""
         return self.replayable
 
-    @abstractmethod
-    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
-        """Logits `(B,)`."""
-
     def freeze(self) -> None:
         """After training: turn everything that depends on the scenarios alone into constants. Default: nothing."""
 
 
-class Enhancer(nn.Module, ABC):
+class Backbone(ModelPart):
+    """A multi-scenario model on embeddings: `forward(x (B, E), offsets) -> logits (B,)`.
+
+    A subclass's constructor takes `(config, width E, scenarios D)`. Rows are sorted by scenario.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+        """Logits `(B,)`."""
+
+
+class Enhancer(ModelPart):
     """A wrapper around a backbone: `forward(e (B, E), batch, backbone) -> (logits (B,), penalty)`.
 
     A subclass's constructor takes `(config, shape of the embedding, scenarios D, knowledge widths)`. `penalty` is a
     scalar made of the mean squares of the generated weights, or None.
     """
 
-    config_type: ClassVar[type[ModelPartConfig]]
-
     reads_scenarios = False
     """Whether the enhancer reads the scenarios' knowledge."""
-
-    replayable: ClassVar[bool] = False
-    """Whether a GPU may replay its steps; set by `Registry.register`."""
-
-    def replays(self) -> bool:
-        """Whether padding rows leave the other rows unchanged, and the operations do not depend on values."""
-        return self.replayable
 
     @property
     @abstractmethod
@@ -82,9 +77,6 @@ class Enhancer(nn.Module, ABC):
     @abstractmethod
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
         """Logits `(B,)` and the penalty."""
-
-    def freeze(self) -> None:
-        """After training: turn everything that depends on the scenarios alone into constants. Default: nothing."""
 
     def blur_scenarios(self) -> None:
         """Give every scenario the mean of all scenarios' knowledge. No effect if the enhancer reads none."""

@@ -105,10 +105,13 @@ class Live:
         with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
             while self._apply_new_lines(transaction, self._log.size()):
                 pass
-            new = [self._record_if_new(transaction, record) for record in records]
+            # An event that was checked by the bundle before, whose scenario this one no longer has, is in the log alone.
+            new = [not self._has_names_of(r) or self._record_if_new(transaction, r) for r in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
             if fresh:
-                self._apply(transaction, fresh)  # before the log, which must not get a record that cannot be applied
+                self._apply(
+                    transaction, [record for record in fresh if self._has_names_of(record)]
+                )  # before the log, which must not get a record that cannot be applied
                 self._remember(transaction, self._log.append(fresh, self._applied(transaction)))
         return new
 
@@ -172,12 +175,18 @@ class Live:
             if known or before == body or (before is not None and not record.columns):
                 return False
             return bool(transaction.put(key, body, db=self._items))
-        if record.scenario not in self._bundle.scenario_index or record.behaviour not in self._bundle.behaviours:
-            return False  # this bundle's schema no longer has its scenario or behaviour
+        if not self._has_names_of(record):
+            return False
         code = self._bundle.lookup.number("user", record.user)
         if code >= 0 and self._in_history(code, record):
             return False
         return bool(transaction.put(_event_key(record), msgspec.json.encode(record), db=self._events, overwrite=False))
+
+    def _has_names_of(self, record: Record) -> bool:
+        """Whether this bundle's schema has the scenario and the behaviour of an event; True for an item."""
+        if isinstance(record, ItemRecord):
+            return True
+        return record.scenario in self._bundle.scenario_index and record.behaviour in self._bundle.behaviours
 
     def _in_history(self, code: int, record: EventRecord) -> bool:
         events = self._bundle.history(code)

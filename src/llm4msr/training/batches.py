@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.knowledge.states import StateTable
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
 from llm4msr.training.columns import Columns, MappedColumns, Picked
-from llm4msr.training.order import Groups, shuffled
+from llm4msr.training.order import Drawing, Groups, shuffled
 
 T = TypeVar("T")
 _SCORED, _SCORED_BY_GPU = 8192, 16_384
@@ -74,29 +75,20 @@ class BatchSource:
 
     def epoch(
         self,
-        batch_size: int,
-        seed: int,
+        drawing: Drawing,
         epoch: int,
         start: int = 0,
         *,
-        window: int | None = None,
-        together: int = 1,
         share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: rows,
     ) -> Iterator[Batch]:
-        """Shuffled training batches from step `start` on; see `shuffled`.
+        """An epoch's training batches from step `start` on; `share` selects the rows that are used of each."""
+        return prefetched(self.make(share(rows)) for rows in self.chunks(drawing, epoch, start))
 
-        `share` selects the rows that are used of each batch. Up to `together` rows that see the same user states stay
-        together.
-        """
-        chunks = self.chunks(batch_size, seed, epoch, start, window=window, together=together)
-        return prefetched(self.make(share(rows)) for rows in chunks)
-
-    def chunks(
-        self, batch_size: int, seed: int, epoch: int, start: int = 0, *, window: int | None = None, together: int = 1
-    ) -> Iterator[NDArray[np.int64]]:
+    def chunks(self, drawing: Drawing, epoch: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
         """The row numbers of each batch of an epoch."""
-        groups = Groups(self._states_seen, together) if together > 1 and self._knowledge.users else None
-        return islice(shuffled(self._data.split.valid, batch_size, seed, epoch, window, groups), start, None)
+        grouped = drawing.together > 1 and self._knowledge.users
+        groups = Groups(self._states_seen, drawing.together) if grouped else None
+        return islice(shuffled(self._data.split.valid, drawing, epoch, groups), start, None)
 
     def part(self, part: Part, batch_size: int | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """All rows of a part; the batches are in order of time. With `share` (i, n), every n-th batch from batch i on.
@@ -120,12 +112,9 @@ class BatchSource:
         order = np.argsort(scenario, kind="stable")
         return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
 
-    def counts(
-        self, batch_size: int, seed: int, *, window: int | None = None, together: int = 1, most: int = 64
-    ) -> NDArray[np.int64]:
+    def counts(self, drawing: Drawing, most: int = 64) -> NDArray[np.int64]:
         """The number of rows of each scenario in a sample of up to `most` training batches, `(n, D)`."""
-        window = min(window or _LOOKED_AT, _LOOKED_AT)
-        chunks = self.chunks(batch_size, seed, 0, window=window, together=together)
+        chunks = self.chunks(replace(drawing, window=min(drawing.window or _LOOKED_AT, _LOOKED_AT)), 0)
         count = self._data.scenario_count
         return np.stack([np.bincount(self._scenario[rows], minlength=count) for rows in islice(chunks, most)])
 

@@ -13,22 +13,30 @@ BLOCK = 16_384
 """Rows in a block: they are consecutive on disk and are read together."""
 
 
-def shuffled(
-    rows: int,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    window: int | None = None,
-    groups: Groups | None = None,
-) -> Iterator[NDArray[np.int64]]:
+@dataclass(frozen=True)
+class Drawing:
+    """How batches are drawn from the training rows.
+
+    `batch_size` rows each, in an order that `seed` and the epoch determine. With a `window`, rows are shuffled within
+    windows of about so many rows (see `shuffled`). Up to `together` rows that see the same user states stay together.
+    """
+
+    batch_size: int
+    seed: int = 0
+    window: int | None = None
+    together: int = 1
+
+
+def shuffled(rows: int, drawing: Drawing, epoch: int, groups: Groups | None = None) -> Iterator[NDArray[np.int64]]:
     """Batches of row numbers that contain each of `rows` rows once. The arguments alone determine the order.
 
-    Without a `window`, all orders are equally likely. With it, blocks of consecutive rows are shuffled first, and then
+    Without a window, all orders are equally likely. With it, blocks of consecutive rows are shuffled first, and then
     the rows within windows of about `window` rows of these blocks. Only one window has to be in memory at a time, so
     data larger than memory is read in large pieces. With `groups`, pieces of groups are shuffled instead of single
     rows. All batches but the last have `batch_size` rows; a batch may begin or end inside a piece.
     """
-    random = np.random.default_rng((seed, epoch))
+    batch_size, window = drawing.batch_size, drawing.window
+    random = np.random.default_rng((drawing.seed, epoch))
     mixed = random.permutation if groups is None else partial(groups.mixed, random=random)
     if window is None:
         yield from _cut(iter([mixed(np.arange(rows))]), batch_size)

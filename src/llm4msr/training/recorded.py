@@ -84,10 +84,7 @@ class PaddedStep:
         assert isinstance(plain.source.columns, ResidentColumns)  # see `why_plain`
         self._plain, self._columns = plain, plain.source.columns
         self.loss_sum, self.padded_steps = plain.loss_sum, 0
-        c = plain.config
-        self._room = room_of(
-            plain.source.counts(c.batch_size, c.seed, window=c.shuffle_window, together=c.rows_together)
-        )
+        self._room = room_of(plain.source.counts(plain.config.drawing))
         self._offsets = [0, *np.cumsum(self._room).tolist()]
         self._scenario = np.repeat(np.arange(len(self._room)), self._room)
         self._place = np.arange(self._offsets[-1]) - np.asarray(self._offsets)[self._scenario]
@@ -98,10 +95,7 @@ class PaddedStep:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Numbers | Batch]:
         """An epoch's batches from step `start` on, made ahead."""
-        c = self._plain.config
-        chunks = self._plain.source.chunks(
-            c.batch_size, c.seed, epoch, start, window=c.shuffle_window, together=c.rows_together
-        )
+        chunks = self._plain.source.chunks(self._plain.config.drawing, epoch, start)
         return prefetched(self.padded(rows) for rows in chunks)
 
     def padded(self, rows: NDArray[np.int64]) -> Numbers | Batch:

@@ -53,16 +53,7 @@ class PlainStep:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """An epoch's batches from step `start` on, made ahead."""
-        c = self.config
-        return self.source.epoch(
-            c.batch_size,
-            c.seed,
-            epoch,
-            start,
-            window=c.shuffle_window,
-            together=c.rows_together,
-            share=self._group.share,
-        )
+        return self.source.epoch(self.config.drawing, epoch, start, share=self._group.share)
 
     def __call__(self, batch: Batch) -> int:
         """Train on a batch; returns its number of rows, over all processes."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm4msr.errors import InputError
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
+from llm4msr.training.order import Drawing
 
 
 class TrainConfig(BaseModel):
@@ -42,6 +43,11 @@ class TrainConfig(BaseModel):
     # Not part of a run's identity: a run can be opened on any machine, and results differ only by rounding or dropout.
     cuda_graphs: bool = Field(default=True, exclude=True)
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", exclude=True)
+
+    @property
+    def drawing(self) -> Drawing:
+        """How batches are drawn."""
+        return Drawing(self.batch_size, self.seed, self.shuffle_window, self.rows_together)
 
     def optimizers(self, model: MultiScenarioModel) -> Optimizers:
         """The optimizers of a model, with these settings."""
