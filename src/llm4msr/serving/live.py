@@ -105,7 +105,7 @@ class Live:
         with _as_os_errors(), self._lock, self._log.locked(), self._env.begin(write=True) as transaction:
             while self._apply_new_lines(transaction, self._log.size()):
                 pass
-            # An event that was checked by the bundle before, whose scenario this one no longer has, is in the log alone.
+            # An event that the bundle before accepted, and whose scenario this one lacks, goes into the log only.
             new = [not self._has_names_of(r) or self._record_if_new(transaction, r) for r in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
             if fresh:
