@@ -108,10 +108,8 @@ class Live:
             # An event that the bundle before accepted, and whose scenario this one lacks, goes into the log only.
             new = [not self._has_names_of(r) or self._record_if_new(transaction, r) for r in records]
             fresh = [record for record, is_new in zip(records, new, strict=True) if is_new]
-            if fresh:
-                self._apply(
-                    transaction, [record for record in fresh if self._has_names_of(record)]
-                )  # before the log, which must not get a record that cannot be applied
+            if fresh:  # applied before they are logged: the log must not get a record that cannot be applied
+                self._apply(transaction, [record for record in fresh if self._has_names_of(record)])
                 self._remember(transaction, self._log.append(fresh, self._applied(transaction)))
         return new
 
