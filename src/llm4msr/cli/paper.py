@@ -95,6 +95,9 @@ def paper(
         for section in made.sections():
             _show(section)
     say(f"paper.md, paper.tex and the images lie in {out}")
+    if made.failed:
+        say("some runs or parts failed; paper.md says which, and the same command tries them again")
+        raise typer.Exit(1)
 
 
 def _show(section: Section) -> None:

@@ -119,5 +119,5 @@ def _sheet(
             lines.append([*(Cell(v) for v in line), *(Cell(f"{v:.3f}") for v in (own[place], mean[place]))])
             lines[-1].append(Cell(f"{change:+.3f}", bool((change > 0) == (data.label[rows[place]] == 1))))
     header = ["scenario", "item", "clicked", "score", "with the mean knowledge", "change"]
-    note = "The user's test rows that change most; strong where the change is towards what the user did."
+    note = "The user's test rows that change most; bold if the change is towards what the user did."
     return Sheet(f"What the user's knowledge changes: user {user}", header, lines, 3, note)

@@ -93,6 +93,8 @@ class Paper:
         self._matrix, self._config, self._root = matrix, config, root
         self._engine, self._jobs, self._say = engine, jobs, say
         self._reasoning, self._training = reasoning, training
+        self.failed = False
+        """Whether a part, or a run of one, failed so far."""
         self._label, _ = varied(matrix, config.label)
         names = list(matrix.backbones)
         self._backbone = config.backbone or ("star" if "star" in names else names[0])
@@ -123,6 +125,7 @@ class Paper:
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 - one part's failure must not end the others
+                self.failed = True
                 section = Section(part, remark=f"Left out: {type(error).__name__}: {error}.")
             self._write(section)
             yield section
@@ -189,7 +192,7 @@ class Paper:
 
     def _run(self, part: str, matrix: MatrixConfig) -> pl.DataFrame:
         (self._root / f"{part}.parquet").unlink(missing_ok=True)  # it may be for other values; runs are kept
-        return run_matrix(
+        found = run_matrix(
             matrix,
             self._root,
             jobs=self._jobs,
@@ -197,6 +200,8 @@ class Paper:
             progress=self._training,
             results=f"{part}.parquet",
         )
+        self.failed |= "failed" in found["status"]
+        return found
 
     def _drawn(self, part: str, panels: list[Panel], sheets: list[Sheet], results: pl.DataFrame) -> Section:
         draw(panels, self._root / part, "bars" if part == "figure-3" else "lines")

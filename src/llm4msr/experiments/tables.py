@@ -21,7 +21,7 @@ from llm4msr.training.metrics import FEWEST, tells
 BASE = "none"
 """The name of the enhancer that all others are compared with: the backbone alone."""
 _NOTE = (
-    "Mean over seeds ± standard deviation; the best of a line is strong. ★: above the backbone alone, ↓: below, by a "
+    "Mean over seeds ± standard deviation; the best of a line is bold. ★: above the backbone alone, ↓: below, by a "
     f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
     f"No mark with one seed, nor where a scenario has fewer than {FEWEST} positives or negatives."
 )
@@ -161,7 +161,7 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
         return None
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
     note = (
-        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; strong where both agree, and "
+        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; bold if both agree and "
         f"every scenario has {FEWEST} positives and negatives (with fewer the interval is too narrow). "
         "An enhancer over its control is beside that in place of the backbone. No correction for many comparisons."
     )
