@@ -137,7 +137,9 @@ def test_runs_that_failed_leave_gaps_and_are_listed(
         return train_run(config, folder, progress)
 
     monkeypatch.setattr(runs, "train_run", planted)
-    user, figure = paper(matrix, tmp_path, tiny_engine, parts=("figure-5", "figure-3")).sections()
+    made = paper(matrix, tmp_path, tiny_engine, parts=("figure-5", "figure-3"))
+    user, figure = made.sections()
+    assert made.failed
     improvements, failed = figure.sheets
     assert "user-bottom" in improvements.header
     assert {line[1].text for line in improvements.lines} == {"undefined"}
@@ -204,6 +206,24 @@ def test_table_4_says_what_was_set_and_what_was_searched(matrix: MatrixConfig) -
     assert values["T of the users' prompts"].isdigit()
 
 
+def test_table_4_has_the_settings_that_the_search_chose(
+    matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path
+) -> None:
+    raw = matrix.model_dump() | {"search": {"trials": 2}, "enhancers": {"none": {}, "epnet": {}}, "seeds": 1}
+    raw["enhancers"]["ours"] = {"name": "llm4msr_paper", "settings": SMALL}
+    raw["backbones"] = {"shared_bottom": {"hidden": [8, 4]}}
+    searched = MatrixConfig.model_validate(raw)
+    before, after = (paper(searched, tmp_path, tiny_engine, parts=p) for p in (("table-4",), ("table-2", "table-4")))
+    (only,) = before.sections()
+    assert [sheet.title for sheet in only.sheets] == ["Settings"]
+    *_, table = after.sections()
+    (_, chosen) = table.sheets
+    assert [[cell.text for cell in line][:3] for line in chosen.lines] == [
+        ["shop", "shared_bottom", name] for name in ("none", "epnet", "ours")
+    ]
+    assert not after.failed
+
+
 def test_the_user_of_figure_5_is_of_the_test_part_and_knows_the_most_scenarios(shop: PreparedData) -> None:
     user = telling_user(shop)
     code = shop.users["user"].to_list().index(user)
@@ -229,7 +249,9 @@ def test_a_part_that_fails_is_left_out_and_the_others_are_made(
         raise ValueError("odd")
 
     monkeypatch.setattr(paper_module, "efficiency", planted)
-    times, data = paper(matrix, tmp_path, tiny_engine, parts=("table-3", "table-1")).sections()
+    made = paper(matrix, tmp_path, tiny_engine, parts=("table-3", "table-1"))
+    times, data = made.sections()
+    assert made.failed
     assert times.remark == "Left out: ValueError: odd."
     assert data.sheets
 

@@ -71,7 +71,9 @@ def reason(
     ray: Annotated[str | None, typer.Option(help="Run engines on a Ray cluster: its address, or local.")] = None,
     ray_actors: Annotated[int, typer.Option(min=1, help="Engines on the cluster.")] = 1,
     ray_gpus: Annotated[float, typer.Option(min=0.0, help="GPUs of each of them.")] = 0.0,
-    plan: Annotated[bool, typer.Option("--plan", help="Only estimate the cost: a few prompts are tried, and nothing is stored.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only estimate the cost: a few prompts are tried, and nothing is stored.")
+    ] = False,
 ) -> None:
     """Let the frozen LLM read scenarios, users and items; only what is missing is asked."""
     from llm4msr.data.prepared import PreparedData
