@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,46 @@ def prepare(
 
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
+    negatives = negatives or tables.negatives
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
-        _write(tables, folder, ratios, history_share, negatives or tables.negatives, max_rejected, report)
+        content = _content(tables, ratios, history_share, negatives, max_rejected, report)
+        fields = _write(content, tables, folder, report)
+        report("sealing the folder")
+        manifest = {
+            "schema": tables.schema.model_dump(mode="json"),
+            "recipe": tables.recipe,
+            "negatives": None if negatives is None else negatives.model_dump(mode="json"),
+            "ratios": list(ratios),
+            "history_share": history_share,
+            "split": vars(content.split),
+            "counts": _counts(content, tables.schema),
+            "fields": fields,
+        }
+        seal(folder, KIND, VERSION, manifest)
     return PreparedData.open(out, check=False)  # the checksums were computed a moment ago
 
 
-def _write(
+@dataclass(frozen=True)
+class _Content:
+    """What a prepared folder is made of: the rows in order of time with their split, and the tables beside them."""
+
+    rows: pl.DataFrame
+    split: Split
+    users: Entities
+    items: Entities
+    positives: pl.DataFrame
+    rejected: pl.DataFrame
+
+
+def _content(
     tables: Tables,
-    folder: Path,
     ratios: tuple[float, float, float],
     history_share: float,
     negatives: Negatives | None,
     max_rejected: float,
     report: Report,
-) -> None:
-    schema = tables.schema
+) -> _Content:
+    """Read and check everything, and split the rows."""
     _check_field_columns(tables)
     logs = read_logs(tables, max_rejected, report)
     report("collecting users and items")
@@ -82,10 +108,15 @@ def _write(
         _check_items_are_known_alone(tables)
         rows = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
         split = split.over(rows["time"].to_numpy())
+    return _Content(rows, split, users, items, positives, rejected)
 
+
+def _write(content: _Content, tables: Tables, folder: Path, report: Report) -> dict[str, Any]:
+    """Write tables and columns, side by side; return what the manifest says of each field."""
+    rows, split, users, items = content.rows, content.split, content.users, content.items
     (folder / "columns").mkdir()
     (folder / "vocabulary").mkdir()
-    frames = {"items": items.frame, "users": users.frame, "positives": positives, "rejected": rejected}
+    frames = {"items": items.frame, "users": users.frame, "positives": content.positives, "rejected": content.rejected}
     records: dict[str, Any] = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         written = [
@@ -104,29 +135,14 @@ def _write(
             _save(field, folder)
             return {**field.record, "of_rows": values.occurrences is None}  # not of users or items
 
-        found = pool.map(encoded, schema.fields)
-        for spec in schema.fields:
+        found = pool.map(encoded, tables.schema.fields)
+        for spec in tables.schema.fields:
             report(f"encoding the field {spec.name}")
             records[spec.name] = next(found)
             warn_of_field(spec.name, records[spec.name], report)
         for done in written:
             done.result()
-    report("sealing the folder")
-    seal(
-        folder,
-        KIND,
-        VERSION,
-        {
-            "schema": schema.model_dump(mode="json"),
-            "recipe": tables.recipe,
-            "negatives": None if negatives is None else negatives.model_dump(mode="json"),
-            "ratios": list(ratios),
-            "history_share": history_share,
-            "split": vars(split),
-            "counts": _counts(schema, rows, split, users, items, positives, rejected),
-            "fields": records,
-        },
-    )
+    return records
 
 
 def _check_field_columns(tables: Tables) -> None:
@@ -193,15 +209,8 @@ def _save(field: EncodedField, folder: Path) -> None:
         field.vocabulary.save(folder / "vocabulary" / f"{field.spec.name}.parquet")
 
 
-def _counts(
-    schema: Schema,
-    rows: pl.DataFrame,
-    split: Split,
-    users: Entities,
-    items: Entities,
-    positives: pl.DataFrame,
-    rejected: pl.DataFrame,
-) -> dict[str, Any]:
+def _counts(content: _Content, schema: Schema) -> dict[str, Any]:
+    rows, split = content.rows, content.split
     by_scenario: dict[str, dict[str, dict[str, int]]] = {}
     scenario, label = rows["scenario"].to_numpy(), rows["label"].to_numpy()
     for index, declared in enumerate(schema.scenarios):
@@ -211,12 +220,12 @@ def _counts(
             chosen = scenario[first:last] == index
             parts[part] = {"rows": int(chosen.sum()), "positive": int(label[first:last][chosen].sum())}
         by_scenario[declared.value] = parts
-    reasons = rejected.group_by("reason").len().sort("reason")
+    reasons = content.rejected.group_by("reason").len().sort("reason")
     return {
         "rows": rows.height,
-        "users": users.frame.height,
-        "items": items.frame.height,
-        "positives": positives.height,
+        "users": content.users.frame.height,
+        "items": content.items.frame.height,
+        "positives": content.positives.height,
         "scenarios": by_scenario,
         "rejected": dict(zip(reasons["reason"].to_list(), reasons["len"].to_list(), strict=True)),
     }
