@@ -53,42 +53,16 @@ def read_delimited(
     rows = 0
     for path in paths:
         names = _columns(path, separator, header)
-        if types is not None and (missing := [c for c in types if c not in names]):
-            raise InputError(
-                f"{path}: has no column {missing[0]!r}; {nearest(missing[0], list(names))}. "
-                "Is it the version of the data set that this source reads?"
-            )
-        wanted = list(names) if types is None else list(types)
-        layout = pa.schema([(c, pa.string() if types is None else types[c]) for c in wanted])
+        layout = _layout(path, names, types)
         if writer is None:
             writer, written = ipc.new_file(target, layout), layout
         elif written != layout:
-            raise InputError(f"{path}: its columns ({', '.join(wanted)}) are not those of {paths[0]}")
-        skipped: list[int] = []
-        swallowed: list[int] = []
-        illegible = [np.empty(0, dtype=np.int64)]
-        looks_like_rows = _Rows(separator, len(names))
-        reader = _open(path, separator, [names[c] for c in wanted], looks_like_rows, skipped, swallowed)
-        read = 0
-        while (batch := _next(reader, path)) is not None:
-            columns = [_numbers_or_text(column, kind) for column, kind in zip(batch, layout.types, strict=True)]
-            texts = [column for column in columns if column.type == pa.string()]
-            swallowed += [read + len(skipped) + row for row, text in _of_many_lines(texts) if looks_like_rows(text)]
-            legible = _legible(texts, batch.num_rows)
-            illegible.append(read + np.flatnonzero(~legible))
-            read += batch.num_rows
-            if not legible.all():
-                columns = [column.filter(pa.array(legible)) for column in columns]
-            columns = [_as(column, kind) for column, kind in zip(columns, layout.types, strict=True)]
-            writer.write_table(pa.table(columns, schema=layout))
-        if swallowed:
-            raise InputError(
-                f"{path}: near row {min(swallowed)} a value has whole rows inside: is a quote opened there and never "
-                "closed? Close it, or double it where it belongs to the text"
-            )
-        cut = np.array(skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
-        malformed.append(rows + np.sort(np.concatenate([cut, number_in_source(np.concatenate(illegible), cut)])))
-        rows += read + len(skipped)
+            raise InputError(f"{path}: its columns ({', '.join(layout.names)}) are not those of {paths[0]}")
+        file = _File(path, separator, names, layout)
+        for table in file.tables():
+            writer.write_table(table)
+        malformed.append(rows + file.malformed())
+        rows += file.rows
     assert writer is not None
     writer.close()
     return Table(
@@ -97,6 +71,70 @@ def read_delimited(
         malformed=np.concatenate(malformed),
         keeps=scratch,
     )
+
+
+def _layout(path: Path, names: Mapping[str, str], types: Mapping[str, pa.DataType] | None) -> pa.Schema:
+    """The columns to read, and their types."""
+    if types is None:
+        return pa.schema([(name, pa.string()) for name in names])
+    if missing := [name for name in types if name not in names]:
+        raise InputError(
+            f"{path}: has no column {missing[0]!r}; {nearest(missing[0], list(names))}. "
+            "Is it the version of the data set that this source reads?"
+        )
+    return pa.schema(list(types.items()))
+
+
+class _File:
+    """One file, read block by block. Malformed rows are left out and remembered.
+
+    Args:
+        path: the file.
+        separator: between values.
+        names: the column names in the file, by the names to use.
+        layout: the columns to read.
+    """
+
+    def __init__(self, path: Path, separator: str, names: Mapping[str, str], layout: pa.Schema) -> None:
+        self._path, self._layout = path, layout
+        self._looks_like_rows = _Rows(separator, len(names))
+        self._skipped: list[int] = []
+        self._swallowed: list[int] = []
+        self._illegible = [np.empty(0, dtype=np.int64)]
+        self._read = 0
+        columns = [names[name] for name in layout.names]
+        self._reader = _open(path, separator, columns, self._looks_like_rows, self._skipped, self._swallowed)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The legible rows of each block. Raises `InputError` if a quote seems never to be closed."""
+        types = self._layout.types
+        while (batch := _next(self._reader, self._path)) is not None:
+            columns = [_numbers_or_text(column, kind) for column, kind in zip(batch, types, strict=True)]
+            texts = [column for column in columns if column.type == pa.string()]
+            before = self._read + len(self._skipped)
+            self._swallowed += [before + row for row, text in _of_many_lines(texts) if self._looks_like_rows(text)]
+            legible = _legible(texts, batch.num_rows)
+            self._illegible.append(self._read + np.flatnonzero(~legible))
+            self._read += batch.num_rows
+            if not legible.all():
+                columns = [column.filter(pa.array(legible)) for column in columns]
+            columns = [_as(column, kind) for column, kind in zip(columns, types, strict=True)]
+            yield pa.table(columns, schema=self._layout)
+        if self._swallowed:
+            raise InputError(
+                f"{self._path}: near row {min(self._swallowed)} a value has whole rows inside: is a quote opened there "
+                "and never closed? Close it, or double it where it belongs to the text"
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read, malformed ones included."""
+        return self._read + len(self._skipped)
+
+    def malformed(self) -> NDArray[np.int64]:
+        """The numbers of the rows that were left out, ascending."""
+        cut = np.array(self._skipped, dtype=np.int64) - 2  # a line's number counts the header as 1
+        return np.sort(np.concatenate([cut, number_in_source(np.concatenate(self._illegible), cut)]))
 
 
 def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[str, str]:
