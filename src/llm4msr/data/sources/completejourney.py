@@ -82,6 +82,9 @@ _TEXTS = pl.col("brand", "product_category", "product_type")
 """Columns in capital letters, which a language model reads badly; they are changed to lower case."""
 
 
+_VISIT = ["household_id", "store_id", "week"]
+
+
 class CompleteJourneyConfig(BaseModel):
     """`households` is how many of the 2,469 to keep, chosen by `seed` (all by default).
 
@@ -161,13 +164,42 @@ def _exposures(
     negatives_per_visit: int,
     seed: int,
 ) -> pl.DataFrame:
-    visit_key = ["household_id", "store_id", "week"]
-    visits = (
-        bought.group_by(visit_key)
-        .agg(pl.col("transaction_timestamp").min().cast(pl.Datetime("us")).alias("time"))
-        .sort(visit_key)
+    """What each visit was shown: the promoted products that it bought, and a sample of those that it did not."""
+    visits = _visits(bought)
+    promoted = _promoted(folder, visits, products)
+    sampled = _sampled(visits, promoted, negatives_per_visit, seed)
+    clicked = (
+        purchases.select(*_VISIT, "product_id")
+        .unique()
+        .join(visits.select(*_VISIT, "time"), on=_VISIT)
+        .join(
+            promoted.with_columns(pl.col("store_id", "week", "product_id").cast(pl.Int64)),
+            on=["store_id", "week", "product_id"],
+        )
+        .select(sampled.columns)
     )
-    promoted = (
+    negatives = sampled.join(clicked, on=[*_VISIT, "product_id"], how="anti")
+    exposed = pl.concat([rows.with_columns(bought=pl.lit(n, pl.Int8)) for n, rows in ((1, clicked), (0, negatives))])
+    return (
+        exposed.join(products.select("product_id", "department").collect(), on="product_id")
+        .with_columns(pl.col("time").dt.weekday().alias("weekday"))
+        .drop("week")
+        .sort("time", "household_id", "store_id", "product_id")
+    )
+
+
+def _visits(bought: pl.DataFrame) -> pl.DataFrame:
+    """One row per household, store and week, with the time of the first purchase."""
+    return (
+        bought.group_by(_VISIT)
+        .agg(pl.col("transaction_timestamp").min().cast(pl.Datetime("us")).alias("time"))
+        .sort(_VISIT)
+    )
+
+
+def _promoted(folder: Path, visits: pl.DataFrame, products: pl.LazyFrame) -> pl.DataFrame:
+    """The products that each visited store promoted in a week, sorted by store and week."""
+    return (
         _read(folder, "promotions")
         .join(visits.lazy().select("store_id", "week").unique(), on=["store_id", "week"], how="semi")
         .join(products.select("product_id"), on="product_id", how="semi")
@@ -182,6 +214,10 @@ def _exposures(
         .sort("store_id", "week", "product_id", "display_location", "mailer_location")
         .unique(["store_id", "week", "product_id"], keep="first", maintain_order=True)
     )
+
+
+def _sampled(visits: pl.DataFrame, promoted: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
+    """For each visit, up to `count` of the products that its store promoted in its week."""
     shelves = (
         promoted.with_row_index("position")
         .group_by("store_id", "week", maintain_order=True)
@@ -189,40 +225,11 @@ def _exposures(
         .with_columns(pl.col("store_id", "week").cast(pl.Int64))
     )
     visits = visits.join(shelves, on=["store_id", "week"], maintain_order="left")
-    keys = hash_keys(*(visits[c].to_numpy() for c in visit_key), seed=seed)
-    visit, offset = stratified_positions(keys, visits["size"].to_numpy(), negatives_per_visit)
+    keys = hash_keys(*(visits[c].to_numpy() for c in _VISIT), seed=seed)
+    visit, offset = stratified_positions(keys, visits["size"].to_numpy(), count)
     position = visits["first"].to_numpy()[visit] + offset
-    sampled = pl.concat(
-        [
-            visits.select(*visit_key, "time")[visit],
-            promoted.select(pl.col("product_id").cast(pl.Int64), "display_location", "mailer_location")[position],
-        ],
-        how="horizontal",
-    )
-    clicked = (
-        purchases.select(*visit_key, "product_id")
-        .unique()
-        .join(visits.select(*visit_key, "time"), on=visit_key)
-        .join(
-            promoted.with_columns(pl.col("store_id", "week", "product_id").cast(pl.Int64)),
-            on=["store_id", "week", "product_id"],
-        )
-        .select(sampled.columns)
-    )
-    exposed = pl.concat(
-        [
-            clicked.with_columns(pl.lit(1, dtype=pl.Int8).alias("bought")),
-            sampled.join(clicked, on=[*visit_key, "product_id"], how="anti").with_columns(
-                pl.lit(0, dtype=pl.Int8).alias("bought")
-            ),
-        ]
-    )
-    return (
-        exposed.join(products.select("product_id", "department").collect(), on="product_id")
-        .with_columns(pl.col("time").dt.weekday().alias("weekday"))
-        .drop("week")
-        .sort("time", "household_id", "store_id", "product_id")
-    )
+    shown = promoted.select(pl.col("product_id").cast(pl.Int64), "display_location", "mailer_location")
+    return pl.concat([visits.select(*_VISIT, "time")[visit], shown[position]], how="horizontal")
 
 
 def _choose_households(folder: Path, count: int | None, seed: int) -> pl.DataFrame:
