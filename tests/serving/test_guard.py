@@ -109,6 +109,24 @@ def test_a_process_that_starts_while_the_link_leads_to_a_broken_bundle_serves_th
     assert (state / "served").read_text() == str(broken)
 
 
+def test_the_folder_that_is_remembered_is_the_one_that_was_opened(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, state, broken = tmp_path / "current", tmp_path / "state", tmp_path / "broken"
+    broken.mkdir()
+    link.symlink_to(bundle_path)
+    warm = current._warm
+
+    def swapped_meanwhile(serving: current.Serving) -> None:
+        (tmp_path / "next").symlink_to(broken)
+        os.replace(tmp_path / "next", link)
+        warm(serving)
+
+    monkeypatch.setattr(current, "_warm", swapped_meanwhile)
+    Current(link, state)
+    assert (state / "served").read_text() == str(bundle_path.resolve())
+
+
 def test_metrics_are_answered_however_many_requests_there_are() -> None:
     app, metrics = FastAPI(), Metrics()
 

@@ -242,3 +242,20 @@ def _at_once(running: Server, count: int) -> list[int]:
         return [a.status_code for a in answers]
 
     return asyncio.run(ask())
+
+
+@pytest.mark.slow
+def test_processes_whose_parent_was_killed_leave_the_port(bundle_path: Path, tmp_path: Path) -> None:
+    with serving(bundle_path, tmp_path, "--workers", "2") as running:
+        assert running.client.get("/readyz").status_code == 200
+        running.process.kill()
+        running.process.wait()
+
+        def refused() -> bool:
+            try:
+                httpx.get(f"http://127.0.0.1:{running.port}/readyz", timeout=5)
+            except httpx.TransportError:
+                return True
+            return False
+
+        eventually(refused)

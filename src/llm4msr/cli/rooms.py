@@ -176,10 +176,13 @@ def train(
     run_config = read_settings(config, [*given, *map(parse_assignment, settings or [])])
     if run_config.knowledge_folder is not None and not run_config.needs:
         say(f"warning: the enhancer {run_config.model.enhancer.name!r} reads no knowledge; --enhancer llm4msr does")
+    before = (out / "result.json").is_file()
     with Bars(console) as bars:
         result = train_run(run_config, out, lambda p: bars.training("training", p))
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together, only the first prints
         return
+    if before:
+        say(f"{out}: this run was finished before; nothing was trained")
     say(f"best validation at epoch {result.best_epoch}, {result.seconds:.0f} s, {result.parameters} parameters")
     _print_scores(out)
 

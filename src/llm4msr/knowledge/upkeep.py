@@ -204,6 +204,8 @@ def export(folder: Path, out: Path) -> int:
 
 
 def _index(folder: Path) -> pl.DataFrame:
+    if not (folder / MANIFEST).is_file() and Stores.paths(folder):
+        raise InputError(f"{folder}: is not complete; give the command `llm4msr reason` again that was stopped")
     manifest = read_manifest(folder, KIND, VERSION)
     verify(folder, manifest)
     return pl.read_parquet(folder / "index.parquet")

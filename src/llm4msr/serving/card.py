@@ -9,7 +9,8 @@ from llm4msr.serving.bundle import ScenarioCard
 
 _LIMITS = """\
 - Scores are probabilities of the click that the data's label means, in the scenarios listed above and no others.
-- A user, an item or a value that training never saw goes through a learned `unknown`; answers say when that happened.
+- A user, an item or a value that training never saw goes through a learned `unknown`; answers name unknown users and
+  items, not unknown values.
 - A user's composed states move with every event; prompted states and texts are those of the last snapshot.
 - Texts were written by a language model. They are for people to read, and can be wrong.
 - Metrics are of the test part, which is later in time than all that the model learned from."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -94,7 +93,6 @@ class Current:
                 self.metrics.serves(found.bundle.fingerprint, self.now.bundle.fingerprint)
             self.now, self._seen = found, identity
             self._failures.pop(_SERVED_ON, None)
-            self._remember()
             return found
 
     async def watch(self) -> None:
@@ -114,7 +112,7 @@ class Current:
         """Open the bundle at the path or, if that is broken, the one that was served last."""
         remembered = self._state / _SERVED
         try:
-            found = self._open(self._path, checked=checked)
+            return self._open(self._path, checked=checked)
         except (InputError, OSError) as error:
             before = Path(remembered.read_text(encoding="utf-8")) if remembered.is_file() else None
             if before is None or not before.is_dir():
@@ -122,12 +120,10 @@ class Current:
             LOG.error("%s: %s", _SERVED_ON, error)
             self._seen = None  # so that the path is tried again
             return self._open(before)
-        self._remember()
-        return found
 
-    def _remember(self) -> None:
+    def _remember(self, folder: Path) -> None:
         """Record the served folder; a process that starts while the bundle at the path is broken serves this one."""
-        write_text_atomically(self._state / _SERVED, os.path.realpath(self._path))
+        write_text_atomically(self._state / _SERVED, str(folder))
 
     def _reload_if_changed(self) -> None:
         """Open the bundle at the path if it changed; if that failed before, try again after a pause."""
@@ -161,6 +157,7 @@ class Current:
     def _open(self, path: Path, unless: Serving | None = None, checked: str = "") -> Serving:
         bundle = Bundle.open(path, trusted=checked)
         if unless is not None and bundle.fingerprint == unless.bundle.fingerprint:
+            self._remember(bundle.path)
             return unless
         if unless is not None and _data_of(bundle) != _data_of(unless.bundle):
             raise InputError(
@@ -170,6 +167,7 @@ class Current:
         live = open_live(bundle, self._state)
         serving = Serving(bundle, live, Scorer(bundle, live))
         _warm(serving)
+        self._remember(bundle.path)
         gc.collect()
         gc.freeze()  # no later collection scans the bundle's long-lived objects while requests wait
         return serving

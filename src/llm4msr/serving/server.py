@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,8 @@ from llm4msr.serving.live import open_live
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"
 _CONNECTIONS = 2048
+_LOOK = 0.5
+"""Seconds between two looks at whether the parent process is there."""
 _AGAIN = 5.0
 """Seconds that a process which cannot start waits before it exits."""
 
@@ -99,12 +103,22 @@ def _check_free(host: str, port: int) -> None:
         raise InputError(f"{host}:{port}: {error.strerror or error}; choose another --port or --host") from error
 
 
+def _end_with(parent: int) -> None:
+    """Stop this process when its parent is gone: a parent that was killed cannot stop it, and the port stays taken."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    LOG.error("the server's parent process is gone; this one stops, too")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def create() -> Guard:
     """The application of one process, with the settings in its environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = ServeConfig.model_validate_json(os.environ[_SETTINGS])
     torch.set_num_threads(config.threads)
     keep_freed_memory()
+    if config.workers > 1:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="llm4msr-parent").start()
     limits = Limits(config.body, config.concurrency, config.seconds)
     try:
         current = Current(config.bundle, config.state, checked=config.checked)
