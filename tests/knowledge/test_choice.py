@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines import choice
+from llm4msr.knowledge.engines import EngineName, choice
 from llm4msr.knowledge.engines.choice import fastest, make_engine
 
 
@@ -56,6 +56,6 @@ def test_what_was_chosen_is_told(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path
         ("encoder", "", "--engine encoder needs --model"),
     ],
 )
-def test_what_an_engine_lacks_is_named(name: choice.EngineName, command: str, message: str) -> None:
+def test_what_an_engine_lacks_is_named(name: EngineName, command: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_engine(name, None, "float32", command=command)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import EngineName
 from llm4msr.report.terminal import say as say_to
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ ModelOption = Annotated[
     Path | None,
     typer.Option("--model", help="Folder of a causal LM (safetensors).", show_default="the embedded SmolLM2"),
 ]
-EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"]
 EngineOption = Annotated[
     EngineName,
     typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),

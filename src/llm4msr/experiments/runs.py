@@ -126,12 +126,11 @@ def execute(
 
 
 def killed(cell: Cell, root: Path) -> Run:
-    """Record that a cell's process was killed, for example because the machine was out of memory."""
+    """The failed run of a cell whose process was killed, as by a machine that is out of memory."""
     folder, identity = run_folder(cell, root, "seed", 0, cell.base)
+    row = _row(cell, root, "seed", 0, cell.base, folder, identity)
     reason = "its process was killed; is there enough memory? Give fewer --jobs"
-    return _written(
-        _row(cell, root, "seed", 0, cell.base, folder, identity) | {"status": "failed", "reason": reason}, folder
-    )
+    return _written(row | {"status": "failed", "reason": reason}, folder)
 
 
 def _row(

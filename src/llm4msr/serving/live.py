@@ -27,9 +27,10 @@ import msgspec
 import numpy as np
 
 from llm4msr.errors import InputError
+from llm4msr.serving.anew import sums_anew
 from llm4msr.serving.bundle import Bundle
-from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record
-from llm4msr.serving.states import Events, Sums, sums_of_user
+from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record, settled_size
+from llm4msr.serving.states import Sums
 
 _APPLIED, _LOG = b"applied", b"log"
 _LAST = b"\xff" * 24
@@ -93,7 +94,7 @@ class Live:
             behind = True
             while behind:
                 with self._lock:
-                    end = self._log.settled_size()
+                    end = settled_size(self._log.path)
                     with self._env.begin(write=True) as transaction:
                         behind = self._apply_new_lines(transaction, end)
 
@@ -231,28 +232,10 @@ class Live:
                 sums.add(d, event.time, vector[:-1], weight, rule)
             else:
                 anew.add(event.user)
-                states[event.user] = self._anew(transaction, event.user, int(codes[event.user]))
+                told = self._history(transaction, event.user)
+                states[event.user] = sums_anew(bundle, int(codes[event.user]), told)
         for user, sums in states.items():
             transaction.put(_digest(user), sums.to_bytes(), db=self._states)
-
-    def _anew(self, transaction: lmdb.Transaction, user: str, code: int) -> Sums:
-        """Compute a user's sums from the whole history; needed if an event came late."""
-        bundle = self._bundle
-        old, new = bundle.history(code), self._history(transaction, user)
-        fresh = Events(
-            np.full(len(new), code, np.int32),
-            np.array([e.time for e in new], np.int64),
-            bundle.lookup.numbers("item", [e.item for e in new]),
-            np.array([bundle.scenario_index[e.scenario] for e in new], np.int16),
-            np.array([bundle.behaviours[e.behaviour] for e in new], np.int16),
-        )
-        pairs = zip(vars(old).values(), vars(fresh).values(), strict=True)
-        events = Events(*(np.concatenate(pair) for pair in pairs))
-        usable = (np.asarray(bundle.rule.behaviour_weights)[events.behaviour] > 0) & (
-            bundle.vectors[events.item, -1] == 0
-        )
-        events = events[usable]
-        return sums_of_user(events[np.argsort(events.time, kind="stable")], bundle.vectors[:, :-1], bundle.rule)
 
     def _history(self, transaction: lmdb.Transaction, user: str, most: int | None = None) -> list[EventRecord]:
         """A user's events in order of time, all of them or the latest `most`; read backwards from the last."""

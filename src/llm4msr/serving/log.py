@@ -82,11 +82,6 @@ class EventLog:
         """See `read_log`; `end` is by default the end of the file."""
         return read_log(self.path, start, self.size() if end is None else end)
 
-    def settled_size(self) -> int:
-        """The size of the file in bytes, taken while no process is writing a line."""
-        with self.locked():
-            return self.size()
-
     def append(self, records: Sequence[Record], after: int) -> int:
         """Write records at the position `after`, where the last whole line ends, and sync; return the new position.
 

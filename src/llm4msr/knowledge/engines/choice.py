@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import EngineName
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.engines.local import DType
-
-EngineName = Literal["auto", "transformers", "openvino", "vllm", "encoder", "command"]
 
 
 def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
