@@ -69,9 +69,7 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             f"{TOKEN}, or bind to 127.0.0.1"
         )
     _check_free(config.host, config.port)
-    bundle = Bundle.open(config.bundle)
-    config = config.model_copy(update={"checked": bundle.fingerprint})
-    open_live(bundle, config.state).close()  # reads the log here: a damaged log ends this with one error
+    config = config.model_copy(update={"checked": _checked(config)})
     report(f"http://{config.host}:{config.port}/ shows {config.bundle}; events are kept in {config.state}")
     with tempfile.TemporaryDirectory(prefix="llm4msr-metrics-") as counted:
         os.environ[_SETTINGS] = config.model_dump_json()
@@ -90,6 +88,16 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             timeout_keep_alive=30,
             timeout_graceful_shutdown=10,
         )
+
+
+def _checked(config: ServeConfig) -> str:
+    """Open the bundle and read the log once, so that an error ends the command; return the bundle's fingerprint.
+
+    Nothing is kept open: the first bundle must not stay in memory after others took its place.
+    """
+    bundle = Bundle.open(config.bundle)
+    open_live(bundle, config.state).close()
+    return bundle.fingerprint
 
 
 def _check_free(host: str, port: int) -> None:
