@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llm4msr.models.layers import relu
+
 
 class Experts(nn.Module):
     """`count` networks `widths[0] -> ... -> widths[-1]` with ReLU after each layer, computed as batched products.
@@ -34,9 +36,9 @@ class Experts(nn.Module):
         if x.dim() == 2:  # one wide product: x is not copied for each expert, and has one gradient, not `count`
             (weight, bias), *layers = layers
             wide = weight.transpose(0, 1).reshape(x.shape[1], -1)
-            h = functional.relu(torch.addmm(bias.reshape(-1), x, wide)).view(x.shape[0], self.count, -1).transpose(0, 1)
+            h = relu(torch.addmm(bias.reshape(-1), x, wide)).view(x.shape[0], self.count, -1).transpose(0, 1)
         for weight, bias in layers:
-            h = functional.relu(torch.baddbmm(bias, h, weight))
+            h = relu(torch.baddbmm(bias, h, weight))
         return h
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llm4msr.models.layers import relu
 from llm4msr.models.readers import of_rows, together
 
 Weights = Literal["full", "low_rank", "factored"]
@@ -115,7 +116,7 @@ class MetaLayers(nn.Module):
     def forward(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
         """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`."""
         out = self._layer(len(generated) - 1, self._below_last(x, generated, inverse), generated[-1], inverse)
-        return functional.relu(out) if self.activate_last else out
+        return relu(out) if self.activate_last else out
 
     def added(
         self,
@@ -148,7 +149,7 @@ class MetaLayers(nn.Module):
         """The input of the last layer."""
         h = x
         for place, made in enumerate(generated[:-1]):
-            h = functional.relu(self._layer(place, h, made, inverse))
+            h = relu(self._layer(place, h, made, inverse))
         return h
 
     def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llm4msr.models.batch import PaddedOffsets, scenario_of_rows
-from llm4msr.models.layers import MLP, by_scenario
+from llm4msr.models.layers import MLP, by_scenario, relu
 from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
@@ -195,7 +195,7 @@ class STAR(Backbone):
             for place, layer in enumerate(layers):
                 h = functional.linear(h, *(layer.of_scenario(d) if of_all is None else of_all[place][d]))
                 if place < len(self.layers) - 1:
-                    h = functional.relu(h)
+                    h = relu(h)
             return h
 
         indicator = self.scenario.weight.index_select(0, scenario_of_rows(offsets, x.device))
