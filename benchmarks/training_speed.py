@@ -5,9 +5,10 @@
 
 `PREPARED` is a prepared folder; without it the full Complete Journey task (2.3 M rows, 14 fields) is prepared into a
 temporary folder. Embedding 16, layers 256-128-64, Adam, fp32. A step is batch, forward, backward and update. The clock
-starts when a loader has its first batch, so that starting its workers does not count. For each of our backbones the
-floor is printed too: its matrix products and look-ups alone, back to back. On a GPU, "step by step" is our model
-without recorded steps; "sent by batch" also does not keep the columns on the GPU.
+starts when a loader has its first batch, so that starting its workers does not count. On a CPU, the floor of each of
+our backbones is printed too: its matrix products and look-ups alone, back to back. On a GPU, launching these one by one
+would be slower than our recorded steps. There, "step by step" is our model without recorded steps; "sent by batch" also
+does not keep the columns on the GPU; "compiled" is `compile = true`.
 """
 
 from __future__ import annotations
@@ -44,19 +45,16 @@ BACKBONES: dict[str, Callable[[int], dict[str, Any]]] = {
 PEERS = (scenario_wise_rec, fuxictr, torch_rechub)
 
 
-def ours(
-    source: BatchSource, task: Task, backbone: str, *, bfloat16: bool = False, graphs: bool = True, more: str = ""
-) -> Contender:
+def ours(source: BatchSource, task: Task, backbone: str, more: str = "", **training: Any) -> Contender:
     """One of our backbones, as `fit` trains it."""
     scenarios = task.data.scenario_count
     settings = {"hidden": HIDDEN, **BACKBONES[backbone](scenarios)}
     config = ModelConfig(backbone=PartChoice(name=backbone.partition(",")[0], settings=settings))
     model = build_model(config, source.layout, scenarios, source.widths, seed=0).to(task.device).train()
-    train = TrainConfig(batch_size=task.batch, precision="bfloat16" if bfloat16 else "float32", cuda_graphs=graphs)
+    train = TrainConfig(batch_size=task.batch, **training)
     step = training_step(model, train.optimizers(model), source, train)
     epoch = iter(range(1_000_000))
-    name = f"llm4msr {backbone}{', bf16' if bfloat16 else ''}{more}"
-    return Contender(name, task.batch, lambda: step.batches(next(epoch)), step)
+    return Contender(f"llm4msr {backbone}{more}", task.batch, lambda: step.batches(next(epoch)), step)
 
 
 def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
@@ -79,23 +77,25 @@ def measure(task: Task, backbones: list[str], steps: int, rounds: int) -> None:
         first = ours(source, task, backbone)
         field = [first, *(one for peer in peers for one in peer.get(backbone, []))]
         if on_gpu:
-            field.append(ours(source, task, backbone, graphs=False, more=", step by step"))
+            field.append(ours(source, task, backbone, ", step by step", cuda_graphs=False))
             sent = BatchSource(data, device=task.device)
-            field.append(ours(sent, task, backbone, more=", step by step, sent by batch"))
+            field.append(ours(sent, task, backbone, ", step by step, sent by batch"))
+            field.append(ours(source, task, backbone, ", compiled", compile=True))
         if on_gpu or torch.backends.cpu.get_cpu_capability() == "AVX512":
-            field.append(ours(source, task, backbone, bfloat16=True))
-        _table(field, first, ours(source, task, backbone, graphs=False), steps, rounds)
+            field.append(ours(source, task, backbone, ", bf16", precision="bfloat16"))
+        _table(field, steps, rounds, with_floor=not on_gpu)
 
 
-def _table(field: list[Contender], first: Contender, plain: Contender, steps: int, rounds: int) -> None:
+def _table(field: list[Contender], steps: int, rounds: int, *, with_floor: bool) -> None:
+    first = field[0]
     held: dict[str, list[Any]] = {c.name: list(islice(c.batches(), 8)) for c in field}
-    floor = floor_of(lambda: plain.step(next(plain.batches())))
     whole: dict[str, list[float]] = {c.name: [] for c in field}
     alone: dict[str, list[float]] = {c.name: [] for c in field}
+    floor = floor_of(lambda: first.step(next(first.batches()))) if with_floor else None
     floors: list[float] = []
     for number in range(rounds + 1):  # the first round warms up
         found = [(c.name, c.compute(held[c.name]), c.end_to_end(steps)) for c in field]
-        lowest = first.rows / median(floor() for _ in range(5))
+        lowest = first.rows / median(floor() for _ in range(5)) if floor else 0.0
         if number:
             floors.append(lowest)
             for name, compute, end_to_end in found:
@@ -106,8 +106,10 @@ def _table(field: list[Contender], first: Contender, plain: Contender, steps: in
     for c in field:
         ratio = _ratio(whole[first.name], whole[c.name]), _ratio(alone[first.name], alone[c.name])
         print(f"| {c.name} | {median(whole[c.name]):,.0f} | {ratio[0]} | {median(alone[c.name]):,.0f} | {ratio[1]} |")
-    share = [median(a / b for a, b in zip(part[first.name], floors, strict=True)) for part in (whole, alone)]
-    print(f"| floor: products and look-ups | {median(floors):,.0f} | {share[0]:.0%} | | {share[1]:.0%} |\n", flush=True)
+    if floor:
+        share = [median(a / b for a, b in zip(part[first.name], floors, strict=True)) for part in (whole, alone)]
+        print(f"| floor: products and look-ups | {median(floors):,.0f} | {share[0]:.0%} | | {share[1]:.0%} |")
+    print(flush=True)
 
 
 def _ratio(mine: list[float], theirs: list[float]) -> str:

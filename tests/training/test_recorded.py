@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from llm4msr.models.registry import BACKBONES as BACKBONE_TYPES
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import ResidentColumns
 from llm4msr.training.optim import Optimizers
+from llm4msr.training.padding import Numbers
 from llm4msr.training.parallel import ALONE, Group
-from llm4msr.training.recorded import Numbers, PaddedStep, room_of, training_step, why_plain
+from llm4msr.training.recorded import PaddedStep, training_step, why_plain
 from llm4msr.training.step import PlainStep
 from llm4msr.training.train_config import TrainConfig
 from tests.models.zoo import BACKBONES, ENHANCERS
@@ -98,6 +100,33 @@ def test_padding_changes_neither_gradients_nor_statistics(
         torch.testing.assert_close(other_kept, kept, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("backbone", [b for b in BACKBONES if b not in EAGER])
+def test_a_scenario_without_rows_keeps_its_parameters_as_in_plain_steps(
+    shop: PreparedData, knowledge: Knowledge, backbone: str
+) -> None:
+    source = BatchSource(shop, knowledge, CPU, ResidentColumns(shop, knowledge, CPU))
+    config = TrainConfig(batch_size=8, rows_together=2, learning_rate=1e-9, embedding_updates="exact")
+    models = [model_of(source, backbone, "llm4msr") for _ in range(2)]
+    plain = PlainStep(models[0], config.optimizers(models[0]), source, config)
+    padded = padded_step(models[1], source, config)
+    absent = []
+    for one, other in islice(zip(plain.batches(0), padded.batches(0), strict=True), 40):
+        plain(one)
+        padded(other)
+        if isinstance(other, Batch):
+            continue
+        absent.append((other.shape.room == 0).tolist())
+        grads = ((p.grad, q.grad) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+        for mine, theirs in grads:
+            assert (mine is None) == (theirs is None)
+            if mine is not None and theirs is not None:
+                torch.testing.assert_close(theirs, mine, rtol=1e-2, atol=1e-2 * float(mine.abs().max()) + 1e-7)
+    assert padded.padded_steps == len(absent) > 20
+    assert any(map(any, absent))
+    for (name, kept), other_kept in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
+        torch.testing.assert_close(other_kept, kept, rtol=1e-4, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("name", sorted(EAGER))
 def test_what_groups_rows_by_value_is_not_replayed(shop: PreparedData, knowledge: Knowledge, name: str) -> None:
     source = BatchSource(shop, knowledge)
@@ -152,29 +181,13 @@ def test_batches_that_do_not_fit_are_taken_as_they_are(shop: PreparedData) -> No
         assert isinstance(batch, Batch)
         assert step(batch) == len(rows)
     assert isinstance(step.padded(np.arange(250)), Numbers)
-    visited = []
-    for batch in step.batches(0):
-        numbers = batch.rows if isinstance(batch, Batch) else batch.sent[: -len(step._room)][_real(step, batch)]
-        visited.append(numbers)
+    visited = [batch.rows if isinstance(batch, Batch) else real_rows(batch) for batch in step.batches(0)]
     assert sorted(torch.cat(visited).tolist()) == list(range(shop.split.valid))
 
 
-def _real(step: PaddedStep, batch: Numbers) -> torch.Tensor:
-    counts = batch.sent[-len(step._room) :].numpy()
-    return torch.from_numpy(step._place < counts[step._scenario])
-
-
-@pytest.mark.parametrize("together", [1, 16])
-def test_there_is_room_for_nearly_every_batch_and_not_for_much_more(together: int) -> None:
-    random = np.random.default_rng(0)
-
-    def drawn(count: int) -> np.ndarray[Any, Any]:
-        return random.multinomial(4096 // together, [0.7, 0.25, 0.05, 0.0], size=count) * together
-
-    room = room_of(drawn(64))
-    assert (drawn(20_000) <= room).all(1).mean() > 0.999
-    assert room.sum() < 4096 * (1.1 if together == 1 else 1.5)
-    assert room[3] == 0
+def real_rows(batch: Numbers) -> torch.Tensor:
+    size = len(batch.shape)
+    return batch.sent[:size][torch.from_numpy(batch.shape.real(batch.sent[size:].numpy()))]
 
 
 @pytest.mark.parametrize(

@@ -3,26 +3,28 @@
 A step of these models is some hundreds of small operations. A GPU runs them in about a millisecond, but Python takes
 several times as long to launch them one by one. So they are launched once, recorded as a CUDA graph, and replayed with
 the row numbers of the next batch. A recording has fixed shapes: each scenario's slice is padded with rows that have no
-loss (`PaddedOffsets`). The batches are the same as those of `PlainStep`, and so is the training, up to rounding and
+loss (`padding`). The batches are the same as those of `PlainStep`, and so is the training, up to rounding and
 dropout: here each row has its own dropped numbers, in a plain step rows with the same state share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from llm4msr.errors import InputError
 from llm4msr.models.batch import Batch, PaddedOffsets
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource, prefetched
 from llm4msr.training.columns import ResidentColumns
 from llm4msr.training.objective import losses
 from llm4msr.training.optim import Optimizers
+from llm4msr.training.padding import Numbers, Shape, Shapes
 from llm4msr.training.parallel import ALONE, Group
 from llm4msr.training.step import PlainStep, Step
 from llm4msr.training.train_config import TrainConfig
@@ -61,37 +63,27 @@ def why_plain(model: MultiScenarioModel, source: BatchSource, config: TrainConfi
     return ""
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """A padded batch.
+class Recording:
+    """The work on batches of one shape: what it reads, and the recording, once there is one."""
 
-    `sent`: its row numbers `(P,)`, then the number of real rows of each scenario `(D,)`. `rows`: the sum of the latter.
-    """
-
-    sent: Tensor
-    rows: int
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        self.sent = torch.zeros(len(shape) + len(shape.room), dtype=torch.int64, device=device)
+        self.rows, counts = self.sent.split([len(shape), len(shape.room)])
+        self.slices = PaddedOffsets.of(shape.offsets, counts)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.warm = 0
 
 
 class PaddedStep:
-    """A step on batches padded to one shape. A batch that does not fit the shape runs as a plain step.
-
-    A slice has room for the mean number of its scenario's rows in some sample batches, plus five standard deviations. A
-    batch without rows of some scenario runs as a plain step: padding would give that scenario's own parameters an
-    update that a plain step does not make.
-    """
+    """A step on padded batches. A batch for which there is no shape (see `padding`) runs as a plain step."""
 
     def __init__(self, plain: PlainStep) -> None:
         assert isinstance(plain.source.columns, ResidentColumns)  # see `why_plain`
         self._plain, self._columns = plain, plain.source.columns
         self.loss_sum, self.padded_steps = plain.loss_sum, 0
-        self._room = room_of(plain.source.counts(plain.config.drawing))
-        self._offsets = [0, *np.cumsum(self._room).tolist()]
-        self._scenario = np.repeat(np.arange(len(self._room)), self._room)
-        self._place = np.arange(self._offsets[-1]) - np.asarray(self._offsets)[self._scenario]
-        size, device = self._offsets[-1], self.loss_sum.device
-        self._numbers = torch.zeros(size + len(self._room), dtype=torch.int64, device=device)
-        self._rows, counts = self._numbers.split([size, len(self._room)])
-        self._slices = PaddedOffsets.of(self._offsets, counts)
+        self._device, self._model = self.loss_sum.device, plain.model
+        self._shapes = Shapes(plain.source.counts(plain.config.drawing))
+        self._recordings: dict[Shape, Recording] = {}
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Numbers | Batch]:
         """An epoch's batches from step `start` on, made ahead."""
@@ -99,15 +91,12 @@ class PaddedStep:
         return prefetched(self.padded(rows) for rows in chunks)
 
     def padded(self, rows: NDArray[np.int64]) -> Numbers | Batch:
-        """The batch of the rows, padded; unpadded if a scenario has more rows than its slice has room for, or none."""
+        """The batch of the rows, padded; unpadded if there is no shape for it."""
         rows, offsets = self._plain.source.in_slices(rows)
-        counts = np.diff(offsets)
-        if (counts > self._room).any() or (counts[self._room > 0] == 0).any():
+        shape = self._shapes.of(np.diff(offsets))
+        if shape is None:
             return self._plain.source.make(rows)
-        real = self._place < counts[self._scenario]
-        chosen = rows[offsets[self._scenario] + np.where(real, self._place, 0)]
-        sent = torch.from_numpy(np.concatenate([chosen, counts]))
-        return Numbers(sent.pin_memory() if self._numbers.is_cuda else sent, len(rows))
+        return Numbers.of(shape, rows, offsets, pinned=self._device.type == "cuda")
 
     def __call__(self, batch: Numbers | Batch) -> int:
         """Train on a batch; returns its number of rows."""
@@ -115,60 +104,72 @@ class PaddedStep:
             return self._plain(batch)
         if not self._plain.model.training:
             self._plain.model.train()
-        self._numbers.copy_(batch.sent, non_blocking=True)
-        self._play()
+        if batch.shape not in self._recordings:
+            self._recordings[batch.shape] = Recording(batch.shape, self._device)
+        recording = self._recordings[batch.shape]
+        recording.sent.copy_(batch.sent, non_blocking=True)
+        self._play(recording)
         self.padded_steps += 1
         return batch.rows
 
-    def _play(self) -> None:
-        self._work()
+    def _play(self, recording: Recording) -> None:
+        self._work(recording)
 
-    def _work(self) -> None:
+    def _work(self, recording: Recording) -> None:
         """Train on the rows whose numbers are on the device."""
         plain = self._plain
         plain.optimizers.zero_grad()
-        batch = self._columns.at(self._rows).batch(self._slices)
-        loss, _ = losses(plain.model, batch, plain.config.precision)
+        batch = self._columns.at(recording.rows).batch(recording.slices)
+        loss, _ = losses(self._model, batch, plain.config.precision)
         loss.backward()
         self.loss_sum += loss.detach()
         plain.optimizers.step()
 
 
 class RecordedStep(PaddedStep):
-    """A `PaddedStep` that is recorded after some steps and replayed from then on."""
+    """A `PaddedStep` that is recorded, for each shape, after some steps and replayed from then on."""
 
-    _graph: torch.cuda.CUDAGraph | None = None
-    _warm = 0
+    def __init__(self, plain: PlainStep) -> None:
+        super().__init__(plain)
+        if plain.config.compile:
+            self._model = cast(MultiScenarioModel, torch.compile(plain.model, dynamic=False))
+        # Recordings may share memory: they are not replayed at the same time, and none reads what another one left.
+        self._memory = torch.cuda.graph_pool_handle()
 
-    def _play(self) -> None:
-        with torch.cuda.device(self._numbers.device):
-            if self._graph is not None:
-                self._graph.replay()
-            elif self._warm < _WARM:
-                self._warm += 1
-                here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-                aside.wait_stream(here)
-                with torch.cuda.stream(aside):
-                    self._work()
-                here.wait_stream(aside)
+    def _play(self, recording: Recording) -> None:
+        with torch.cuda.device(self._device):
+            if recording.graph is not None:
+                recording.graph.replay()
+            elif recording.warm < _WARM:
+                recording.warm += 1
+                self._warm_up(recording)
             else:
-                self._graph = self._recorded()
-                self._graph.replay()
+                recording.graph = self._recorded(recording)
+                recording.graph.replay()
 
-    def _recorded(self) -> torch.cuda.CUDAGraph:
+    def _warm_up(self, recording: Recording) -> None:
+        """Work without a recording, but on a stream of its own, as a recording does."""
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside), _named_errors():
+            self._work(recording)
+        here.wait_stream(aside)
+
+    def _recorded(self, recording: Recording) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         self._plain.optimizers.zero_grad()
         # "thread_local": the thread that makes batches ahead may use CUDA during the recording.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._work()
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            self._work(recording)
         return graph
 
 
-def room_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number of rows in each scenario's slice, `(D,)`, from the `counts` `(n, D)` of some sample batches.
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raise an `InputError` if the model cannot be compiled."""
+    from torch._dynamo.exc import TorchDynamoException  # importing it with the module would cost every command a second
 
-    >>> room_of(np.array([[3070, 1026, 0], [3040, 1056, 0]])).tolist()
-    [3136, 1120, 0]
-    """
-    most = counts.mean(0) + 5 * counts.std(0) + 1
-    return np.where(counts.any(0), -(-most // 8) * 8, 0).astype(np.int64)
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise InputError(f"train.compile: PyTorch cannot compile this model here; leave it out: {error}") from error

@@ -21,7 +21,7 @@ class Step(Protocol):
     """Trains on one batch after another.
 
     `loss_sum` sums this process's part of each batch's mean loss. `padded_steps` counts the batches that were padded to
-    the one shape that a GPU replays.
+    a shape that a GPU replays.
     """
 
     loss_sum: Tensor

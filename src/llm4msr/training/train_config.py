@@ -22,7 +22,8 @@ class TrainConfig(BaseModel):
     weights. Validation runs `validations_per_epoch` times in an epoch. Training stops after `patience` validations
     without a better mean AUC over the scenarios; in any case the best weights are restored. Up to `rows_together` rows
     that see the same user states are kept together in a batch, so that each state is processed less often. With
-    `cuda_graphs`, a GPU records a step and replays it if the model allows it.
+    `cuda_graphs`, a GPU records a step and replays it if the model allows it. With `compile`, `torch.compile` compiles
+    the model of replayed steps, once for each shape of batches; other steps are not compiled, as that gains nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,7 @@ class TrainConfig(BaseModel):
     rows_together: int = Field(default=16, ge=1)
     # Not part of a run's identity: a run can be opened on any machine, and results differ only by rounding or dropout.
     cuda_graphs: bool = Field(default=True, exclude=True)
+    compile: bool = Field(default=False, exclude=True)
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", exclude=True)
 
     @property
