@@ -21,7 +21,7 @@ from benchmarks.contender import BATCH, HIDDEN
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
-from llm4msr.knowledge.sources import NO_KNOWLEDGE
+from llm4msr.knowledge.tables import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource
@@ -64,7 +64,7 @@ def generated(shares: list[float], rows: int, folder: Path) -> PreparedData:
             *({"name": name, "side": "context"} for name in context),
         ],
     }
-    return prepare(from_frames(Schema.from_dict(schema, "the benchmark's schema"), interactions=frame), folder)
+    return prepare(from_frames(Schema.checked(schema, "the benchmark's schema"), interactions=frame), folder)
 
 
 class Trained:

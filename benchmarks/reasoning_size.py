@@ -83,7 +83,7 @@ def _prepared(folder: Path, items: int) -> PreparedData:
         pl.format("The thing number {} of the catalogue", "item").alias("title"),
         pl.format("Department {} > Shelf {}", pl.col("item") % 50, pl.col("item") % 1000).alias("category"),
     )
-    return prepare(from_frames(Schema.from_dict(_SCHEMA, "here"), interactions, items=titles), folder)
+    return prepare(from_frames(Schema.checked(_SCHEMA, "here"), interactions, items=titles), folder)
 
 
 def _peak() -> float:

@@ -65,7 +65,7 @@ def main() -> None:
 def blow_up(source: Path, out: Path, users: int, items: int) -> None:
     """Write a bundle like `source` with more users and items."""
     manifest = read_manifest(source, KIND, VERSION)
-    schema = Schema.from_dict(manifest["schema"], str(source))
+    schema = Schema.checked(manifest["schema"], str(source))
     counts = {"users": users, "items": items}
     for name, count in counts.items():
         (out / name).mkdir(parents=True)

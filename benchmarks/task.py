@@ -15,8 +15,8 @@ from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.sources import Knowledge
 from llm4msr.knowledge.states import COMPOSED, StateTable
+from llm4msr.knowledge.tables import Knowledge
 
 DIMENSIONS = 64
 

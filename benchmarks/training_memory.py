@@ -27,7 +27,7 @@ from benchmarks.task import knowledge_of_that_shape
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources import read_source
-from llm4msr.knowledge.sources import NO_KNOWLEDGE
+from llm4msr.knowledge.tables import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, copy_of, save_checkpoint

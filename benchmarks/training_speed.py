@@ -27,7 +27,7 @@ from benchmarks.floor import floor_of
 from benchmarks.peers import fuxictr, scenario_wise_rec, torch_rechub
 from benchmarks.task import prepared
 from llm4msr.allocation import keep_freed_memory
-from llm4msr.knowledge.sources import NO_KNOWLEDGE
+from llm4msr.knowledge.tables import NO_KNOWLEDGE
 from llm4msr.models.model import ModelConfig, PartChoice, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import columns_of

@@ -105,7 +105,7 @@ def _converted_models_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session")
 def shop_schema() -> Schema:
-    return Schema.from_dict(SHOP, "the shop")
+    return Schema.checked(SHOP, "the shop")
 
 
 @pytest.fixture(scope="session")

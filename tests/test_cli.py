@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -257,8 +258,12 @@ def test_an_unknown_user_is_answered_with_the_nearest(
             ["prepare", "--out", "x", "--source", "movielens", "--events", "e.parquet"],
             "--events: is for data of your own",
         ),
+        (["prepare", "--out", "x", "--window", "5"], "--window 5: goes with --negatives only"),
+        (["reason", "nowhere", "--knowledge", "k", "--period", "7"], "--period 7.0: goes with --protocol period only"),
+        (["reason", "nowhere", "--knowledge", "k", "--ray-gpus", "1"], "--ray-gpus 1.0: goes with --ray only"),
         (["prepare", "--out", "x", "--set", "folder=y"], "--set folder=y: is a setting of a --source"),
         (["events", "nowhere", "--out", "x", "--state", "s"], "--state s: no such folder"),
+        (["events", "nowhere", "--out", "x.csv"], "--out x.csv: expected a file name that ends in .parquet"),
         (["paper", "m.toml", "--out", "x", "--only", "figure-33"], "no part 'figure-33'; did you mean 'figure-3'"),
         (["paper", "m.toml", "--out", "x", "--layers", "1;2"], "--layers 1;2: expected whole numbers"),
         (["paper", "m.toml", "--out", "x"], "m.toml: cannot be read"),
@@ -272,6 +277,24 @@ def test_a_wrong_command_says_what_to_do(
     assert code == 2
     assert message in " ".join(out.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_scenario_is_named(run: Run, logs: Path) -> None:
+    text = (logs / "interactions.csv").read_text().replace(",mail,", ",mial,", 3)
+    (logs / "interactions.csv").write_text(text)
+    _, out = _prepare(run, logs)
+    assert "the schema has no scenario 'mial', and 3 rows name it; did you mean 'mail'?" in " ".join(out.split())
+
+
+def test_data_are_prepared_without_loading_torch(logs: Path) -> None:
+    arguments = ["--schema", "schema.toml", "--interactions", "interactions.csv", "--items", "items.parquet"]
+    script = (
+        "import sys; from llm4msr.cli.base import app; import llm4msr.cli; app(sys.argv[1:], standalone_mode=False);"
+        "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, "prepare", "--out", "data", *arguments]
+    assert subprocess.run(command, cwd=logs, timeout=60, check=False).returncode == 0
+    assert (logs / "data" / "manifest.json").is_file()
 
 
 def test_times_are_shown_and_an_odd_unit_is_asked_about(run: Run, logs: Path) -> None:

@@ -67,11 +67,11 @@ def test_a_toml_file_becomes_a_schema(tmp_path: Path) -> None:
 
 def test_a_dumped_schema_is_the_same_when_read_again(tmp_path: Path) -> None:
     schema = Schema.from_toml(written(tmp_path, TOML))
-    assert Schema.from_dict(schema.model_dump(mode="json"), "the dump") == schema
+    assert Schema.checked(schema.model_dump(mode="json"), "the dump") == schema
 
 
 def test_left_out_parts_have_their_defaults() -> None:
-    schema = Schema.from_dict(raw(), "shop.toml")
+    schema = Schema.checked(raw(), "shop.toml")
     assert schema.behaviours == (Behaviour(name="click"),)
     assert schema.fields[0].model_dump() == {
         "name": "u",
@@ -93,7 +93,7 @@ def test_item_text_columns_come_in_reading_order() -> None:
 
 
 def test_a_schema_cannot_be_changed() -> None:
-    schema = Schema.from_dict(raw(), "shop.toml")
+    schema = Schema.checked(raw(), "shop.toml")
     with pytest.raises(ValidationError, match="frozen"):
         schema.name = "other"  # type: ignore[misc]
 
@@ -123,7 +123,7 @@ def test_a_schema_cannot_be_changed() -> None:
 )
 def test_what_is_wrong_is_named_with_its_file_and_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        Schema.from_dict(raw(**change), "shop.toml")
+        Schema.checked(raw(**change), "shop.toml")
     assert str(error.value).startswith("shop.toml: ")
     assert message in str(error.value)
 
@@ -132,13 +132,13 @@ def test_what_is_wrong_is_named_with_its_file_and_key(change: dict[str, Any], me
 def test_exactly_one_of_label_and_label_rule_is_given(labels: dict[str, str]) -> None:
     columns = {"user": "u", "item": "i", "scenario": "s", "time": "t", **labels}
     with pytest.raises(InputError, match=r"columns: give either label .* or label_rule"):
-        Schema.from_dict(raw(columns=columns), "shop.toml")
+        Schema.checked(raw(columns=columns), "shop.toml")
 
 
 def test_an_unreadable_label_rule_is_refused() -> None:
     columns = {"user": "u", "item": "i", "scenario": "s", "time": "t", "label_rule": "rating is good"}
     with pytest.raises(InputError, match="'rating is good' is not a rule; write one comparison"):
-        Schema.from_dict(raw(columns=columns), "shop.toml")
+        Schema.checked(raw(columns=columns), "shop.toml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -196,4 +196,4 @@ def test_a_rule_compares_and_leaves_null_null(operator: str, expected: list[bool
 def test_a_rule_is_one_comparison() -> None:
     columns = {"user": "u", "item": "i", "scenario": "s", "time": "t", "label_rule": "clicked > 0 and quantity > 0"}
     with pytest.raises(InputError, match="is not a rule; write one comparison"):
-        Schema.from_dict(raw(columns=columns), "shop.toml")
+        Schema.checked(raw(columns=columns), "shop.toml")

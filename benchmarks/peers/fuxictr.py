@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ def contenders(task: Task) -> dict[str, list[Contender]]:
     data = task.data
     names = [f.name for f in data.fields_of("categorical")]
     folder = Path(tempfile.mkdtemp(prefix="fuxictr-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     known = features.FeatureMap("journey", str(folder))
     known.features = OrderedDict(
         (name, {"source": "", "type": "categorical", "vocab_size": data.vocabulary_size(name), "padding_idx": None})

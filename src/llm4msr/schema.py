@@ -32,13 +32,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from llm4msr.errors import InputError
-from llm4msr.validation import explain_validation, read_toml
+from llm4msr.validation import Settings, read_toml
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
@@ -48,11 +47,7 @@ FieldName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 _RULE = re.compile(r"^\s*(?P<column>[^<>=!]+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*$")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rule(_Strict):
+class Rule(Settings):
     """A comparison of one column with a number, written ``column operator number``.
 
     >>> Rule.parse("rating > 3")
@@ -85,7 +80,7 @@ class Rule(_Strict):
         }[self.operator]
 
 
-class Columns(_Strict):
+class Columns(Settings):
     """Which column has which role. Exactly one of `label` (0 or 1) and `label_rule` is given."""
 
     user: str
@@ -105,7 +100,7 @@ class Columns(_Strict):
         return self
 
 
-class Scenario(_Strict):
+class Scenario(Settings):
     """One place where items are shown: its value in the scenario column, and texts that describe it."""
 
     value: str
@@ -119,7 +114,7 @@ class Scenario(_Strict):
         return self.name or self.value
 
 
-class FieldSpec(_Strict):
+class FieldSpec(Settings):
     """One input field of the models.
 
     `categorical` values become ids. Values that training saw fewer than `min_count` times are unknown and have the
@@ -141,7 +136,7 @@ class FieldSpec(_Strict):
         return self.column or self.name
 
 
-class ItemText(_Strict):
+class ItemText(Settings):
     """The item's columns that a language model reads."""
 
     title: str | None = None
@@ -154,13 +149,13 @@ class ItemText(_Strict):
         return tuple(c for c in (self.title, self.category) if c is not None) + self.details
 
 
-class UserText(_Strict):
+class UserText(Settings):
     """The user's columns that a language model reads."""
 
     details: tuple[str, ...] = ()
 
 
-class Behaviour(_Strict):
+class Behaviour(Settings):
     """A positive behaviour: its name in prompts, and the rule for rows that have it (default: the label is 1)."""
 
     name: str
@@ -173,7 +168,7 @@ class Behaviour(_Strict):
         return self
 
 
-class Schema(_Strict):
+class Schema(Settings):
     """A multi-scenario data set. `behaviours` are listed strongest first: a row gets the first one whose rule holds."""
 
     name: str = Field(min_length=1)
@@ -205,12 +200,4 @@ class Schema(_Strict):
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
         """Read a schema file; raises `InputError` that names the file and the key."""
-        return cls.from_dict(read_toml(path), str(path))
-
-    @classmethod
-    def from_dict(cls, raw: Any, where: str) -> Schema:
-        """Check a parsed schema; `where` names its origin in errors."""
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise InputError(f"{where}: {explain_validation(error, cls)}") from error
+        return cls.checked(read_toml(path), str(path))

@@ -1,15 +1,32 @@
-"""Read the TOML files that users write, and explain the errors in them."""
+"""What settings have in common: they are checked, and errors in them are explained."""
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm4msr.errors import InputError, nearest
+
+
+class Settings(BaseModel):
+    """Settings that cannot be changed; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def checked(cls, raw: Any, where: str = "") -> Self:
+        """Check the keys and values in `raw`; raises an `InputError` that begins with `where`."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            found = explain_validation(error, cls)
+            raise InputError(f"{where}: {found}" if where else found) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -20,6 +37,26 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not valid TOML: {error}") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read `path=value`. The value is JSON, a TOML list or table, or otherwise text.
+
+    >>> parse_assignment("train.seed=3"), parse_assignment("model.backbone.name=star")
+    (('train.seed', 3), ('model.backbone.name', 'star'))
+    >>> parse_assignment("model.backbone.settings={hidden = [64, 32]}")
+    ('model.backbone.settings', {'hidden': [64, 32]})
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"{text!r} is not a setting; write path=value, as in train.seed=3")
+    text = value.strip()
+    with suppress(ValueError):
+        return path.strip(), json.loads(text)
+    if text.startswith(("[", "{")):
+        with suppress(tomllib.TOMLDecodeError):
+            return path.strip(), tomllib.loads(f"value = {text}")["value"]
+    return path.strip(), text
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:

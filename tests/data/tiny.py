@@ -23,7 +23,7 @@ def schema(fields: list[dict[str, Any]] | None = None, *, columns: dict[str, Any
         "fields": fields if fields is not None else [{"name": "hour", "side": "context", "min_count": 1}],
         **more,
     }
-    return Schema.from_dict(raw, "tiny.toml")
+    return Schema.checked(raw, "tiny.toml")
 
 
 def log(**changed: Any) -> pl.DataFrame:

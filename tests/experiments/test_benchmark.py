@@ -14,18 +14,18 @@ import pytest
 import typer
 
 from llm4msr.cli import studies
+from llm4msr.data import classes
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments import runs
 from llm4msr.experiments.benchmark import plan, run_matrix
+from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.backbones.shared_bottom import SharedBottom
-from llm4msr.models.model import BACKBONES, ENHANCERS
-from llm4msr.models.registry import ModelPartConfig
-from llm4msr.training import metrics
+from llm4msr.models.registry import BACKBONES, ENHANCERS, ModelPartConfig
 from llm4msr.training.run import train_run
 
 TIMED = ["seconds", "process_peak_memory_mb"]
@@ -92,10 +92,11 @@ def test_scenarios_are_marked_where_the_difference_is_not_by_chance(
     }
     moved = pl.Series([0.5 + change[row["enhancer"]][row["number"]] for row in results.to_dicts()])
     results = results.with_columns(moved.alias("mean_auc all"))
+    monkeypatch.setattr(classes, "FEWEST", 1000)
     (few, *_) = sheets(results, config, tmp_path)
-    assert "★" not in few.markdown().partition("Mean over seeds")[0]  # a scenario has too few rows
+    assert "★" not in few.markdown().partition("Mean over seeds")[0]  # all scenarios have too few rows
     assert re.search(r"mail \(\d+ rows, \d+ positive\)", few.markdown())
-    monkeypatch.setattr(metrics, "FEWEST", 1)
+    monkeypatch.setattr(classes, "FEWEST", 1)
     sheet = sheets(results, config, tmp_path)[0]
     line = dict(zip(sheet.header, [cell.text[-1] for cell in sheet.lines[-1]], strict=True))
     assert (line["better"], line["worse"]) == ("★", "↓")
@@ -381,3 +382,49 @@ def test_the_seed_that_a_trial_had_is_that_trial(
     assert run_matrix(one, tmp_path).equals(results)
     assert len(trained) == 2 * 3
     assert not [sheet for sheet in sheets(results, one, tmp_path) if sheet.title == "Runs that failed"]
+
+
+def test_a_control_that_draws_at_random_draws_anew_for_every_seed(matrix: MatrixConfig) -> None:
+    raw = matrix.model_dump() | {"enhancers": {"ours": {"name": "llm4msr", "controls": ["random", "counts"]}}}
+    drawn = {
+        cell.control: [cell.config(0.1, 0.0, cell.base.train.seed + n).knowledge.control_seed for n in range(3)]
+        for cell in cells_of(MatrixConfig.model_validate(raw))
+    }
+    assert drawn == {"none": [0, 0, 0], "random": [0, 1, 2], "counts": [0, 0, 0]}
+
+
+BROKEN = """
+from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig
+
+@BACKBONES.register("broken", ModelPartConfig)
+class Broken(Backbone):
+    def __init__(self, config, width, scenarios):
+        super().__init__()
+
+    def forward(self, x, offsets):
+        return x.no_such_thing
+"""
+
+
+def test_a_failed_run_says_where_and_a_changed_model_is_run_again(
+    shop: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_models.py").write_text(BROKEN)
+    monkeypatch.setattr(BACKBONES, "_types", dict(BACKBONES._types))
+    monkeypatch.setenv("LLM4MSR_MODELS", "broken_models")
+    monkeypatch.syspath_prepend(tmp_path)
+    raw = {
+        "data": {"shop": {"folder": shop.path}},
+        "backbones": {"broken": {}},
+        "enhancers": {"none": {}},
+        "seeds": 1,
+        "search": {"trials": 0},
+        "train": {"epochs": 1, "batch_size": 64},
+    }
+    (row,) = run_matrix(MatrixConfig.model_validate(raw), tmp_path / "out").to_dicts()
+    assert "no_such_thing" in row["reason"]
+    assert "(broken_models.py, line 10;" in row["reason"]
+    assert "broken_models.py" in (tmp_path / "out" / row["folder"] / "traceback.txt").read_text()
+    (tmp_path / "broken_models.py").write_text(BROKEN + "# changed")
+    (again,) = run_matrix(MatrixConfig.model_validate(raw), tmp_path / "out").to_dicts()
+    assert again["settings"] != row["settings"]

@@ -62,7 +62,7 @@ def bazaar(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedData, Path
     )
     titles = pl.DataFrame({"item": np.arange(items), "title": [f"{THINGS[k]} {i}" for i, k in enumerate(kind)]})
     folder = tmp_path_factory.mktemp("bazaar")
-    schema = Schema.from_dict({**SCHEMA, "columns": {**SCHEMA["columns"], "time_unit": "s"}}, "the bazaar")  # type: ignore[dict-item]
+    schema = Schema.checked({**SCHEMA, "columns": {**SCHEMA["columns"], "time_unit": "s"}}, "the bazaar")  # type: ignore[dict-item]
     data = prepare(from_frames(schema, interactions, items=titles), folder / "data")
     reason(data, Oracle(), folder / "knowledge", ReasonConfig())
     return data, folder / "knowledge"

@@ -18,7 +18,8 @@ from llm4msr.experiments import runs
 from llm4msr.experiments.case_study import telling_user
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.paper import PARTS, Paper, PaperConfig
-from llm4msr.experiments.statistics import settings, statistics
+from llm4msr.experiments.settings_table import settings
+from llm4msr.experiments.statistics import statistics
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.report.figures import Panel, draw
@@ -47,7 +48,7 @@ def matrix(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> MatrixConfig:
 
 
 def paper(matrix: MatrixConfig, root: Path, engine: TransformersEngine, **wanted: Any) -> Paper:
-    return Paper(matrix, PaperConfig(layers=(1, 2), history=(1, 2), **wanted), root, engine=lambda: engine)
+    return Paper(matrix, PaperConfig(layers=(1, 2), history=(1, 2), **wanted), root, engine=lambda _: engine)
 
 
 def test_every_part_is_made_and_no_run_twice(
@@ -84,7 +85,9 @@ def test_every_part_is_made_and_no_run_twice(
     again = {section.part: section for section in paper(matrix, tmp_path, tiny_engine).sections()}
     timed = {"table-3"}
     assert all(again[part].markdown() == sections[part].markdown() for part in PARTS if part not in timed)
-    list(Paper(matrix, PaperConfig(parts=("figure-4b",), layers=(2,)), tmp_path, engine=lambda: tiny_engine).sections())
+    list(
+        Paper(matrix, PaperConfig(parts=("figure-4b",), layers=(2,)), tmp_path, engine=lambda _: tiny_engine).sections()
+    )
     fewer = (tmp_path / "paper.md").read_text(encoding="utf-8")
     assert fewer.count("\n## ") == len(PARTS)
     assert len(fewer) < len(document)

@@ -18,9 +18,9 @@ from llm4msr.experiments.efficiency import efficiency
 from llm4msr.experiments.estimate import seconds_of
 from llm4msr.experiments.search import best_of, propose
 from llm4msr.experiments.variants import ablation, sweep_history
+from llm4msr.knowledge import LEVELS
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.questions import LEVELS
 from llm4msr.knowledge.readings import readings
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
@@ -73,7 +73,7 @@ def test_a_case_study_shows_a_prompt_a_text_and_what_changes_in_the_scores(
     results = run_matrix(matrix, tmp_path)
     runs = {row["enhancer"]: tmp_path / row["folder"] for row in results.iter_rows(named=True)}
     user = shop.users["user"][int(shop.user[-1])]
-    found = case_study(runs["ours"], user, lambda: tiny_engine, most=3)
+    found = case_study(runs["ours"], user, lambda _: tiny_engine, most=3)
     assert found.explanation.user == user
     assert list(found.scenarios) == [s.title for s in shop.schema.scenarios]
     assert all(found.scenarios.values())
@@ -84,9 +84,9 @@ def test_a_case_study_shows_a_prompt_a_text_and_what_changes_in_the_scores(
         assert change == pytest.approx(own - mean, abs=2e-3)
         assert line[-1].strong == ((change > 0) == (line[2].text == "yes")) or abs(change) < 1e-3
     with pytest.raises(InputError, match=f"there is no user '{user}x'; did you mean '{user}'"):
-        case_study(runs["ours"], f"{user}x", lambda: tiny_engine)
+        case_study(runs["ours"], f"{user}x", lambda _: tiny_engine)
     with pytest.raises(InputError, match="its enhancer 'none' reads no knowledge of users"):
-        case_study(runs["none"], user, lambda: tiny_engine)
+        case_study(runs["none"], user, lambda _: tiny_engine)
 
 
 def test_a_search_begins_with_the_configured_setting_and_stays_within_its_bounds() -> None:
@@ -114,7 +114,12 @@ def test_a_sweep_of_t_reasons_for_each_value(
 ) -> None:
     asked: dict[str, int] = {}
     swept = sweep_history(
-        matrix, None, [1, 2], tmp_path, tiny_engine, lambda p: asked.update({p.level: asked.get(p.level, 0) + p.asked})
+        matrix,
+        None,
+        [1, 2],
+        tmp_path,
+        lambda _: tiny_engine,
+        lambda p: asked.update({p.level: asked.get(p.level, 0) + p.asked}),
     )
     assert {"user, T = 1", "user, T = 2"} <= set(asked)
     asked = {level: sum(n for name, n in asked.items() if name.startswith(level)) for level in LEVELS}
@@ -151,7 +156,7 @@ def test_a_sweep_of_t_that_cannot_be_run_says_why(
     else:
         raw["data"]["shop"]["knowledge"] = None
     with pytest.raises(InputError, match=message):
-        sweep_history(MatrixConfig.model_validate(raw), None, [1], tmp_path, tiny_engine)
+        sweep_history(MatrixConfig.model_validate(raw), None, [1], tmp_path, lambda _: tiny_engine)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1001])
@@ -159,15 +164,15 @@ def test_a_t_that_cannot_be_is_refused_before_anything_is_asked(
     matrix: MatrixConfig, tiny_engine: TransformersEngine, tmp_path: Path, value: int
 ) -> None:
     with pytest.raises(InputError, match=f"T = {value}: history: Input should be"):
-        sweep_history(matrix, None, [1, value], tmp_path, tiny_engine)
+        sweep_history(matrix, None, [1, value], tmp_path, lambda _: tiny_engine)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_of_t_takes_the_llm_and_the_words_of_the_matrixs_knowledge(
     matrix: MatrixConfig, shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"was made with the language model .* and the one given is .*stub"):
-        sweep_history(matrix, None, [1], tmp_path / "other", StubEngine())
+    with pytest.raises(InputError, match=r"another language model or engine: engine transformers, not stub"):
+        sweep_history(matrix, None, [1], tmp_path / "other", lambda _: StubEngine())
     templates = tmp_path / "words"
     shutil.copytree(shop_knowledge.path / "templates", templates)
     (templates / "user.j2").write_text("In my words. " + (templates / "user.j2").read_text(encoding="utf-8"))
@@ -177,7 +182,7 @@ def test_a_sweep_of_t_takes_the_llm_and_the_words_of_the_matrixs_knowledge(
     raw = matrix.model_dump()
     raw["data"]["shop"]["knowledge"] = knowledge
     asked = len(engine.asked)
-    swept = sweep_history(MatrixConfig.model_validate(raw), None, [2, 3], tmp_path / "sweep", engine)
+    swept = sweep_history(MatrixConfig.model_validate(raw), None, [2, 3], tmp_path / "sweep", lambda _: engine)
     again = engine.asked[asked:]
     assert again
     assert all(prompt.startswith("In my words.") for prompt in again)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm4msr.knowledge.engines.base import Answer, Generation, Pooling
+from llm4msr.knowledge.engines import Pooling
+from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from tests.knowledge.tiny_models import FAMILIES, of_family
 

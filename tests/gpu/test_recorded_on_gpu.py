@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, load_knowledge
+from llm4msr.knowledge.tables import NO_KNOWLEDGE, Knowledge, load_knowledge
 from llm4msr.models.batch import Batch
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import ResidentColumns
@@ -131,20 +129,6 @@ def test_a_compiled_model_learns_the_same(shop: PreparedData, knowledge: Knowled
     assert all(recording.graph is not None for recording in found[1][2]._recordings.values())
     plain, compiled = (model for model, *_ in found)
     assert list(compiled.state_dict()) == list(plain.state_dict())
-
-
-def test_a_model_that_cannot_be_compiled_is_named(
-    shop: PreparedData, knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: Any, **__: Any) -> Any:
-        def forward(*_: Any) -> None:
-            raise TorchDynamoException("no compiler is installed")
-
-        return forward
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(InputError, match="no compiler is installed"):
-        steps_of(resident(shop, knowledge), ("star", "none"), TRAIN.model_copy(update={"compile": True}))
 
 
 def test_bfloat16_is_recorded(shop: PreparedData, knowledge: Knowledge) -> None:

@@ -15,10 +15,10 @@ from torch import nn
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import load_knowledge
+from llm4msr.knowledge.tables import load_knowledge
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import MappedColumns, ResidentColumns, columns_of
-from llm4msr.training.config import parse_config
+from llm4msr.training.config import RunConfig
 from llm4msr.training.evaluation import predict
 from llm4msr.training.fit import TrainProgress
 from llm4msr.training.parallel import Group
@@ -71,7 +71,7 @@ def test_a_run_learns_what_a_cpu_learns(
     scores = {}
     for device in ("cpu", "cuda"):
         raw = settings(shop, shop_knowledge, device=device, precision=precision, embedding_updates=updates)
-        scores[device] = train_run(parse_config(raw, "test"), tmp_path / device).scores.overall
+        scores[device] = train_run(RunConfig.checked(raw, "test"), tmp_path / device).scores.overall
     assert scores["cuda"].auc == pytest.approx(scores["cpu"].auc, abs=0.02)
     assert scores["cuda"].log_loss == pytest.approx(scores["cpu"].log_loss, abs=0.02)
     again = evaluate_run(tmp_path / "cuda")
@@ -81,7 +81,7 @@ def test_a_run_learns_what_a_cpu_learns(
 def test_a_run_of_a_gpu_is_evaluated_on_a_cpu(
     shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
 ) -> None:
-    train_run(parse_config(settings(shop, shop_knowledge, device="cuda"), "test"), tmp_path / "run")
+    train_run(RunConfig.checked(settings(shop, shop_knowledge, device="cuda"), "test"), tmp_path / "run")
     there = np.load(tmp_path / "run" / "test_logits.npy")
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())
     recorded["config"]["train"]["device"] = "cpu"
@@ -98,7 +98,7 @@ class StopHereError(Exception):
 def test_a_stopped_training_goes_on_to_nearly_the_same_weights(
     shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path
 ) -> None:
-    config = parse_config(settings(shop, shop_knowledge, device="cuda", embedding_updates="rows"), "test")
+    config = RunConfig.checked(settings(shop, shop_knowledge, device="cuda", embedding_updates="rows"), "test")
     straight = train_run(config, tmp_path / "straight").scores.overall
     calls = 0
 

@@ -72,7 +72,7 @@ def kiosk(
     if positives is not None:
         beside = pl.DataFrame(positives, schema=["at", "who", "what", "place"], orient="row")
     tables = from_frames(
-        Schema.from_dict({**SCHEMA, **changes}, "the kiosk"),
+        Schema.checked({**SCHEMA, **changes}, "the kiosk"),
         pl.DataFrame(rows, schema=["at", "who", "what", "place", "click", "paid"], orient="row"),
         items=items
         if isinstance(items, pl.DataFrame)

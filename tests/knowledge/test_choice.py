@@ -8,7 +8,7 @@ import torch
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines import EngineName, choice
-from llm4msr.knowledge.engines.choice import fastest, make_engine
+from llm4msr.knowledge.engines.choice import fastest, known, make_engine
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,25 @@ def test_what_was_chosen_is_told(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path
 def test_what_an_engine_lacks_is_named(name: EngineName, command: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_engine(name, None, "float32", command=command)
+
+
+@pytest.mark.parametrize(
+    ("identity", "command", "found"),
+    [
+        ({"engine": "openvino", "model": "x", "dtype": "float32", "layers": "8"}, "", ("openvino", "float32", 8)),
+        ({"engine": "encoder", "model": "x"}, "", ("encoder", "bfloat16", None)),
+        ({"engine": "command", "dtype": "int4"}, "python glm.py", ("command", "bfloat16", None)),
+        ({"engine": "glm of mine", "layers": "all"}, "python glm.py", ("command", "bfloat16", None)),
+    ],
+)
+def test_the_engine_of_some_knowledge_is_made_again(identity: dict[str, str], command: str, found: object) -> None:
+    assert known(identity, command) == found
+
+
+@pytest.mark.parametrize(
+    ("engine", "command", "message"),
+    [("command", "", "give it again as --command"), ("openvino", "python glm.py", "by the engine openvino")],
+)
+def test_a_program_is_asked_for_where_a_program_made_the_knowledge(engine: str, command: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        known({"engine": engine}, command)

@@ -31,7 +31,7 @@ def prepared(folder: Path, scenarios: int) -> PreparedData:
     }
     drawn = {"u": 9, "i": 12, "s": scenarios, "t": 90, "y": 2}
     frame = pl.DataFrame({name: random.integers(0, most, 400) for name, most in drawn.items()})
-    return prepare(from_frames(Schema.from_dict(schema, "here"), frame), folder)
+    return prepare(from_frames(Schema.checked(schema, "here"), frame), folder)
 
 
 @pytest.mark.parametrize("scenarios", [1, 2, 3])

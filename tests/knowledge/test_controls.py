@@ -9,7 +9,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import disturbed
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import Knowledge, load_knowledge
+from llm4msr.knowledge.tables import Knowledge, load_knowledge
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, Generation, Pooling, Refusal
+from llm4msr.knowledge.engines import Pooling
+from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, Generation, Refusal
 from llm4msr.knowledge.engines.transformers import TransformersEngine, fitting_tokens
 from tests.knowledge.tiny_models import changed_config, copied
 

@@ -14,8 +14,8 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
-from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.knowledge.states import Source
+from llm4msr.knowledge.tables import load_knowledge
 from tests.knowledge.kiosk import ROWS, kiosk
 from tests.knowledge.stub_engine import WIDTH, StubEngine
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.history import Protocol, Snapshots, snapshot_times
+from llm4msr.knowledge import SnapshotProtocol
+from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
@@ -29,7 +30,7 @@ def user_prompts(data: PreparedData, slices: int = 4) -> dict[int, list[tuple[in
 
 @pytest.mark.parametrize("protocol", ["slices", "train_end"])
 def test_a_word_of_the_validation_part_reaches_no_users_and_no_scenarios_prompt(
-    tmp_path: Path, protocol: Protocol
+    tmp_path: Path, protocol: SnapshotProtocol
 ) -> None:
     rows = [row if row[0] < 9 else (row[0], row[1], PLANTED, row[3], 1, 1) for row in ROWS]
     data = kiosk(tmp_path / "data", rows=rows, items=WITH_PLANT)

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import Answer, Generation, Pooling
+from llm4msr.knowledge.engines import Pooling
+from llm4msr.knowledge.engines.base import Answer, Generation
+from llm4msr.knowledge.engines.decoding import _penalised
 from llm4msr.knowledge.engines.local import LocalEngine
-from llm4msr.knowledge.engines.reading import _penalised
 from tests.knowledge.engines import KINDS, Kind, make_local
 from tests.knowledge.reference_llm import Reference
 from tests.knowledge.tiny_models import FAMILIES, attentive, of_family, stopping_at

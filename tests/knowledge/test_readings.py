@@ -18,7 +18,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.item_vectors import item_vectors
 from llm4msr.knowledge.readings import open_reading, reading_path, readings
 from llm4msr.knowledge.reason import reason
-from llm4msr.knowledge.sources import fingerprint, load_knowledge
+from llm4msr.knowledge.tables import fingerprint, load_knowledge
 from tests.conftest import FAST
 from tests.knowledge.stub_engine import StubEngine
 from tests.knowledge.test_upkeep import Picky
@@ -85,7 +85,7 @@ def test_only_the_readings_that_a_config_names_are_part_of_its_fingerprint(
 
 
 def test_a_reading_that_is_not_there_is_named_with_those_that_are(shop: PreparedData, folder: KnowledgeFolder) -> None:
-    with pytest.raises(InputError, match=r"has no reading 'stubb'; did you mean 'stub'\?.*--reading stubb"):
+    with pytest.raises(InputError, match=r"has no reading 'stubb' \(did you mean 'stub'\?.*--reading stubb"):
         item_vectors(folder, shop, ("stubb",), 4)
 
 

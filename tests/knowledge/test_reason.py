@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge import LEVELS
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.questions import ALWAYS, LEVELS
+from llm4msr.knowledge.questions import ALWAYS
 from llm4msr.knowledge.readings import reading_path, readings
 from llm4msr.knowledge.reason import Progress, Summary, reason
 from llm4msr.knowledge.reason_config import ReasonConfig

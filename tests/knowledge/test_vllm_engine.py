@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import Answer, Generation, Pooling
+from llm4msr.knowledge.engines import Pooling
+from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.engines.vllm import VLLMEngine
 from tests.knowledge.reference_llm import Reference
 from tests.knowledge.tiny_models import attentive, stopping_at

@@ -74,3 +74,9 @@ def test_rows_can_start_from_vectors() -> None:
     torch.testing.assert_close(after[[4, 6]], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * 0.01 / spread)
     others = [0, 1, 2, 3, 5]
     assert torch.equal(after[others], before[others])
+
+
+def test_a_single_vector_of_one_number_starts_a_row() -> None:
+    embedding = FeatureEmbedding(FieldLayout(categorical=(3,)), 1)
+    embedding.start_from(0, torch.tensor([1]), torch.tensor([[2.0]]))
+    assert torch.isfinite(embedding.table.weight).all()

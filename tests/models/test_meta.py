@@ -351,3 +351,10 @@ def test_unknown_names_and_settings_are_answered_with_the_nearest() -> None:
         BACKBONES.get("stat")
     with pytest.raises(InputError, match="backbone star: unknown key 'hiden'"):
         BACKBONES.config("star", {"hiden": [3]})
+
+
+def test_full_weights_may_have_layers_of_one_number() -> None:
+    layers = MetaLayers(6, (4, 1, 1), weights="full")
+    out = layers(torch.randn(5, 4), layers.generate(torch.randn(5, 6)), None)
+    assert out.shape == (5, 1)
+    assert all(torch.isfinite(p).all() for p in layers.parameters())

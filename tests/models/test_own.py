@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.models.model import BACKBONES
-from llm4msr.models.own import VARIABLE, load_own_models
+from llm4msr.models.own import VARIABLE, load_models
+from llm4msr.models.registry import BACKBONES
 
 DOCS = Path(__file__).parents[2] / "docs" / "train.md"
 
 
-def test_the_documented_backbone_is_found_by_name_and_trains(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
-    (tmp_path / "my_models.py").write_text(example)
+def test_the_documented_backbone_and_enhancer_are_found_by_name_and_run(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
+    (tmp_path / "my_models.py").write_text("\n".join(examples))
     script = (
         "import torch; from llm4msr.models.model import ModelConfig, PartChoice, build_model\n"
-        "from llm4msr.models.batch import FieldLayout, KnowledgeWidths\n"
-        "config = ModelConfig(backbone=PartChoice(name='one_tower', settings={'hidden': 8}))\n"
-        "model = build_model(config, FieldLayout((3, 4)), 2, KnowledgeWidths(), 0)\n"
-        "print(model.backbone(torch.zeros(3, 32), (0, 1, 3)).shape)\n"
+        "from tests.models.zoo import LAYOUT, WIDTHS, make_rows\n"
+        "backbone, enhancer = PartChoice(name='one_tower', settings={'hidden': 8}), PartChoice(name='item_bias')\n"
+        "model = build_model(ModelConfig(backbone=backbone, enhancer=enhancer), LAYOUT, 3, WIDTHS, 0)\n"
+        "print(model(make_rows([1, 2, 0]))[0].shape)\n"
     )
-    environment = {**os.environ, VARIABLE: "my_models", "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, VARIABLE: "my_models", "PYTHONPATH": f"{tmp_path}{os.pathsep}{DOCS.parents[1]}"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "torch.Size([3])\n", done.stderr
 
@@ -35,7 +35,7 @@ def test_the_documented_backbone_is_found_by_name_and_trains(tmp_path: Path) -> 
 def test_a_module_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "json, no_such_models")
     with pytest.raises(InputError, match="LLM4MSR_MODELS: the module 'no_such_models' cannot be imported"):
-        load_own_models()
+        load_models()
 
 
 @pytest.mark.parametrize(

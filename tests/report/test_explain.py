@@ -16,7 +16,8 @@ from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.store import Store
-from llm4msr.report.explain import FOR_PEOPLE, Explanation, Positive, explain_user
+from llm4msr.knowledge.written import FOR_PEOPLE
+from llm4msr.report.explain import Explanation, Positive, explain_user
 from tests.knowledge.kiosk import SECOND, kiosk
 from tests.knowledge.stub_engine import StubEngine
 
@@ -29,7 +30,7 @@ class OtherStub(StubEngine):
         return {"engine": "another stub"}
 
 
-def no_engine() -> Engine:
+def no_engine(_: object) -> Engine:
     raise AssertionError("no text has to be written")
 
 
@@ -49,7 +50,7 @@ def folder(data: PreparedData, tmp_path: Path) -> KnowledgeFolder:
 
 
 def test_a_user_is_explained_at_her_latest_snapshot(data: PreparedData, folder: KnowledgeFolder) -> None:
-    assert explain_user(data, folder, "ann", StubEngine) == Explanation(
+    assert explain_user(data, folder, "ann", lambda _: StubEngine()) == Explanation(
         user="ann",
         snapshot=at(9),
         history=[
@@ -68,7 +69,7 @@ def test_a_user_is_explained_at_her_latest_snapshot(data: PreparedData, folder: 
 
 def test_the_history_is_the_one_of_the_prompt(data: PreparedData, tmp_path: Path) -> None:
     reason(data, StubEngine(), tmp_path / "short", ReasonConfig(snapshots=Snapshots(slices=2), history=1))
-    explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "short", data), "ann", StubEngine)
+    explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "short", data), "ann", lambda _: StubEngine())
     assert [(p.scenario, p.item) for p in explanation.history] == [("App", "Sweet bun"), ("Hall", "item tea")]
     assert explanation.prompt == PromptWriter(data, history=1).user(0, 9 * SECOND)
 
@@ -76,20 +77,20 @@ def test_the_history_is_the_one_of_the_prompt(data: PreparedData, tmp_path: Path
 def test_a_prompt_is_explained_with_the_templates_it_was_made_by(data: PreparedData, tmp_path: Path) -> None:
     (tmp_path / "user.j2").write_text("{{ scenarios[0].events | length }} in the hall", encoding="utf-8")
     reason(data, StubEngine(), tmp_path / "own", ReasonConfig(), templates=tmp_path)
-    explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "own", data), "ann", StubEngine)
+    explanation = explain_user(data, KnowledgeFolder.open(tmp_path / "own", data), "ann", lambda _: StubEngine())
     assert explanation.prompt == "2 in the hall"
 
 
 def test_the_text_is_written_once_and_then_found(data: PreparedData, folder: KnowledgeFolder) -> None:
     first = StubEngine()
-    explanation = explain_user(data, folder, "ann", lambda: first)
+    explanation = explain_user(data, folder, "ann", lambda _: first)
     assert first.asked == [explanation.prompt]
     assert explain_user(data, folder, "ann", no_engine) == explanation
 
 
 def test_a_text_on_request_leaves_the_vectors_as_they_were(data: PreparedData, folder: KnowledgeFolder) -> None:
     before = folder.level("user")[1]
-    explain_user(data, folder, "ann", StubEngine)
+    explain_user(data, folder, "ann", lambda _: StubEngine())
     assert np.array_equal(KnowledgeFolder.open(folder.path, data).level("user")[1], before)
 
 
@@ -113,8 +114,8 @@ def test_an_unknown_user_is_refused_and_the_nearest_offered(data: PreparedData, 
 
 
 def test_another_model_is_not_asked(data: PreparedData, folder: KnowledgeFolder) -> None:
-    with pytest.raises(InputError, match=r"was made with the language model .*'stub'.* is .*'another stub'"):
-        explain_user(data, folder, "ann", OtherStub)
+    with pytest.raises(InputError, match=r"another language model or engine: engine stub, not another stub"):
+        explain_user(data, folder, "ann", lambda _: OtherStub())
     with Store(folder.path / "store.sqlite", read_only=True) as store:
         assert len(store) == 8  # 2 scenarios, 3 prompts of users, 3 items
 
@@ -122,7 +123,7 @@ def test_another_model_is_not_asked(data: PreparedData, folder: KnowledgeFolder)
 def test_a_missing_answer_says_what_to_do(data: PreparedData, folder: KnowledgeFolder) -> None:
     (folder.path / "store.sqlite").unlink()
     with pytest.raises(InputError, match=r"store\.sqlite: no such store; run `llm4msr reason` first"):
-        explain_user(data, folder, "ann", StubEngine)
+        explain_user(data, folder, "ann", lambda _: StubEngine())
     Store(folder.path / "store.sqlite").close()
     with pytest.raises(InputError, match="the answer for user 'ann' is missing; run `llm4msr reason` again"):
         explain_user(data, folder, "ann", no_engine)
@@ -130,7 +131,7 @@ def test_a_missing_answer_says_what_to_do(data: PreparedData, folder: KnowledgeF
 
 def test_a_real_model_writes_the_text(shop: PreparedData, tiny_engine: TransformersEngine, tmp_path: Path) -> None:
     reason(shop, tiny_engine, tmp_path, ReasonConfig(levels=("user",), history=1, snapshots=Snapshots(slices=1)))
-    explanation = explain_user(shop, KnowledgeFolder.open(tmp_path, shop), "u1", lambda: tiny_engine)
+    explanation = explain_user(shop, KnowledgeFolder.open(tmp_path, shop), "u1", lambda _: tiny_engine)
     (expected,) = next(tiny_engine.run([str(explanation.prompt)], FOR_PEOPLE))
     assert isinstance(expected[1], Answer)
     assert explanation.text == expected[1].text

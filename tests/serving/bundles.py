@@ -14,7 +14,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.serving.log import EventRecord
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
-from llm4msr.training.config import parse_config
+from llm4msr.training.config import RunConfig
 from llm4msr.training.run import train_run
 from tests.models.zoo import BACKBONES
 
@@ -40,7 +40,7 @@ def train_shop(
         "knowledge": {"dimensions": 6, **more},
         "train": {"epochs": 1, "batch_size": 256, "validations_per_epoch": 1, "learning_rate": 0.02},
     }
-    train_run(parse_config(config, "the test"), folder)
+    train_run(RunConfig.checked(config, "the test"), folder)
     return folder
 
 

@@ -34,9 +34,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, tiny_engine: TransformersE
     folder = tmp_path_factory.mktemp("hostile")
     frames = shop_frames()
     frames["items"] = frames["items"].with_columns((pl.col("title") + HOSTILE).alias("title"))
-    scenarios = Schema.from_dict(SHOP, "the shop").model_dump(mode="json")["scenarios"]
+    scenarios = Schema.checked(SHOP, "the shop").model_dump(mode="json")["scenarios"]
     hostile = [{**scenario, "description": HOSTILE, "notes": HOSTILE} for scenario in scenarios]
-    schema = Schema.from_dict({**SHOP, "name": HOSTILE, "scenarios": hostile}, "the hostile shop")
+    schema = Schema.checked({**SHOP, "name": HOSTILE, "scenarios": hostile}, "the hostile shop")
     data = prepare(from_frames(schema, **frames), folder / "data")
     reason(data, tiny_engine, folder / "knowledge", FAST)
     knowledge = KnowledgeFolder.open(folder / "knowledge", data)

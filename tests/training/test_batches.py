@@ -10,7 +10,7 @@ import torch
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import load_knowledge
+from llm4msr.knowledge.tables import load_knowledge
 from llm4msr.models.readers import of_rows
 from llm4msr.training.batches import BatchSource, prefetched
 from llm4msr.training.order import Drawing

@@ -11,8 +11,8 @@ import torch
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, load_knowledge
 from llm4msr.knowledge.states import Source
+from llm4msr.knowledge.tables import NO_KNOWLEDGE, Knowledge, load_knowledge
 from llm4msr.training.columns import MappedColumns, Picked, ResidentColumns, columns_of
 
 CPU = torch.device("cpu")

@@ -20,13 +20,15 @@ from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import load_knowledge
 from llm4msr.knowledge.states import Source
+from llm4msr.knowledge.tables import load_knowledge
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model
 from llm4msr.schema import Schema
 from llm4msr.training.batches import BatchSource
+from llm4msr.training.checkpoint import Position
 from llm4msr.training.evaluation import evaluate
 from llm4msr.training.fit import TrainProgress, fit
+from llm4msr.training.metrics import Score, Scores
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from llm4msr.training.train_config import TrainConfig
 from tests.conftest import shop_frames
@@ -139,14 +141,48 @@ def test_the_best_weights_are_restored_though_early_stopping_never_fired(shop: P
     assert evaluate(model, shop, source, "valid").selection == position.best
 
 
-def test_early_stopping_waits_for_its_patience(shop: PreparedData, tmp_path: Path) -> None:
-    source = BatchSource(shop)
-    config = TrainConfig(epochs=50, batch_size=64, learning_rate=0.05, patience=3, validations_per_epoch=1)
-    position = fit(_model(source), shop, source, config, tmp_path)
+def test_early_stopping_waits_for_its_patience(shop_schema: Schema, tmp_path: Path) -> None:
+    large = prepare(from_frames(shop_schema, **shop_frames(rows=9000)), tmp_path / "data")
+    source = BatchSource(large)
+    config = TrainConfig(epochs=50, batch_size=400, learning_rate=0.05, patience=3, validations_per_epoch=1)
+    position = fit(_model(source), large, source, config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     best = max(range(len(lines)), key=lambda i: lines[i]["selection"])
     assert position.done
-    assert len(lines) == best + 1 + 3
+    assert len(lines) == best + 1 + max(3, -(-100 // source.steps("train", 400)))
+
+
+def test_few_steps_between_validations_do_not_stop_a_training_early() -> None:
+    position, steps = Position(), 12
+    values = iter([0.53, *[0.5] * 35])  # a lucky first value
+    while not position.done:
+        position.step += 3
+        position.validated(of_auc(next(values)), steps, patience=4)
+    assert position.best_step == 3
+    assert position.epoch * steps + position.step == 105  # not 3 + 4 * 3
+    many = Position()
+    while not many.done:
+        many.step += 50
+        many.validated(of_auc(0.6), 200, patience=4)
+    assert many.epoch * 200 + many.step == 250
+
+
+def test_a_training_is_not_stopped_while_it_is_no_better_than_chance() -> None:
+    position = Position()
+    for auc in [0.507, *[0.504] * 20, 0.55, *[0.54] * 3]:
+        position.step += 100
+        assert not position.done
+        position.validated(of_auc(auc), 100, patience=4)
+    assert position.best == 0.55
+    position.step += 100
+    position.validated(of_auc(0.54), 100, patience=4)
+    assert position.done
+
+
+def of_auc(auc: float) -> Scores:
+    """The scores of two scenarios of 6,000 rows."""
+    part = Score(rows=6000, positive=2000, auc=auc, log_loss=0.6)
+    return Scores(part, (part, part))
 
 
 @pytest.mark.parametrize("batch_size", [64, 90, 137, 400])

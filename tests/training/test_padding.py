@@ -34,14 +34,14 @@ def test_batches_without_a_rare_scenario_have_a_shape_of_their_own(rare: float) 
     fitting = [(counts, shape) for counts, shape in found if shape is not None]
     assert len(fitting) > 0.95 * len(found)
     assert all((shape.room[counts == 0] == 0).all() for counts, shape in fitting)
-    assert len({id(shape) for _, shape in fitting}) == len(list(shapes)) <= 4
+    assert len({id(shape) for _, shape in fitting}) == len(shapes) <= 4
 
 
 def test_there_are_only_so_many_shapes_and_the_most_frequent_ones() -> None:
     chances = [0.8, *[0.02] * 10]
     sample = drawn(64, 64, chances)
     shapes = Shapes(sample)
-    assert len(list(shapes)) == 16
+    assert len(shapes) == 16
     sets, often = np.unique(sample > 0, axis=0, return_counts=True)
     most = sets[often == often.max()][0]
     assert shapes.of(np.where(most, 1, 0)) is not None

@@ -12,7 +12,7 @@ import torch
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import Knowledge, load_knowledge
+from llm4msr.knowledge.tables import Knowledge, load_knowledge
 from llm4msr.models.backbones.shared_bottom import SharedBottom, SharedBottomConfig
 from llm4msr.models.batch import Batch, PaddedOffsets, scenario_of_rows
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, PartChoice, build_model

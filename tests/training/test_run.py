@@ -19,7 +19,7 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
 from llm4msr.schema import Schema
 from llm4msr.serving.export import export_bundle
-from llm4msr.training.config import parse_config
+from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import run_config
 from llm4msr.training.opening import open_run
 from llm4msr.training.run import evaluate_run, train_run
@@ -51,7 +51,7 @@ def _raw(data: PreparedData, knowledge: KnowledgeFolder | None = None, **setting
 def test_a_run_trains_and_scores_the_same_when_evaluated_anew(
     shop: PreparedData, shop_knowledge: KnowledgeFolder, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    config = parse_config(_raw(shop, shop_knowledge, **settings), "test")
+    config = RunConfig.checked(_raw(shop, shop_knowledge, **settings), "test")
     result = train_run(config, tmp_path / "run")
     assert evaluate_run(tmp_path / "run") == result.scores
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
@@ -66,7 +66,7 @@ def test_a_run_trains_and_scores_the_same_when_evaluated_anew(
 
 
 def test_a_finished_run_is_not_trained_again(shop: PreparedData, tmp_path: Path) -> None:
-    config = parse_config(_raw(shop), "test")
+    config = RunConfig.checked(_raw(shop), "test")
     first = train_run(config, tmp_path / "run")
     stamp = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     assert train_run(config, tmp_path / "run") == first
@@ -74,23 +74,23 @@ def test_a_finished_run_is_not_trained_again(shop: PreparedData, tmp_path: Path)
 
 
 def test_a_run_is_repeated_by_its_own_config(shop: PreparedData, tmp_path: Path) -> None:
-    first = train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+    first = train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
     again = train_run(read_settings(tmp_path / "run" / "config.json"), tmp_path / "again")
     assert again.scores == first.scores
 
 
 def test_a_folder_of_another_config_is_refused(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop)
-    train_run(parse_config(raw, "test"), tmp_path / "run")
+    train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
     raw["train"]["seed"] = 9
     with pytest.raises(InputError, match=r"holds a run with other settings or data \(train\.seed\)"):
-        train_run(parse_config(raw, "test"), tmp_path / "run")
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(shop: PreparedData, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="is not empty and not a run"):
-        train_run(parse_config(_raw(shop), "test"), tmp_path)
+        train_run(RunConfig.checked(_raw(shop), "test"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -100,7 +100,7 @@ def test_knowledge_that_is_needed_must_be_named(
     raw = _raw(shop, shop_knowledge)
     del raw["knowledge_folder"]
     with pytest.raises(InputError, match="reads item, others, own knowledge; name the folder"):
-        train_run(parse_config(raw, "test"), tmp_path / "run")
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_knowledge_that_is_needed_must_be_named(
 )
 def test_a_wrong_setting_is_named(shop: PreparedData, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train_run(parse_config({**_raw(shop), **change}, "test"), tmp_path / "run")
+        train_run(RunConfig.checked({**_raw(shop), **change}, "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -122,8 +122,8 @@ def test_a_wrong_setting_does_not_block_the_corrected_command(shop: PreparedData
     raw = _raw(shop)
     raw["model"]["backbone"]["settings"] = {"hidden": [-3]}
     with pytest.raises(InputError, match=r"backbone star: hidden\.0"):
-        train_run(parse_config(raw, "test"), tmp_path / "run")
-    train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
+    train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
     assert (tmp_path / "run" / "result.json").is_file()
 
 
@@ -131,22 +131,22 @@ def test_a_run_can_be_evaluated_and_found_again_from_anywhere(
     shop: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shop.path.parent)
-    result = train_run(parse_config({**_raw(shop), "data": shop.path.name}, "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked({**_raw(shop), "data": shop.path.name}, "test"), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert evaluate_run(tmp_path / "run") == result.scores
-    assert train_run(parse_config(_raw(shop), "test"), tmp_path / "run") == result
+    assert train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run") == result
 
 
 def test_without_a_validation_row_training_is_refused(shop_schema: Schema, tmp_path: Path) -> None:
     data = prepare(from_frames(shop_schema, **shop_frames(rows=300)), tmp_path / "data", ratios=(9, 0, 1))
     with pytest.raises(InputError, match="has no validation row"):
-        train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+        train_run(RunConfig.checked(_raw(data), "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "content"), [("config.json", "5"), ("result.json", "{}"), ("result.json", "[]")])
 def test_a_damaged_run_is_named(shop: PreparedData, tmp_path: Path, name: str, content: str) -> None:
-    config = parse_config(_raw(shop), "test")
+    config = RunConfig.checked(_raw(shop), "test")
     train_run(config, tmp_path / "run")
     (tmp_path / "run" / name).write_text(content)
     with pytest.raises(InputError, match=f"{name}: is damaged"):
@@ -154,7 +154,7 @@ def test_a_damaged_run_is_named(shop: PreparedData, tmp_path: Path, name: str, c
 
 
 def test_altered_weights_are_refused_by_name(shop: PreparedData, tmp_path: Path) -> None:
-    train_run(parse_config(_raw(shop), "test"), tmp_path / "run")
+    train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
     weights = tmp_path / "run" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors"):
@@ -163,7 +163,7 @@ def test_altered_weights_are_refused_by_name(shop: PreparedData, tmp_path: Path)
 
 def test_data_prepared_anew_is_noticed(shop_schema: Schema, tmp_path: Path) -> None:
     data = prepare(from_frames(shop_schema, **shop_frames(rows=400)), tmp_path / "data")
-    train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+    train_run(RunConfig.checked(_raw(data), "test"), tmp_path / "run")
     prepare(from_frames(shop_schema, **shop_frames(rows=410)), tmp_path / "data", overwrite=True)
     with pytest.raises(InputError, match="the prepared data changed since the run was trained"):
         evaluate_run(tmp_path / "run")
@@ -173,7 +173,7 @@ def test_one_scenario_and_one_class_train_and_are_reported_as_undefined(shop_sch
     frames = shop_frames(rows=300)
     frames["interactions"] = frames["interactions"].with_columns(click=0)
     data = prepare(from_frames(shop_schema, **frames), tmp_path / "data")
-    result = train_run(parse_config(_raw(data), "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked(_raw(data), "test"), tmp_path / "run")
     assert result.scores.mean_auc is None
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
     assert stored["test"]["scenarios"]["search"]["auc"] is None
@@ -189,7 +189,7 @@ def test_a_single_scenario_has_no_others_and_trains(
     data = prepare(from_frames(schema, **frames), tmp_path / "data")
     reason(data, tiny_engine, tmp_path / "knowledge", FAST)
     knowledge = KnowledgeFolder.open(tmp_path / "knowledge", data)
-    result = train_run(parse_config(_raw(data, knowledge, match=True), "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked(_raw(data, knowledge, match=True), "test"), tmp_path / "run")
     assert result.scores.scenarios[0] == result.scores.overall
 
 
@@ -199,7 +199,7 @@ def test_items_may_start_from_their_knowledge(
     raw = _raw(shop)
     raw |= {"knowledge_folder": str(shop_knowledge.path), "knowledge": {"dimensions": 4}}
     raw["model"]["item_start"] = True
-    data, source, model = open_run(parse_config(raw, "test"))
+    data, source, model = open_run(RunConfig.checked(raw, "test"))
     assert data.fields_of("categorical")[1].name == "item"
     rows = np.arange(20)
     batch = source.make(rows)
@@ -207,7 +207,7 @@ def test_items_may_start_from_their_knowledge(
     started = model.embedding(batch)[:, 4:8]
     vectors = batch.item[:, :4]  # without the number that says whether there is one
     torch.testing.assert_close(started / started.std(), vectors / vectors.std(), rtol=1e-4, atol=1e-4)
-    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
     assert evaluate_run(tmp_path / "run") == result.scores
 
 
@@ -221,13 +221,13 @@ def test_items_without_a_field_of_their_own_cannot_start_from_knowledge(
     raw = _raw(data) | {"knowledge_folder": str(tmp_path / "knowledge")}
     raw["model"]["item_start"] = True
     with pytest.raises(InputError, match=r"item_start needs a categorical field of the item's id \(column 'item'\)"):
-        open_run(parse_config(raw, "test"))
+        open_run(RunConfig.checked(raw, "test"))
 
 
 def test_a_run_is_opened_on_whatever_device_there_is(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop)
     raw["train"] = {**raw["train"], "device": "cpu"}
-    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
     assert "device" not in json.loads((tmp_path / "run" / "config.json").read_text())["config"]["train"]
     assert run_config(tmp_path / "run").train.device == "auto"
     assert evaluate_run(tmp_path / "run") == result.scores
@@ -240,7 +240,7 @@ def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
         Path(shutil.copytree(p, tmp_path / n)) for p, n in ((shop.path, "d"), (shop_knowledge.path, "k"))
     )
     raw = _raw(shop, shop_knowledge) | {"data": str(data), "knowledge_folder": str(knowledge)}
-    result = train_run(parse_config(raw, "test"), tmp_path / "run")
+    result = train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
     shutil.rmtree(data)
     shutil.rmtree(knowledge)
     with pytest.raises(InputError, match="no such folder"):
@@ -254,4 +254,4 @@ def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
 def test_a_control_of_what_is_not_read_is_refused(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop) | {"knowledge": {"control": "random"}}
     with pytest.raises(InputError, match="'none' reads no knowledge that the control 'random' could replace"):
-        train_run(parse_config(raw, "test"), tmp_path / "run")
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")

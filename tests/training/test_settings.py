@@ -5,26 +5,13 @@ from pathlib import Path
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.training.settings import parse_assignment, read_settings
+from llm4msr.training.settings import read_settings
 
 
 def test_assignments_stand_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('data = "d"\n[train]\nseed = 1\nepochs = 3\n')
     config = read_settings(tmp_path / "run.toml", [("train.seed", 9), ("model.backbone.name", "shared_bottom")])
     assert (config.train.seed, config.train.epochs, config.model.backbone.name) == (9, 3, "shared_bottom")
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("train.epochs=2", ("train.epochs", 2)),
-        ("a.b = [1, 2]", ("a.b", [1, 2])),
-        ("a=true", ("a", True)),
-        ("a=b=c", ("a", "b=c")),
-    ],
-)
-def test_an_assignment_is_json_or_text(text: str, found: tuple[str, object]) -> None:
-    assert parse_assignment(text) == found
 
 
 @pytest.mark.parametrize(
@@ -38,11 +25,6 @@ def test_an_assignment_is_json_or_text(text: str, found: tuple[str, object]) -> 
 def test_a_wrong_setting_is_named(assignments: list[tuple[str, object]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_settings(None, assignments)
-
-
-def test_what_is_no_assignment_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'seed' is not a setting; write path=value"):
-        parse_assignment("seed")
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from typer.models import CommandInfo
 
-from llm4msr.cli import paper, reasoning, rooms, serving, store, studies
+from llm4msr.cli import paper, preparing, reasoning, serving, store, studies, training
 from llm4msr.cli.base import app, main
 
-__all__ = ["app", "main", "paper", "reasoning", "rooms", "serving", "store", "studies"]
+__all__ = ["app", "main", "paper", "preparing", "reasoning", "serving", "store", "studies", "training"]
 
 _WALK = (
     "prepare",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines import EngineName
+from llm4msr.knowledge.engines import DType, EngineName
 from llm4msr.report.terminal import say as say_to
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from llm4msr.report.sheets import Sheet
 
 app = typer.Typer(
@@ -44,7 +46,7 @@ EngineOption = Annotated[
     typer.Option(help="What runs the LLM; auto takes the fastest that is installed."),
 ]
 CommandOption = Annotated[str, typer.Option(help="The program of --engine command; see docs/knowledge.md.")]
-DTypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="Number format of the LLM.")]
+DTypeOption = Annotated[DType, typer.Option(help="Number format of the LLM.")]
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def print_sheet(sheet: Sheet) -> None:
 
 def make_engine(
     model: Path | None,
-    dtype: Literal["bfloat16", "float32"],
+    dtype: DType,
     engine: EngineName,
     command: str = "",
     layers: int | None = None,
@@ -98,13 +100,22 @@ def make_engine(
     return make(engine, model, dtype, say, command=command, layers=layers)
 
 
-def validated(kind: Any, raw: dict[str, Any]) -> Any:
-    """Validate settings as the type `kind`; raises `InputError` for a wrong one."""
-    from pydantic import ValidationError
+def known_engine(model: Path | None, command: str) -> Callable[[Mapping[str, Any]], Any]:
+    """What makes the engine of a knowledge folder again, given its identity.
 
-    from llm4msr.validation import explain_validation
+    `model` and `command` are where the LLM lies and what runs it, if it is not the embedded one.
+    """
 
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(explain_validation(error, kind)) from error
+    def again(identity: Mapping[str, Any]) -> Any:
+        from llm4msr.knowledge.engines.choice import known
+
+        kind, dtype, layers = known(identity, command)
+        return make_engine(model, dtype, kind, command, layers)
+
+    return again
+
+
+def belongs(option: str, value: object, other: str, *, there: bool) -> None:
+    """Raise `InputError` if an option is given without the other one that it belongs to."""
+    if value is not None and not there:
+        raise InputError(f"{option} {value}: goes with {other} only")

@@ -8,12 +8,10 @@ import typer
 
 from llm4msr.cli.base import (
     CommandOption,
-    DTypeOption,
-    EngineOption,
     ModelOption,
     app,
     console,
-    make_engine,
+    known_engine,
     print_sheet,
     say,
     whole_numbers,
@@ -39,12 +37,15 @@ def paper(
     config: ConfigArgument,
     out: OutOption,
     only: Annotated[
-        str, typer.Option(help="Some parts, with commas: table-1 to table-4, figure-3, figure-4a, figure-4b, figure-5.")
+        str,
+        typer.Option(
+            help="Only these parts, separated by commas: table-1 to table-4, figure-3, figure-4a, figure-4b, figure-5."
+        ),
     ] = "",
     enhancer: EnhancerOption = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Of Table 3 and the figures.", show_default="star, or else the matrix's first"),
+        typer.Option(help="The backbone of Table 3 and the figures.", show_default="star, or else the matrix's first"),
     ] = None,
     layers: Annotated[str, typer.Option(help="The values of K in Figure 4(b).")] = "1,2,3,4",
     history: Annotated[
@@ -52,13 +53,11 @@ def paper(
         typer.Option(help="The values of T in Figure 4(a).", show_default="a quarter, a half, all of the knowledge's"),
     ] = "",
     user: Annotated[
-        str | None, typer.Option(help="The user of Figure 5.", show_default="one of many scenarios")
+        str | None, typer.Option(help="The user of Figure 5.", show_default="one with positives in many scenarios")
     ] = None,
     jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     model: ModelOption = None,
-    dtype: DTypeOption = "bfloat16",
-    engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
     """Make every table and figure of the paper from one matrix: paper.md, paper.tex and images."""
@@ -81,7 +80,7 @@ def paper(
             read_matrix(config),
             wanted,
             out,
-            engine=lambda: make_engine(model, dtype, engine, command),
+            engine=known_engine(model, command),
             jobs=jobs,
             say=say,
             reasoning=bars.reasoning,

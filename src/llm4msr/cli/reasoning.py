@@ -17,12 +17,14 @@ from llm4msr.cli.base import (
     KnowledgeOption,
     ModelOption,
     app,
+    belongs,
     console,
     make_engine,
     say,
-    validated,
 )
 from llm4msr.errors import InputError
+from llm4msr.knowledge import SnapshotProtocol
+from llm4msr.knowledge.engines import Pooling
 from llm4msr.report.terminal import Bars, reasoning_costs
 
 if TYPE_CHECKING:
@@ -38,17 +40,23 @@ def reason(
     engine: EngineOption = "auto",
     command: CommandOption = "",
     protocol: Annotated[
-        Literal["slices", "period", "times", "train_start", "train_end", "all"],
+        SnapshotProtocol,
         typer.Option(
             help="When users' prompts are made. train_end is the paper's and leaks training labels; all leaks all."
         ),
     ] = "slices",
-    slices: Annotated[int, typer.Option(help="Slices of the training period.")] = 4,
-    period: Annotated[float, typer.Option(help="Days between snapshots, for the protocol period.")] = 30.0,
-    times: Annotated[str, typer.Option(help="Moments with commas (2017-06-01), for the protocol times.")] = "",
-    history: Annotated[int, typer.Option(help="Most positives a scenario in a user's prompt (T).")] = 20,
+    slices: Annotated[
+        int | None, typer.Option(help="Snapshots of the protocol slices, over the training period.", show_default="4")
+    ] = None,
+    period: Annotated[
+        float | None, typer.Option(help="Days between the snapshots of the protocol period.", show_default="30")
+    ] = None,
+    times: Annotated[
+        str | None, typer.Option(help="Snapshots of the protocol times, separated by commas, as in 2017-06-01.")
+    ] = None,
+    history: Annotated[int, typer.Option(help="The most positives per scenario in a user's prompt (T).")] = 20,
     pooling: Annotated[
-        Literal["last_generated", "last_prompt", "mean_prompt", "mean_generated", "closing"],
+        Pooling,
         typer.Option(help="Which hidden state is a user's vector; last_generated is the paper's."),
     ] = "last_prompt",
     item_pooling: Annotated[
@@ -57,7 +65,7 @@ def reason(
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
     levels: Annotated[
         str | None,
-        typer.Option(help="What to reason about, with commas: scenario, user, item.", show_default="all three"),
+        typer.Option(help="What to reason about, separated by commas: scenario, user, item.", show_default="all three"),
     ] = None,
     reading: Annotated[
         str | None, typer.Option(help="Keep the items' vectors beside the others, under this name: docs/knowledge.md.")
@@ -69,8 +77,8 @@ def reason(
         str | None, typer.Option(help="Ask only part i of n, as in 1/4, into a store file of its own.")
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Run engines on a Ray cluster: its address, or local.")] = None,
-    ray_actors: Annotated[int, typer.Option(min=1, help="Engines on the cluster.")] = 1,
-    ray_gpus: Annotated[float, typer.Option(min=0.0, help="GPUs of each of them.")] = 0.0,
+    ray_actors: Annotated[int | None, typer.Option(min=1, help="Engines on the cluster.", show_default="1")] = None,
+    ray_gpus: Annotated[float | None, typer.Option(min=0.0, help="GPUs of each engine.", show_default="0")] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only estimate the cost: a few prompts are tried, and nothing is stored.")
     ] = False,
@@ -86,16 +94,15 @@ def reason(
     from llm4msr.knowledge.reason import reason as run_reason
     from llm4msr.knowledge.reason_config import ReasonConfig
 
-    config = validated(
-        ReasonConfig,
+    for name, value in {"slices": slices, "period": period, "times": times}.items():
+        belongs(f"--{name}", value, f"--protocol {name}", there=protocol == name)
+    for name, number in {"actors": ray_actors, "gpus": ray_gpus}.items():
+        belongs(f"--ray-{name}", number, "--ray", there=ray is not None)
+    moments = {"slices": slices, "period_days": period, "times": times and _moments(times)}
+    config = ReasonConfig.checked(
         {
             "levels": _levels(levels, reading),
-            "snapshots": {
-                "protocol": protocol,
-                "slices": slices,
-                "period_days": period,
-                "times": [_moment(text) for text in times.split(",") if text.strip()],
-            },
+            "snapshots": {"protocol": protocol} | {name: value for name, value in moments.items() if value is not None},
             "language": language,
             "history": history,
             "scenario": {"pooling": "last_generated", "max_new_tokens": max_new_tokens},
@@ -114,8 +121,8 @@ def reason(
         llm = RayEngine(
             partial(make, engine, model, dtype, command=command, layers=layers),
             address=ray,
-            actors=ray_actors,
-            gpus=ray_gpus,
+            actors=ray_actors or 1,
+            gpus=ray_gpus or 0.0,
         )
     if plan:
         console.print(reasoning_costs(make_plan(opened, llm, knowledge, config, templates=templates)))
@@ -139,6 +146,10 @@ def _levels(text: str | None, reading: str | None) -> list[str]:
     if text not in (None, "item"):
         raise InputError(f"--levels {text}: a reading is of items alone; leave --levels out")
     return ["item"]
+
+
+def _moments(text: str) -> list[int]:
+    return [_moment(one) for one in text.split(",") if one.strip()]
 
 
 def _moment(text: str) -> int:

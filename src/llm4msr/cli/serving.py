@@ -50,14 +50,14 @@ def serve(
     host: Annotated[
         str, typer.Option(help="The address to listen at; others than loopback need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; about one a core.")] = 1,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; about one per core.")] = 1,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one request's computation.")] = 1,
     state: StateOption = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once in a process; more get 429.")] = 64,
     body_limit: Annotated[int, typer.Option(min=1024, help="The most bytes of a request.")] = 1 << 20,
     timeout: Annotated[float, typer.Option(min=0.05, help="The most seconds of a request.")] = 5.0,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Write a line a request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page at /. The token, if any, is read from LLM4MSR_TOKEN."""
     from llm4msr.serving.server import ServeConfig, default_state
@@ -93,6 +93,7 @@ def events(
     ] = False,
 ) -> None:
     """Export the events of a server's log, and the new items that it was told of, as Parquet."""
+    from llm4msr.folders import file_aside
     from llm4msr.serving.bundle import read_schema
     from llm4msr.serving.harvest import harvest
     from llm4msr.serving.log import FILE
@@ -100,6 +101,9 @@ def events(
 
     if state is not None and not state.is_dir():
         raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
+    for option, path in (("--out", out), ("--items", items)):
+        if path is not None and path.suffix != ".parquet":
+            raise InputError(f"{option} {path}: expected a file name that ends in .parquet")
     log, schema = (state or default_state(bundle)) / FILE, read_schema(bundle)
     if not log.is_file():
         say(f"warning: there is no log {log}; if the server was given a --state, give the same one here")
@@ -108,10 +112,12 @@ def events(
         say(f"warning: {log}: the line at byte {place} is damaged, and is left out")
 
     found, new = harvest(log, schema, skipped if skip_damaged else None)
-    found.write_parquet(out)
+    with file_aside(out) as aside:
+        found.write_parquet(aside)
     times = found[schema.columns.time].sort().dt.to_string("%Y-%m-%d %H:%M")
     when = f", from {times[0]} to {times[-1]} UTC" if found.height else ""
     say(f"{out}: {found.height} events of {log}{when}")
     if items is not None:
-        new.write_parquet(items)
+        with file_aside(items) as aside:
+            new.write_parquet(aside)
         say(f"{items}: {new.height} new items")

@@ -12,18 +12,16 @@ from llm4msr import __version__
 from llm4msr.cli.base import (
     CommandOption,
     DataArgument,
-    DTypeOption,
-    EngineOption,
     KnowledgeOption,
     ModelOption,
     MovedDataOption,
     MovedKnowledgeOption,
     app,
     console,
+    known_engine,
     make_engine,
     print_sheet,
     say,
-    validated,
     whole_numbers,
 )
 from llm4msr.cli.matrices import (
@@ -36,6 +34,7 @@ from llm4msr.cli.matrices import (
     print_study,
 )
 from llm4msr.errors import InputError
+from llm4msr.folders import write_text_atomically
 from llm4msr.report.terminal import Bars, print_explanation
 
 if TYPE_CHECKING:
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("demo"),
-    full: Annotated[bool, typer.Option("--full", help="All households, in place of 200.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="All households instead of 200.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each model, with different seeds.")] = 3,
 ) -> None:
     """Run the whole way on real data: from raw logs to an AUC table, with and without knowledge."""
     from llm4msr.data.sources.completejourney import NOTICE
@@ -69,7 +68,7 @@ def demo(
     notes = f"{LEGEND} Mean and standard deviation over {seeds} seed(s), {settings.backbone} backbone. {NOTICE}"
     command = f"llm4msr demo{' --full' if full else ''} --seeds {seeds}"
     text = "\n".join(sheet.markdown() for sheet in tables)
-    (folder / "table.md").write_text(f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n", encoding="utf-8")
+    write_text_atomically(folder / "table.md", f"`{command}`, version {__version__}.\n\n{text}\n{notes}\n")
     console.print(notes, style="dim")
     console.print(f"See it in a browser: llm4msr serve {result.bundle}, then open http://127.0.0.1:8000/")
     console.print(f"Everything lies in {folder}: data, knowledge, runs, table.md. {time.perf_counter() - began:.0f} s.")
@@ -102,14 +101,14 @@ def ablation(
 def sweep(
     config: ConfigArgument,
     out: OutOption,
-    over: Annotated[Literal["layers", "history"], typer.Option(help="K, or T (which reasons for each value).")],
-    values: Annotated[str, typer.Option(help="The values, with commas.")],
+    over: Annotated[
+        Literal["layers", "history"], typer.Option(help="layers is K; history is T, which reasons for each value.")
+    ],
+    values: Annotated[str, typer.Option(help="The values, separated by commas.")],
     enhancer: EnhancerOption = None,
     jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     model: ModelOption = None,
-    dtype: DTypeOption = "bfloat16",
-    engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
     """Sweep one setting, as in the paper's Figure 4."""
@@ -121,7 +120,7 @@ def sweep(
         matrix = variants.sweep_layers(matrix, enhancer, numbers)
     else:
         with Bars(console) as bars:
-            llm = None if dry_run else make_engine(model, dtype, engine, command)
+            llm = None if dry_run else known_engine(model, command)
             matrix = variants.sweep_history(matrix, enhancer, numbers, out, llm, bars.reasoning)
     _run(matrix, out, jobs, dry_run=dry_run, asked=over == "layers" or not dry_run)
 
@@ -149,8 +148,6 @@ def case_study(
     data: MovedDataOption = None,
     knowledge: MovedKnowledgeOption = None,
     model: ModelOption = None,
-    dtype: DTypeOption = "bfloat16",
-    engine: EngineOption = "auto",
     command: CommandOption = "",
 ) -> None:
     """Show the LLM's texts on scenarios and a user, and how this changes the user's scores (the paper's Figure 5)."""
@@ -158,7 +155,7 @@ def case_study(
     from llm4msr.training.identity import run_config
 
     config = run_config(run, data, knowledge)
-    found = study(run, user, lambda: make_engine(model, dtype, engine, command), config=config)
+    found = study(run, user, known_engine(model, command), config=config)
     print_study(found)
 
 
@@ -167,7 +164,7 @@ def audit(
     data: DataArgument,
     knowledge: KnowledgeOption,
     out: Annotated[Path | None, typer.Option(help="Where to write the tables as Markdown.")] = None,
-    half_life_days: Annotated[float, typer.Option(help="Of the composed states that are looked at.")] = 30.0,
+    half_life_days: Annotated[float, typer.Option(help="Half-life of the composed states that are checked.")] = 30.0,
 ) -> None:
     """Check that no row knows anything from after its time, and measure how much each protocol leaks."""
     from llm4msr.data.prepared import PreparedData
@@ -179,7 +176,7 @@ def audit(
 
     opened = PreparedData.open(data)
     folder = KnowledgeFolder.open(knowledge, opened)
-    config = validated(KnowledgeConfig, {"half_life_days": half_life_days})
+    config = KnowledgeConfig.checked({"half_life_days": half_life_days})
     say("planting markers")
     checks = check(opened, config, snapshots=folder.config.snapshots)
     say("probing each protocol")
@@ -187,14 +184,15 @@ def audit(
     for sheet in sheets:
         print_sheet(sheet)
     if out is not None:
-        out.write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
+        write_text_atomically(out, "\n".join(sheet.markdown() for sheet in sheets))
     failed = [c.name for c in checks if not c.held]
     if failed:
         raise InputError(f"{data}: the audit failed: {'; '.join(failed)}")
 
 
 def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bool = True) -> None:
-    from llm4msr.experiments.benchmark import run_matrix
+    from llm4msr.experiments.benchmark import finished_runs, run_matrix
+    from llm4msr.experiments.settings_table import chosen
     from llm4msr.experiments.tables import sheets
 
     say(cost(matrix, out, jobs, asked=asked, timed=dry_run))
@@ -202,7 +200,7 @@ def _run(matrix: MatrixConfig, out: Path, jobs: int, *, dry_run: bool, asked: bo
         return
     with Bars(console) as bars:
         results = run_matrix(matrix, out, jobs=jobs, say=say, progress=bars.training)
-    _show(sheets(results, matrix, out), out)
+    _show([*sheets(results, matrix, out), *chosen(matrix, finished_runs(matrix, out))], out)
     failed = results.filter(results["status"] == "failed").height
     say(f"{results.height} runs, {failed} failed; results.parquet, tables.md and tables.tex lie in {out}")
     if failed:
@@ -213,5 +211,5 @@ def _show(sheets: Sequence[Sheet], out: Path, name: str = "tables") -> None:
     """Print tables and write them as Markdown and LaTeX."""
     for sheet in sheets:
         print_sheet(sheet)
-    (out / f"{name}.md").write_text("\n".join(sheet.markdown() for sheet in sheets), encoding="utf-8")
-    (out / f"{name}.tex").write_text("\n".join(sheet.latex() for sheet in sheets), encoding="utf-8")
+    write_text_atomically(out / f"{name}.md", "\n".join(sheet.markdown() for sheet in sheets))
+    write_text_atomically(out / f"{name}.tex", "\n".join(sheet.latex() for sheet in sheets))

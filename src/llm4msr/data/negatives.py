@@ -16,19 +16,18 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.data.ordering import ROW_ORDER
 from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
+from llm4msr.validation import Settings
 
 _ROUNDS = 100
 
 
-class Negatives(BaseModel):
+class Negatives(Settings):
     """Draw `ratio` negatives per positive from the `window` nearest positives, with chance ~ count ** `popularity`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ratio: int = Field(default=4, ge=1, le=1000)
     popularity: float = Field(default=1.0, ge=0, le=1)

@@ -41,7 +41,7 @@ class PreparedData:
         manifest = read_manifest(path, KIND, VERSION)
         if check:
             verify(path, manifest)
-        schema = Schema.from_dict(manifest["schema"], f"{path / MANIFEST}: schema")
+        schema = Schema.checked(manifest["schema"], f"{path / MANIFEST}: schema")
         return cls(path, manifest, schema, Split(**manifest["split"]))
 
     @property

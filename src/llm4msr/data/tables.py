@@ -26,7 +26,13 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise Table(name, pl.LazyFrame()).unreadable(error) from error
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: BaseException) -> InputError:
+    """The error for a file that is truncated, damaged or not of the type that its name says."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{name}: cannot be read: {reason}; is the file whole and of the type its name says?")
 
 
 def number_in_source(rows: NDArray[np.int64], malformed: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -83,7 +89,7 @@ class Table:
         try:
             return self.frame.collect_schema().names()
         except _UNREADABLE as error:
-            raise self.unreadable(error) from error
+            raise unreadable(self.name, error) from error
 
     def require(self, column: str, role: str) -> None:
         """Raise `InputError` unless the table has `column`, with one plain value per row; the error names `role`."""
@@ -101,12 +107,7 @@ class Table:
         try:
             return self.frame.select(*expressions).collect(engine="streaming").rechunk()
         except _UNREADABLE as error:
-            raise self.unreadable(error) from error
-
-    def unreadable(self, error: BaseException) -> InputError:
-        """The error for a file that is truncated, damaged or not of the type that its name says."""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return InputError(f"{self.name}: cannot be read: {reason}; is the file whole and of the type its name says?")
+            raise unreadable(self.name, error) from error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.history import DAY, Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.states import Composed
+from llm4msr.knowledge.states import COMPOSED, Composed
 from llm4msr.report.sheets import Cell, Sheet
 
 MARKER = "zqmarker"
@@ -56,8 +56,8 @@ def audit(data: PreparedData, config: KnowledgeConfig, *, snapshots: Snapshots, 
         _numbers(data),
         _item_statistics(data, late),
         _prompts(data, anywhere, snapshots),
-        *(_states(anywhere, config, source) for source in ("own", "others")),
-        *(_brute_force(data, config, source, users) for source in ("own", "others")),
+        *(_states(anywhere, config, source) for source in COMPOSED),
+        *(_brute_force(data, config, source, users) for source in COMPOSED),
     ]
 
 
@@ -204,12 +204,17 @@ def _brute_force(data: PreparedData, config: KnowledgeConfig, source: Composed, 
 
 def _with_a_history(data: PreparedData, source: Composed) -> NDArray[np.int64]:
     """The rows whose user has an earlier positive, in the row's own scenario or in another one, as `source` says."""
-    first = np.full((data.users.height, data.scenario_count), np.iinfo(np.int64).max)
-    events = data.positives
-    np.minimum.at(first, (events["user"].to_numpy(), events["scenario"].to_numpy()), events["time"].to_numpy())
-    user, scenario = np.asarray(data.user), np.asarray(data.scenario)
-    if source == "others":
-        ends = np.full((data.users.height, 1), np.iinfo(np.int64).max)
-        others = [np.delete(first, d, axis=1) for d in range(data.scenario_count)]
-        first = np.stack([np.concatenate([other, ends], 1).min(1) for other in others], 1)
-    return np.flatnonzero(np.asarray(data.time) > first[user, scenario])
+    row = ["user", "scenario"]
+    columns = {"user": data.user, "scenario": data.scenario, "now": data.time}
+    rows = pl.DataFrame({name: np.asarray(column) for name, column in columns.items()})
+    first = data.positives.group_by(row).agg(pl.col("time").min()).with_columns(pl.col(row).cast(pl.Int64))
+    rows = rows.with_columns(pl.col(row).cast(pl.Int64))
+    if source == "own":
+        began = rows.join(first, on=row, how="left", maintain_order="left")["time"]
+    else:  # the user's earliest scenario or, if it is the row's own, the second
+        two = pl.col("time").get(1, null_on_oob=True).alias("second")
+        users = first.sort("time").group_by("user", maintain_order=True).agg(pl.col("scenario", "time").first(), two)
+        there = rows.join(users, on="user", how="left", maintain_order="left", suffix="_first")
+        own = pl.col("scenario") == pl.col("scenario_first")
+        began = there.select(pl.when(own).then("second").otherwise("time")).to_series()
+    return np.flatnonzero((rows["now"] > began).fill_null(False).to_numpy())

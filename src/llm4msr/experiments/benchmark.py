@@ -151,7 +151,13 @@ def _run_all(
             yield place, runs
     for place, cell in left.items():  # a process was killed, it is unknown in which cell: run each in its own process
         for _, runs in _at_once({place: cell}, config, root, 1):
-            yield place, [killed(cell, root)] if runs is None else runs
+            yield place, _with_killed(cell, config, root) if runs is None else runs
+
+
+def _with_killed(cell: Cell, config: MatrixConfig, root: Path) -> list[Run]:
+    """The finished runs of a cell whose process was killed, and the one that it failed in."""
+    done = _done(cell, config, root)
+    return [*done, killed(cell, root, sum(run.row["kind"] == "seed" for run in done))]
 
 
 def _at_once(

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines.base import Engine
+from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
+from llm4msr.knowledge.written import scenario_texts
 from llm4msr.models.batch import Batch
 from llm4msr.models.readers import mean_state
-from llm4msr.report.explain import Explanation, code_of_user, explain_user, scenario_texts
+from llm4msr.report.explain import Explanation, code_of_user, explain_user
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import run_config
@@ -37,7 +38,7 @@ class CaseStudy:
 
 
 def case_study(
-    run: Path, user: str, engine: Callable[[], Engine], *, most: int = 10, config: RunConfig | None = None
+    run: Path, user: str, engine: EngineFor, *, most: int = 10, config: RunConfig | None = None
 ) -> CaseStudy:
     """Study one user of a finished run; the table has the `most` rows of each scenario whose scores change most.
 

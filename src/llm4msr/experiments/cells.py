@@ -9,8 +9,9 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
+from llm4msr.knowledge.controls import DISTURBING
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.readings import OWN, open_reading
+from llm4msr.knowledge.readings import RESERVED, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
 from llm4msr.training.config import RunConfig
@@ -44,9 +45,13 @@ class Cell:
         return Path(RUNS, *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
 
     def config(self, learning_rate: float, embedding_decay: float, seed: int) -> RunConfig:
-        """The run config of one seed with the searched settings."""
+        """The run config of one seed with the searched settings. A control that draws at random draws anew for it."""
         update = {"learning_rate": learning_rate, "embedding_decay": embedding_decay, "seed": seed}
-        return self.base.model_copy(update={"train": self.base.train.model_copy(update=update)})
+        train, knowledge = self.base.train, self.base.knowledge
+        if self.control in DISTURBING:
+            drawn = knowledge.control_seed + seed - train.seed
+            knowledge = knowledge.model_copy(update={"control_seed": drawn})
+        return self.base.model_copy(update={"train": train.model_copy(update=update), "knowledge": knowledge})
 
 
 def cells_of(config: MatrixConfig) -> list[Cell]:
@@ -98,7 +103,7 @@ def _check(cell: Cell, data: PreparedData) -> None:
             for level in {_LEVEL[need] for need in needs}:
                 opened.subjects(level)  # type: ignore[arg-type]
             for kind in (*cell.base.knowledge.vectors, cell.control):
-                if kind not in OWN:
+                if kind not in RESERVED:
                     open_reading(opened, data, kind)
         for part in ("train", "valid", "test"):
             first, last = data.split.range(part)

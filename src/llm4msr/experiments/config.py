@@ -28,31 +28,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.models.model import BACKBONES
+from llm4msr.models.registry import BACKBONES
 from llm4msr.training.train_config import TrainConfig
-from llm4msr.validation import explain_validation, read_toml
+from llm4msr.validation import Settings, read_toml
 
 _BACKBONES = ("star", "omoe", "mmoe", "ple", "aitm", "shared_bottom")
 _ENHANCERS = ("none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataChoice(_Strict):
+class DataChoice(Settings):
     """A folder that `prepare` wrote, and one that `reason` wrote for it."""
 
     folder: Path
     knowledge: Path | None = None
 
 
-class EnhancerChoice(_Strict):
+class EnhancerChoice(Settings):
     """An enhancer under a label: its registered `name` (by default the label), its settings, and its controls.
 
     `knowledge` is a knowledge folder to read instead of the data set's own.
@@ -64,7 +60,7 @@ class EnhancerChoice(_Strict):
     knowledge: Path | None = None
 
 
-class Search(_Strict):
+class Search(Settings):
     """The search for learning rate and embedding decay: `trials` per cell, within the bounds, on a logarithmic scale.
 
     The first trial uses the configured settings; with 0 trials they are taken without a search.
@@ -82,7 +78,7 @@ class Search(_Strict):
         return self
 
 
-class MatrixConfig(_Strict):
+class MatrixConfig(Settings):
     """A matrix. `backbones` may be a list of names, or a table from names to settings.
 
     The default backbones are the paper's; so are the default enhancers, plus `llm4msr`.
@@ -126,11 +122,7 @@ class MatrixConfig(_Strict):
 
 def read_matrix(path: Path) -> MatrixConfig:
     """Read a matrix. Paths in it are relative to the file's folder. Raises `InputError` naming file and key."""
-    try:
-        config = MatrixConfig.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise InputError(f"{path}: {explain_validation(error, MatrixConfig)}") from error
-    return _beside(config, path.parent)
+    return _beside(MatrixConfig.checked(read_toml(path), str(path)), path.parent)
 
 
 def _beside(config: MatrixConfig, folder: Path) -> MatrixConfig:

@@ -116,7 +116,7 @@ def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine],
             results.append(train_run(config, run, partial(listener.training, name)))
         rows.append(Row(variant.name, [r.scores for r in results]))
     listener.say("explaining one user")
-    explanation = explain_user(data, knowledge, _typical_user(data, knowledge), engine)
+    explanation = explain_user(data, knowledge, _typical_user(data, knowledge), lambda _: engine())
     listener.say("exporting the composed model of the first seed")
     bundle = export_bundle(folder / "runs" / f"{_SERVED}-0", folder / "bundle", overwrite=True)
     return DemoResult(rows, [s.title for s in data.schema.scenarios], explanation, folder, bundle)

@@ -97,7 +97,7 @@ def _columns(config: MatrixConfig) -> list[tuple[str, str]]:
 
 
 def _above(ours: object, theirs: object) -> float | None:
-    if not isinstance(ours, float) or not isinstance(theirs, float):
+    if not isinstance(ours, float) or not isinstance(theirs, float) or not theirs:
         return None
     return 100 * (ours / theirs - 1)
 

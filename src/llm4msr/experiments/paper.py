@@ -27,10 +27,12 @@ from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.efficiency import efficiency
 from llm4msr.experiments.panels import as_sheet, improvements, swept
 from llm4msr.experiments.sections import TITLES, Section
-from llm4msr.experiments.statistics import chosen, settings, statistics
+from llm4msr.experiments.settings_table import chosen, settings
+from llm4msr.experiments.statistics import statistics
 from llm4msr.experiments.tables import failures, finished_seeds, leaks, sheets
 from llm4msr.experiments.variants import ablation, sweep_history, sweep_layers, varied
-from llm4msr.knowledge.engines.base import Engine
+from llm4msr.folders import write_text_atomically
+from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress
 from llm4msr.report.explain import code_of_user
@@ -69,7 +71,7 @@ class Paper:
         matrix: the data sets, backbones and enhancers of Table 2.
         config: which parts to make, and their options.
         root: the folder of runs, results and documents.
-        engine: makes the LLM, called only if Figure 4(a) or Figure 5 has to ask it.
+        engine: makes the LLM; called only if Figure 4(a) or Figure 5 has to ask it.
         jobs: the number of cells to run at once.
         say: called with a line for each part that starts and each cell that ends.
         reasoning: called after each batch that the LLM answered.
@@ -84,7 +86,7 @@ class Paper:
         config: PaperConfig,
         root: Path,
         *,
-        engine: Callable[[], Engine],
+        engine: EngineFor,
         jobs: int = 1,
         say: Say = lambda message: None,
         reasoning: Callable[[Progress], None] = lambda progress: None,
@@ -149,11 +151,11 @@ class Paper:
             ("md", f"<!-- of the matrix {self._identity} -->", section.markdown(), [head]),
             ("tex", f"% of the matrix {self._identity}", section.latex(), []),
         ):
-            (self._root / f"{section.part}.{ending}").write_text(f"{mark}\n{text}", encoding="utf-8")
+            write_text_atomically(self._root / f"{section.part}.{ending}", f"{mark}\n{text}")
             files = [self._root / f"{part}.{ending}" for part in PARTS]
             texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
             made = [text for text in texts if text.startswith(mark)]
-            (self._root / f"paper.{ending}").write_text("\n".join([*first, *made]), encoding="utf-8")
+            write_text_atomically(self._root / f"paper.{ending}", "\n".join([*first, *made]))
 
     @cached_property
     def _identity(self) -> str:
@@ -181,7 +183,7 @@ class Paper:
     def _layers_matrix(self) -> MatrixConfig:
         return sweep_layers(self._of_backbone(first=True), self._label, self._config.layers)
 
-    def _history_matrix(self, engine: Engine | None) -> MatrixConfig:
+    def _history_matrix(self, engine: EngineFor | None) -> MatrixConfig:
         matrix = self._of_backbone(first=True)
         return sweep_history(matrix, self._label, self._config.history, self._root, engine, self._reasoning)
 
@@ -224,14 +226,15 @@ class Paper:
         matrix = ablation(self._of_backbone(), self._label)
         results = self._run("figure-3", matrix)
         panels = improvements(results, matrix)
-        note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants."
+        note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants. "
+        note += "A variant without the user's level also has no match features and no gate; candidate features stay."
         tables = [as_sheet(panel, "Improvement of AUC", "+.2f", ".2f", note) for panel in panels]
         return self._drawn("figure-3", panels, tables, results)
 
     def _figure_4a(self) -> Section:
         try:
             self._history_matrix(None)  # checks all it can before the LLM is made
-            matrix = self._history_matrix(self._engine())
+            matrix = self._history_matrix(self._engine)
         except InputError as error:
             return Section("figure-4a", remark=f"Left out: {error}.")
         return self._swept("figure-4a", matrix, "T")

@@ -16,13 +16,14 @@ from sklearn.preprocessing import StandardScaler
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge import SnapshotProtocol
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import history_vectors
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.history import LEAKS, Protocol, Snapshots, snapshot_times
+from llm4msr.knowledge.history import LEAKS, Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import item_vectors
-from llm4msr.knowledge.sources import load_knowledge
-from llm4msr.knowledge.states import UNKNOWN, StateTable
+from llm4msr.knowledge.states import COMPOSED, UNKNOWN, StateTable
+from llm4msr.knowledge.tables import load_knowledge
 from llm4msr.report.sheets import Cell, Sheet
 
 _ROWS = 40_000
@@ -61,13 +62,13 @@ def probes(data: PreparedData, folder: KnowledgeFolder, config: KnowledgeConfig)
     candidate = StateTable(items.vectors, np.asarray(data.item))
     found = []
     own = folder.config.snapshots
-    protocols: tuple[Protocol, ...] = ("all", "train_end", "slices")
+    protocols: tuple[SnapshotProtocol, ...] = ("all", "train_end", "slices")
     looked_at = {protocol: Snapshots(protocol=protocol, slices=own.slices) for protocol in protocols}
     rows = _Rows.of(data)
     for protocol, snapshots in (looked_at | {own.protocol: own}).items():
         tables = _history_tables(data, snapshots, folder.config.history, items.vectors, rows.all())
         found.append(_probe(data, protocol, tables, candidate, LEAKS.get(protocol, ""), rows))
-    knowledge = load_knowledge(folder, data, config.model_copy(update={"dimensions": 32}), {"own", "others"})
+    knowledge = load_knowledge(folder, data, config.model_copy(update={"dimensions": 32}), {*COMPOSED})
     found.append(_probe(data, "composed", list(knowledge.users.values()), candidate, "", rows))
     return found
 

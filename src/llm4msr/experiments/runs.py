@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.errors import InputError
 from llm4msr.experiments.cells import RUNS, Cell
 from llm4msr.experiments.slices import Mask, test_slices
 from llm4msr.folders import write_json
@@ -121,14 +123,25 @@ def execute(
         if kind == "seed":
             row |= _test_metrics(config, folder)
     except Exception as error:  # noqa: BLE001 - one cell's failure must not end the others
-        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        row |= {"status": "failed", "reason": _reason(error, folder)}
     return _written(row, folder)
 
 
-def killed(cell: Cell, root: Path) -> Run:
-    """The failed run of a cell whose process was killed, as by a machine that is out of memory."""
-    folder, identity = run_folder(cell, root, "seed", 0, cell.base)
-    row = _row(cell, root, "seed", 0, cell.base, folder, identity)
+def _reason(error: Exception, folder: Path) -> str:
+    """What an error says and, if it is not one of the user's input, where it is; then `folder` gets its traceback."""
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, InputError):
+        return reason
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{reason} ({Path(last.filename).name}, line {last.lineno}; traceback.txt in the run's folder has all)"
+
+
+def killed(cell: Cell, root: Path, number: int) -> Run:
+    """The failed run, of seed `number`, of a cell whose process was killed, as by a machine that is out of memory."""
+    folder, identity = run_folder(cell, root, "seed", number, cell.base)
+    row = _row(cell, root, "seed", number, cell.base, folder, identity)
     reason = "its process was killed; is there enough memory? Give fewer --jobs"
     return _written(row | {"status": "failed", "reason": reason}, folder)
 
@@ -156,7 +169,8 @@ def _written(row: dict[str, Any], folder: Path) -> Run:
 
 
 @lru_cache(maxsize=2)
-def _slices(path: Path) -> Mapping[str, Mask]:
+def _slices(path: Path, fingerprint: str) -> Mapping[str, Mask]:
+    del fingerprint  # part of the key: data may be prepared anew in the same folder
     return test_slices(PreparedData.open(path, check=False))
 
 
@@ -168,7 +182,7 @@ def _test_metrics(config: RunConfig, folder: Path) -> dict[str, float | int | No
     logits = np.load(folder / "test_logits.npy", allow_pickle=False)
     everything = np.ones(len(label), dtype=bool)
     found: dict[str, float | int | None] = {}
-    for name, mask in {"all": everything, **_slices(config.data)}.items():
+    for name, mask in {"all": everything, **_slices(config.data, data.fingerprint)}.items():
         scores = score(label[mask], logits[mask], scenario[mask], data.scenario_count)
         titles = [f"{name}: {s.title}" for s in data.schema.scenarios]
         for title, part in zip([name, *titles], [scores.overall, *scores.scenarios], strict=True):

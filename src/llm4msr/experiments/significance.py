@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from llm4msr.training.metrics import tells
+from llm4msr.data.classes import tells
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
@@ -18,9 +18,9 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (None for one seed).
+    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (see `paired_p_value`).
 
-    `telling` says whether every scenario has enough rows of each class; with fewer, DeLong's interval is too narrow.
+    `telling` says whether any scenario has enough rows of each class; with fewer, DeLong's interval is too narrow.
     """
 
     mean: float
@@ -31,16 +31,22 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval over the rows leaves out 0 and, with several seeds, p is below 0.05."""
+        """Whether the interval over the rows leaves out 0 and p is below 0.05.
+
+        Never without a p: the interval knows nothing of the chance in a training, and another seed alone often moves
+        an AUC by more than it.
+        """
         beyond = self.low > 0 or self.high < 0
-        return self.telling and beyond and (self.p_value is None or self.p_value < LEVEL)
+        return self.telling and beyond and self.p_value is not None and self.p_value < LEVEL
 
 
 def telling(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> bool:
-    """Whether at least one scenario has a defined AUC, and every such scenario has enough rows of each class."""
-    parts = [label[scenario == d] for d in np.unique(scenario)]
-    defined = [part for part in parts if 0 < part.sum() < len(part)]
-    return bool(defined) and all(tells(len(part), int(part.sum())) for part in defined)
+    """Whether any scenario has enough rows of each class: then the mean AUC is that of such scenarios alone."""
+    return any(tells(*_size(label[scenario == d])) for d in np.unique(scenario))
+
+
+def _size(label: NDArray[np.int8]) -> tuple[int, int]:
+    return len(label), int(label.sum())
 
 
 def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:
@@ -69,13 +75,14 @@ def auc_difference(
     """The difference of two models' mean AUC over the scenarios. Each model gives its scores `(n,)` for the same seeds.
 
     The variance over rows is DeLong's, from the components averaged over the seeds. Scenarios share no row, so their
-    variances add. Scenarios of one class are left out. The result is None if no scenario is left, or if there is no
-    seed.
+    variances add. As in the mean AUC, scenarios with few rows of a class are left out, unless all are so small. The
+    result is None if no scenario has an AUC, or if there is no seed.
     """
+    enough = telling(label, scenario)
     by_seed, variance, defined = np.zeros(len(ours)), 0.0, 0
     for d in np.unique(scenario) if len(ours) else ():
         rows = np.flatnonzero(scenario == d)
-        if len(np.unique(label[rows])) < 2:
+        if len(np.unique(label[rows])) < 2 or (enough and not tells(*_size(label[rows]))):
             continue
         defined += 1
         parts = [[components(label[rows], score[rows]) for score in model] for model in (ours, theirs)]
@@ -88,7 +95,7 @@ def auc_difference(
     mean = float(np.mean(by_seed)) / defined
     reach = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5 / defined
     p_value = paired_p_value(by_seed / defined)
-    return Difference(mean, mean - reach, mean + reach, p_value, telling(label, scenario))
+    return Difference(mean, mean - reach, mean + reach, p_value, enough)
 
 
 def paired_p_value(differences: Array) -> float | None:

@@ -21,8 +21,9 @@ def test_slices(data: PreparedData) -> dict[str, Mask]:
     """Masks over the test rows, `(n,)` each.
 
     A user is new to a scenario if they have no positive in it before the row, and known in another if they have one
-    there. Light and heavy users are the lower and the upper third of the test rows, by the number of the user's
-    positives before the test part. A cold item has no row in the training part.
+    there. Light and heavy users are those at or below the first, and above the second, tercile of the test rows, by the
+    number of the user's positives before the test part; with many equal numbers they are more or fewer than a third. A
+    cold item has no row in the training part.
     """
     first, last = data.split.range("test")
     user, item = np.asarray(data.user[first:last]), np.asarray(data.item[first:last])

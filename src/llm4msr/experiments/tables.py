@@ -10,20 +10,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.classes import FEWEST, tells
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, paired_p_value, telling
 from llm4msr.experiments.slices import test_slices
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
-from llm4msr.training.metrics import FEWEST, tells
 
 BASE = "none"
 """The name of the enhancer that all others are compared with: the backbone alone."""
 _NOTE = (
     "Mean over seeds ± standard deviation; the best of a line is bold. ★: above the backbone alone, ↓: below, by a "
     f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
-    f"No mark with one seed, nor where a scenario has fewer than {FEWEST} positives or negatives."
+    f"No mark with one seed. A scenario with fewer than {FEWEST} positives or negatives has none and is in no mean."
 )
 
 
@@ -161,9 +161,10 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) 
         return None
     header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
     note = (
-        "Of the mean test AUC over the scenarios. Interval: DeLong; p: paired t-test; bold if both agree and "
-        f"every scenario has {FEWEST} positives and negatives (with fewer the interval is too narrow). "
-        "An enhancer over its control is beside that in place of the backbone. No correction for many comparisons."
+        "Of the mean test AUC over the scenarios. Interval: DeLong, for independent rows; p: paired t-test; "
+        f"bold if both agree (so never with one seed). Scenarios with fewer than {FEWEST} positives or negatives are "
+        "left out. An enhancer over its control is beside that in place of the backbone. No correction for many "
+        "comparisons."
     )
     return Sheet(f"Difference from the backbone alone: {name}", header, lines, 2, note)
 

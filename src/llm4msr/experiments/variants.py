@@ -9,21 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.benchmark import claim
 from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
 from llm4msr.experiments.tables import BASE
 from llm4msr.folders import file_aside
-from llm4msr.knowledge.engines.base import Engine
+from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import READINGS, Stores
-from llm4msr.models.model import ENHANCERS
-from llm4msr.validation import explain_validation
+from llm4msr.models.registry import ENHANCERS
 
 OURS = ("llm4msr", "llm4msr_paper")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -86,7 +83,7 @@ def sweep_history(
     label: str | None,
     values: Sequence[int],
     root: Path,
-    engine: Engine | None,
+    engine: EngineFor | None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> MatrixConfig:
     """Figure 4(a): sweep T, the most positives per scenario in a user's prompt. Reasons once for each value.
@@ -111,17 +108,18 @@ def sweep_history(
     most = known.config.history
     values = values or sorted({max(1, most // 4), max(1, most // 2), most})
     configs = {value: _with_history(known.config, value) for value in values}  # all, before the LLM is asked
-    if engine is not None:
-        known.require(engine)
+    llm = None if engine is None else engine(known.manifest["engine"])
+    if llm is not None:
+        known.require(llm)
         claim(root)
     enhancers = {BASE: EnhancerChoice(name="none")}
     for value in values:
         place = folder
-        if engine is not None:
+        if llm is not None:
             place = root / f"knowledge-T{value}"
             _start_with(folder, place)
             told = partial(_tell, progress, value)
-            reason(data, engine, place, configs[value], templates=folder / "templates", progress=told)
+            reason(data, llm, place, configs[value], templates=folder / "templates", progress=told)
         enhancers[f"T = {value}"] = EnhancerChoice(name=ours.name, settings=ours.settings, knowledge=place)
     return config.model_copy(update={"enhancers": enhancers})
 
@@ -131,10 +129,7 @@ def _tell(progress: Callable[[Progress], None], value: int, now: Progress) -> No
 
 
 def _with_history(config: ReasonConfig, value: int) -> ReasonConfig:
-    try:
-        return ReasonConfig.model_validate(config.model_dump() | {"history": value})
-    except ValidationError as error:
-        raise InputError(f"T = {value}: {explain_validation(error, ReasonConfig)}") from error
+    return ReasonConfig.checked(config.model_dump() | {"history": value}, f"T = {value}")
 
 
 def _start_with(known: Path, place: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, file_aside, read_manifest, seal, verify, write_text_atomically
+from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.questions import LEVELS, Block, Level
+from llm4msr.knowledge.questions import Block
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import Stores
 
@@ -34,6 +36,18 @@ class Kept:
     config: ReasonConfig
     index: pa.Table
     rejected: list[tuple[Level, int, int, str]]
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+    """The manifest and the index of a completed folder, checked; raises `InputError` if it is not complete or altered.
+
+    The index has the columns level, subject (code), time (microseconds) and key (of the answer).
+    """
+    if Stores.paths(folder) and not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: is not finished; give the `llm4msr reason` command for it again")
+    manifest = read_manifest(folder, KIND, VERSION)
+    verify(folder, manifest)
+    return manifest, pl.read_parquet(folder / "index.parquet")
 
 
 def kept_levels(folder: Path, data: PreparedData, engine: Engine, config: ReasonConfig, writer: PromptWriter) -> Kept:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
+from llm4msr.validation import Settings
 
 
-class KnowledgeConfig(BaseModel):
+class KnowledgeConfig(Settings):
     """How stored vectors become states.
 
     Users' and items' vectors are reduced to `dimensions` numbers. `vectors` are the kinds of item vectors that are
@@ -19,8 +20,6 @@ class KnowledgeConfig(BaseModel):
     another weight than 1. `counts` adds the logarithm of the number of events to each state. `control` replaces the
     knowledge, to see whether the knowledge is the reason for a gain: see `llm4msr.knowledge.controls`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dimensions: int = Field(default=64, ge=1, le=4096)
     vectors: tuple[str, ...] = Field(default=("llm",), min_length=1)

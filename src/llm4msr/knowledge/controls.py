@@ -17,30 +17,33 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.history import recent_positives
-from llm4msr.knowledge.questions import LEVELS, Level
 
-CONTROLS = ("random", "shuffled", "counts", "text", "categories")
+DISTURBING = ("random", "shuffled")
+"""The controls that put something else in the place of each vector (`disturbed`)."""
+CONTROLS = (*DISTURBING, "counts", "text", "categories")
+"""The controls that every data set has."""
 
 
 def takes_items_place(control: str) -> bool:
     """Whether the control replaces the LLM's item vectors by other item vectors."""
-    return control not in ("none", "random", "shuffled", "counts")
+    return control not in ("none", "counts", *DISTURBING)
 
 
 def disturbed(
     vectors: NDArray[np.float32], subjects: NDArray[Any], control: str, seed: int, level: Level
 ) -> NDArray[np.float32]:
     """The vectors, replaced for the controls `random` and `shuffled`, unchanged for all others."""
+    if control not in DISTURBING:
+        return vectors
     random = np.random.default_rng((seed, LEVELS.index(level)))
     if control == "random":
         drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
         return np.asarray(drawn[subjects])
-    if control == "shuffled":
-        order, given = random.permutation(len(vectors)), np.empty_like(vectors)
-        given[order] = vectors[np.roll(order, 1)]  # along a random circle: only a single vector keeps its place
-        return given
-    return vectors
+    order, given = random.permutation(len(vectors)), np.empty_like(vectors)
+    given[order] = vectors[np.roll(order, 1)]  # along a random circle: only a single vector keeps its place
+    return given
 
 
 def history_vectors(

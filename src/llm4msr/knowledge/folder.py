@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
-from llm4msr.knowledge.completion import KIND, VERSION
+from llm4msr.folders import MANIFEST, checksum
+from llm4msr.knowledge import Level
+from llm4msr.knowledge.completion import read_index
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.history import LEAKS
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.questions import Level
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
@@ -38,16 +38,13 @@ class KnowledgeFolder:
     @classmethod
     def open(cls, path: Path, data: PreparedData) -> KnowledgeFolder:
         """Open it; raises `InputError` if it is of other data, incomplete, altered or of another version."""
-        if Stores.paths(path) and not (path / MANIFEST).is_file():
-            raise InputError(f"{path}: is not finished; give the `llm4msr reason` command for it again")
-        manifest = read_manifest(path, KIND, VERSION)
-        verify(path, manifest)
+        manifest, index = read_index(path)
         if manifest["prepared"] != data.fingerprint:
             raise InputError(
                 f"{path}: was made for other prepared data than {data.path}; run `llm4msr reason` for it "
                 "(answers that are the same are found again)"
             )
-        return cls(path, manifest, pl.read_parquet(path / "index.parquet"))
+        return cls(path, manifest, index)
 
     @property
     def fingerprint(self) -> str:
@@ -72,10 +69,9 @@ class KnowledgeFolder:
     def require(self, engine: Engine) -> None:
         """Raise `InputError` unless the engine runs the LLM that the knowledge was made with."""
         if engine.identity != self.manifest["engine"]:
-            raise InputError(
-                f"{self.path}: was made with the language model {self.manifest['engine']}, and the one given is "
-                f"{engine.identity}; name the same model and number format"
-            )
+            was, now = self.manifest["engine"], engine.identity
+            differ = [f"{k} {was.get(k)}, not {now.get(k)}" for k in {**was, **now} if was.get(k) != now.get(k)]
+            raise InputError(f"{self.path}: was made with another language model or engine: {'; '.join(differ)}")
 
     def subjects(self, level: Level) -> pl.DataFrame:
         """The index rows of a level, with subject, time and key; raises `InputError` if the level is absent."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge import SnapshotProtocol
+from llm4msr.validation import Settings
 
 DAY = 86_400_000_000
 """A day in microseconds, the unit of all times."""
 _MOST = 10_000
 
-Protocol = Literal["slices", "period", "times", "train_start", "train_end", "all"]
 
-LEAKS: dict[Protocol, str] = {
+LEAKS: dict[SnapshotProtocol, str] = {
     "train_end": "protocol train_end: each training row's own label is in its user's prompt",
     "all": "protocol all: every row's own label, those of the test part too, is in its user's prompt",
 }
 """The protocols that leak, and what each shows to rows that must not know it."""
 
 
-class Snapshots(BaseModel):
+class Snapshots(Settings):
     """When snapshots of users' prompted knowledge are taken. A row sees the latest snapshot strictly before it.
 
     - `slices`: at the start of each of `slices` equal slices of the training period, and at its end.
@@ -37,9 +36,7 @@ class Snapshots(BaseModel):
     - `all`: once, after the last row; every row sees it. It exists to measure leakage.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    protocol: Protocol = "slices"
+    protocol: SnapshotProtocol = "slices"
     slices: int = Field(default=4, ge=1, le=1000)
     period_days: float = Field(default=30.0, gt=0)
     times: tuple[int, ...] = ()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge import Level
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation
 from llm4msr.knowledge.history import snapshot_times
-from llm4msr.knowledge.questions import Level, blocks
+from llm4msr.knowledge.questions import Block, blocks
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import Stores
@@ -50,35 +53,48 @@ def plan(
 
     Raises `InputError` for a store or a template that cannot be used.
     """
-    writer = make_writer(data, engine.special_tokens, config, templates)
-    stores = Stores(folder, read_only=True) if Stores.paths(folder) else None
-    found = []
-    try:
-        for level in config.levels:
-            generation, random = config.generation(level), np.random.default_rng(0)
-            seen: set[bytes] = set()
-            prompts, stored, missing = 0, 0, 0
-            sample: list[str] = []
-            for block in blocks(level, data, writer, snapshot_times(data, config.snapshots)):
-                keys = [answer_key(engine.identity, generation, prompt) for prompt in block.prompts]
-                prompts += len(keys)
-                new = {key: prompt for key, prompt in zip(keys, block.prompts, strict=True) if key[:12] not in seen}
-                seen.update(key[:12] for key in new)
-                absent = list(new) if stores is None else stores.missing(new)
-                stored += len(new) - len(absent)
-                for key in absent:  # reservoir sampling: each missing prompt is equally likely
-                    missing += 1
-                    if len(sample) < _SAMPLE:
-                        sample.append(new[key])
-                    elif (place := int(random.integers(missing))) < _SAMPLE:
-                        sample[place] = new[key]
-            costs = _calibrate(engine, sample, generation)
-            scaled = [missing / max(1, len(sample)) * cost for cost in costs]
-            found.append(LevelPlan(level, prompts, len(seen), stored, round(scaled[0]), scaled[1], round(scaled[2])))
-    finally:
-        if stores is not None:
-            stores.close()
-    return found
+    writer, times = make_writer(data, engine.special_tokens, config, templates), snapshot_times(data, config.snapshots)
+    with Stores(folder, read_only=True) if Stores.paths(folder) else nullcontext() as stores:
+        return [
+            _level(level, engine, config.generation(level), blocks(level, data, writer, times), stores)
+            for level in config.levels
+        ]
+
+
+def _level(
+    level: Level, engine: Engine, generation: Generation, asked: Iterable[Block], stores: Stores | None
+) -> LevelPlan:
+    """Count a level's prompts, and measure what the missing ones cost."""
+    seen: set[bytes] = set()
+    prompts, stored, sample = 0, 0, _Sample()
+    for block in asked:
+        keys = [answer_key(engine.identity, generation, prompt) for prompt in block.prompts]
+        prompts += len(keys)
+        new = {key: prompt for key, prompt in zip(keys, block.prompts, strict=True) if key[:12] not in seen}
+        seen.update(key[:12] for key in new)
+        absent = list(new) if stores is None else stores.missing(new)
+        stored += len(new) - len(absent)
+        for key in absent:
+            sample.offer(new[key])
+    costs = _calibrate(engine, sample.prompts, generation)
+    tokens, seconds, size = (sample.offered / max(1, len(sample.prompts)) * cost for cost in costs)
+    return LevelPlan(level, prompts, len(seen), stored, round(tokens), seconds, round(size))
+
+
+class _Sample:
+    """Up to `_SAMPLE` of the offered prompts, each equally likely (reservoir sampling)."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.offered = 0
+        self._random = np.random.default_rng(0)
+
+    def offer(self, prompt: str) -> None:
+        self.offered += 1
+        if len(self.prompts) < _SAMPLE:
+            self.prompts.append(prompt)
+        elif (place := int(self._random.integers(self.offered))) < _SAMPLE:
+            self.prompts[place] = prompt
 
 
 def _calibrate(engine: Engine, sample: list[str], generation: Generation) -> tuple[float, float, float]:

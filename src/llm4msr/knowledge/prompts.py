@@ -15,11 +15,11 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
+from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.history import recent_positives
 from llm4msr.knowledge.text import clean
 
 Language = Literal["en", "zh"]
-NAMES = ("scenario", "user", "item")
 _KEPT = 100_000
 """The number of items whose cleaned titles and categories are cached."""
 
@@ -57,7 +57,7 @@ class PromptWriter:
         """The text of each template in use, by name."""
         if templates is not None:
             _check_templates(templates)
-        for name in NAMES:
+        for name in LEVELS:
             source, where = _read_template(name, templates, language)
             self.sources[name], self._origin[name] = source, where
             try:
@@ -173,7 +173,7 @@ class PromptWriter:
     def _category_of(self, code: int) -> str:
         return "" if self._categories is None else self._clean(self._categories[code])
 
-    def _render(self, name: str, **slots: Any) -> str:
+    def _render(self, name: Level, **slots: Any) -> str:
         try:
             return self._templates[name].render(**slots).strip()
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
@@ -185,7 +185,7 @@ def _check_templates(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of templates")
     names = {path.name for path in folder.glob("*.j2")}
-    known = [f"{name}.j2" for name in NAMES]
+    known = [f"{name}.j2" for name in LEVELS]
     if unknown := sorted(names - {*known}):
         raise InputError(f"{folder / unknown[0]}: is no template that is read; {nearest(unknown[0], known)}")
     if not names:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge import Level
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.states import begins_of
 
-Level = Literal["scenario", "user", "item"]
-LEVELS: tuple[Level, ...] = ("scenario", "user", "item")
 ALWAYS = np.iinfo(np.int64).min
 """The time of knowledge that was always true, which is all knowledge of scenarios and items."""
 

@@ -13,20 +13,21 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import MANIFEST
+from llm4msr.knowledge.controls import CONTROLS
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import READINGS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-OWN = ("none", "random", "shuffled", "counts", "llm", "text", "categories")
+RESERVED = ("none", "llm", *CONTROLS)
 """Names that a reading cannot have: controls, and kinds of vectors that every folder has."""
 
 
 def reading_path(knowledge: Path, name: str) -> Path:
     """The folder of a reading. Raises `InputError` for a name that cannot be one."""
-    if not _NAME.fullmatch(name) or name in OWN:
+    if not _NAME.fullmatch(name) or name in RESERVED:
         raise InputError(
             f"the reading {name!r}: expected a name of small letters, digits, '-', '_' and '.', "
-            f"and none of {', '.join(OWN)}"
+            f"and none of {', '.join(RESERVED)}"
         )
     return knowledge / READINGS / name
 
@@ -41,8 +42,8 @@ def open_reading(folder: KnowledgeFolder, data: PreparedData, name: str) -> Know
     known = readings(folder.path)
     if name not in known:
         raise InputError(
-            f"{folder.path}: has no reading {name!r}; {nearest(name, [*OWN, *known])}, or make it with "
-            f"`llm4msr reason DATA --knowledge {folder.path} --reading {name}`"
+            f"{folder.path}: has no reading {name!r} ({nearest(name, ['llm', 'text', 'categories', *known])}); make it "
+            f"with `llm4msr reason DATA --knowledge {folder.path} --reading {name}`"
         )
     return KnowledgeFolder.open(reading_path(folder.path, name), data)
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.knowledge import Level
 from llm4msr.knowledge.completion import complete, index_writer, kept_levels
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
 from llm4msr.knowledge.history import snapshot_times
-from llm4msr.knowledge.questions import Block, Level, blocks, count
+from llm4msr.knowledge.questions import Block, blocks, count
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import MAIN, READINGS, Stores

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.engines.base import Generation
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.prompts import Language, PromptWriter
-from llm4msr.knowledge.questions import LEVELS, Level
+from llm4msr.validation import Settings
 
 
-class ReasonConfig(BaseModel):
+class ReasonConfig(Settings):
     """What is asked of the LLM, and how.
 
     `snapshots` says when users' prompts are made. `history` is the paper's T: the most positives per scenario in one
     prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
     without `close_cut`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     levels: tuple[Level, ...] = LEVELS
     snapshots: Snapshots = Snapshots()

@@ -138,13 +138,17 @@ class Store:
             return answer
         return None
 
+    def answers(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
+        """The answers of the keys that this file has. Raises `InputError` for a row that was altered."""
+        return dict(self._rows(list(dict.fromkeys(keys))))
+
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
         """The vectors of the keys, `(n, d)`. Raises `InputError` if one is missing, altered or of another width."""
         return stacked(self.vectors_of(keys), keys, self.path)
 
     def vectors_of(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
         """The vectors of the keys that this file has. Raises `InputError` for a row that was altered."""
-        return {key: answer.vector for key, answer in self._rows(list(dict.fromkeys(keys)))}
+        return {key: answer.vector for key, answer in self.answers(keys).items()}
 
     def altered(self) -> list[bytes]:
         """The keys of all answers that do not match their checksum. Reads every answer."""

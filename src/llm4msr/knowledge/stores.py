@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,18 @@ class Stores:
         """One answer, or None. Raises `InputError` for a row that was altered."""
         found = (store.read(key) for store in self._stores)
         return next((answer for answer in found if answer is not None), None)
+
+    def answers(self, keys: Sequence[bytes], block: int = 4096) -> Iterator[Answer]:
+        """The answers of the keys, in order, read in blocks. Raises `InputError` if one is missing or altered."""
+        for start in range(0, len(keys), block):
+            wanted = keys[start : start + block]
+            found: dict[bytes, Answer] = {}
+            for store in self._stores:
+                found.update(store.answers([key for key in dict.fromkeys(wanted) if key not in found]))
+            for key in wanted:
+                if key not in found:
+                    raise InputError(f"{self.folder}: an answer is missing; run `llm4msr reason` again")
+                yield found[key]
 
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float16]:
         """The vectors of the keys, `(n, d)`. Raises `InputError` if one is missing, altered or of another width."""

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, file_aside, read_manifest, seal, verify
-from llm4msr.knowledge.completion import KIND, VERSION, vectors_kept
+from llm4msr.folders import MANIFEST, file_aside, seal
+from llm4msr.knowledge import LEVELS, Level
+from llm4msr.knowledge.completion import KIND, VERSION, read_index, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
-from llm4msr.knowledge.questions import LEVELS, Level
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
 
 _FEWEST = 1000
 """A level needs at least this many distinct answers for its vectors to be kept in 8 bits."""
+_SAMPLE = 20_000
+"""About so many vectors say what is usual in a level."""
 _FAR = 6.0
 """A vector is far from the others if its distance is this many robust deviations above the median distance."""
 
@@ -52,7 +54,7 @@ class Stats:
 
 def stats(folder: Path) -> Stats:
     """Read every answer of the index. Raises `InputError` if the folder is not complete, or an answer is missing."""
-    index, rejected = _index(folder), pl.read_parquet(folder / "rejected.parquet")
+    (_, index), rejected = read_index(folder), pl.read_parquet(folder / "rejected.parquet")
     levels = []
     with Stores(folder, read_only=True) as stores:
         files = [(store.path.name, len(store), store.path.stat().st_size) for store in stores.files]
@@ -64,10 +66,7 @@ def stats(folder: Path) -> Stats:
             keys = part["key"].unique(maintain_order=True).to_list()
             endings: Counter[str] = Counter()
             tokens = np.zeros(2)
-            for key in keys:
-                answer = stores.read(key)
-                if answer is None:
-                    raise InputError(f"{folder}: an answer of the level {level} is missing; run `llm4msr reason` again")
+            for answer in stores.answers(keys):
                 endings[answer.finish_reason] += 1
                 tokens += (answer.prompt_tokens, answer.generated_tokens)
             far = _far(stores, keys)
@@ -84,7 +83,7 @@ def _far(stores: Stores, keys: list[bytes], block: int = 16_384) -> list[bytes]:
     """The keys whose standardised vectors are much farther from the mean than most, the farthest first."""
     if len(keys) < 20:  # too few to say what is usual
         return []
-    sample = stores.vectors(keys[:: max(1, len(keys) // 20_000)]).astype(np.float32)
+    sample = stores.vectors(keys[:: max(1, len(keys) // _SAMPLE)]).astype(np.float32)
     mean, deviation = sample.mean(0), np.maximum(sample.std(0), 1e-6)
     parts = []
     for start in range(0, len(keys), block):
@@ -126,7 +125,7 @@ def compact(folder: Path, *, int8: bool = False) -> int:
             for rows in other.everything():
                 main.write(rows)
         if int8:
-            index, manifest = _index(folder), read_manifest(folder, KIND, VERSION)
+            manifest, index = read_index(folder)
             (folder / MANIFEST).unlink()  # no seal while the vectors change
             _quantise(main, index)
         main.shrink()
@@ -144,7 +143,7 @@ def _quantise(store: Store, index: pl.DataFrame) -> None:
     for level in LEVELS:
         keys = index.filter(pl.col("level") == level)["key"].unique(maintain_order=True).to_list()
         if len(keys) >= _FEWEST:
-            sample = store.vectors(keys[:: max(1, len(keys) // 20_000)])
+            sample = store.vectors(keys[:: max(1, len(keys) // _SAMPLE)])
             store.quantise(keys, Scale.fit(sample))
 
 
@@ -153,7 +152,8 @@ def collect_garbage(folder: Path) -> int:
 
     They belong to earlier prompts or settings, or are texts that `llm4msr explain` had written on request.
     """
-    named = set(_index(folder)["key"].to_list())
+    _, index = read_index(folder)
+    named = set(index["key"].to_list())
     removed = 0
     with Stores(folder, read_only=True) as stores:
         names = [store.path.name for store in stores.files]
@@ -184,7 +184,7 @@ def export(folder: Path, out: Path) -> int:
             ("vector", pa.list_(pa.float32())),
         ]
     )
-    index = _index(folder)
+    _, index = read_index(folder)
     with (
         Stores(folder, read_only=True) as stores,
         file_aside(out) as aside,
@@ -192,20 +192,10 @@ def export(folder: Path, out: Path) -> int:
     ):
         for part in index.iter_slices(4096):
             rows = []
-            for level, subject, time, key in part.select("level", "subject", "time", "key").iter_rows():
-                a = stores.read(key)
-                if a is None:
-                    raise InputError(f"{folder}: an answer of the level {level} is missing; run `llm4msr reason` again")
+            subjects = part.select("level", "subject", "time").iter_rows()
+            for subject, a in zip(subjects, stores.answers(part["key"].to_list()), strict=True):
                 numbers = (a.prompt_tokens, a.generated_tokens)
-                rows.append((level, subject, time, a.text, a.finish_reason, *numbers, a.vector.astype(np.float32)))
+                rows.append((*subject, a.text, a.finish_reason, *numbers, a.vector.astype(np.float32)))
             columns = [list(column) for column in zip(*rows, strict=True)]
             file.write_table(pa.table(columns, schema=schema))
     return index.height
-
-
-def _index(folder: Path) -> pl.DataFrame:
-    if not (folder / MANIFEST).is_file() and Stores.paths(folder):
-        raise InputError(f"{folder}: is not complete; give the command `llm4msr reason` again that was stopped")
-    manifest = read_manifest(folder, KIND, VERSION)
-    verify(folder, manifest)
-    return pl.read_parquet(folder / "index.parquet")

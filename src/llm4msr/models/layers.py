@@ -15,6 +15,13 @@ def relu(x: Tensor) -> Tensor:
     return functional.relu(x) if torch.is_grad_enabled() else x.relu_()
 
 
+def plus_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`x + left @ right`, `(B, W)`, `(B, n)` and `(n, W)`. Under autocast only the product is rounded, not `x`."""
+    if torch.is_autocast_enabled(x.device.type):
+        return x + left @ right
+    return torch.addmm(x, left, right)
+
+
 class ReLU(nn.ReLU):
     """`relu` as a module; its input must be read by nothing else."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm4msr.models.layers import relu
+from llm4msr.models.layers import plus_product, relu
 from llm4msr.models.readers import of_rows, together
 
 Weights = Literal["full", "low_rank", "factored"]
@@ -68,7 +68,8 @@ class MetaLayers(nn.Module):
             for (i, o), scale in zip(shapes, scales, strict=True):
                 generator = nn.Linear(knowledge, i * o + o)
                 start = nn.init.xavier_uniform_(torch.empty(i, o)) * scale
-                nn.init.normal_(generator.weight, std=0.1 * float(start.std()) / knowledge**0.5)
+                std = float(start.std(correction=min(1, i * o - 1)))
+                nn.init.normal_(generator.weight, std=0.1 * std / knowledge**0.5)
                 with torch.no_grad():
                     generator.bias.copy_(torch.cat([start.reshape(-1), torch.zeros(o)]))
                 generators.append(generator)
@@ -143,7 +144,7 @@ class MetaLayers(nn.Module):
         right = [self.right[last], self.bias[last][None]]
         if more is not None:
             left, right = [*left, more[0]], [*right, more[1]]
-        return torch.addmm(x, torch.cat(left, 1), functional.pad(torch.cat(right), (0, beside)))
+        return plus_product(x, torch.cat(left, 1), functional.pad(torch.cat(right), (0, beside)))
 
     def _below_last(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
         """The input of the last layer."""

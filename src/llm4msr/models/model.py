@@ -5,39 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from llm4msr.models import backbones, enhancers
 from llm4msr.models.batch import Batch, EmbeddingShape, FieldLayout, KnowledgeWidths
 from llm4msr.models.embedding import FeatureEmbedding
 from llm4msr.models.registry import BACKBONES, ENHANCERS, Backbone, Enhancer
-
-__all__ = [
-    "BACKBONES",
-    "ENHANCERS",
-    "ModelConfig",
-    "MultiScenarioModel",
-    "PartChoice",
-    "backbones",
-    "build_model",
-    "enhancers",
-]
+from llm4msr.validation import Settings
 
 
-class PartChoice(BaseModel):
+class PartChoice(Settings):
     """A backbone or an enhancer by name, with its settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """The parts of a model. With `item_start`, the item's embedding is initialised with its knowledge vector."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     embedding_dim: int = Field(default=16, ge=1, le=4096)
     item_start: bool = False

@@ -1,9 +1,12 @@
-"""User-defined backbones and enhancers, from the modules that an environment variable names."""
+"""Loads all backbones and enhancers: ours, and those of the modules that an environment variable names."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import os
+from pathlib import Path
 
 from llm4msr.errors import InputError
 
@@ -11,11 +14,21 @@ VARIABLE = "LLM4MSR_MODELS"
 """Module names, separated by commas. Child processes, such as workers, inherit it."""
 
 
-def load_own_models() -> None:
-    """Import the modules that `LLM4MSR_MODELS` names; each registers its models in `llm4msr.models.registry`.
+def source_of(kind: type) -> str | None:
+    """The checksum of the file that a user-defined class is in; None for our own classes."""
+    if kind.__module__.startswith("llm4msr."):
+        return None
+    file = inspect.getsourcefile(kind)
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
-    Raises `InputError` for a module that cannot be imported.
+
+def load_models() -> None:
+    """Import our models and the modules that `LLM4MSR_MODELS` names; each registers itself in `models.registry`.
+
+    Raises `InputError` for a module of that variable that cannot be imported.
     """
+    for ours in ("backbones", "enhancers"):
+        importlib.import_module(f"llm4msr.models.{ours}")
     for name in os.environ.get(VARIABLE, "").replace(",", " ").split():
         try:
             importlib.import_module(name)

@@ -9,22 +9,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from llm4msr.errors import InputError, nearest
-from llm4msr.models.batch import Batch, KnowledgeWidths
-from llm4msr.models.own import load_own_models
-from llm4msr.validation import explain_validation
+from llm4msr.models.batch import Batch
+from llm4msr.models.own import load_models
+from llm4msr.validation import Settings
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 """The width of a layer."""
 
 
-class ModelPartConfig(BaseModel):
+class ModelPartConfig(Settings):
     """Settings of a backbone or an enhancer; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -117,25 +115,20 @@ class Registry(Generic[Part]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        load_own_models()
+        load_models()
         return sorted(self._types)
 
     def get(self, name: str) -> type[Part]:
         """The class of a name; raises `InputError` for an unknown name."""
-        load_own_models()
+        load_models()
         if name not in self._types:
             raise InputError(f"there is no {self._what} {name!r}; {nearest(name, self.names())}")
         return self._types[name]
 
     def config(self, name: str, settings: Mapping[str, Any]) -> Any:
         """The settings of `name`, checked; raises an `InputError` that says what is wrong with them."""
-        try:
-            return self.get(name).config_type.model_validate(dict(settings))
-        except ValidationError as error:
-            raise InputError(f"{self._what} {name}: {explain_validation(error, self.get(name).config_type)}") from error
+        return self.get(name).config_type.checked(dict(settings), f"{self._what} {name}")
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
 ENHANCERS: Registry[Enhancer] = Registry("enhancer")
-
-__all__ = ["BACKBONES", "ENHANCERS", "Backbone", "Enhancer", "KnowledgeWidths", "ModelPartConfig", "Registry", "Width"]

@@ -10,11 +10,10 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
-from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Refusal
+from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.store import answer_key
 from llm4msr.knowledge.stores import Stores
+from llm4msr.knowledge.written import text_on_request
 
 _HOW = {
     "last_generated": "the hidden state of the last token that the LLM generated",
@@ -26,8 +25,6 @@ _HOW = {
 
 _FEW = 20_000
 """With more users than this, the nearest ids are not looked for."""
-FOR_PEOPLE = Generation(pooling="last_generated", max_new_tokens=160)
-"""How a text is written on request, if the vectors needed none."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def code_of_user(data: PreparedData, user: str) -> int:
     return found
 
 
-def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: Callable[[], Engine]) -> Explanation:
+def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine: EngineFor) -> Explanation:
     """Explain one user. `engine` is called only if a text has to be written; the text is then kept in the store.
 
     Raises `InputError` for a user that the data does not have, and for an engine that the knowledge was not made with.
@@ -88,28 +85,17 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
         how = "no positive is before any snapshot" if asked else "the language model was not asked about users"
         return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
     latest = snapshots.row(-1, named=True)
-    with Stores(folder.path, read_only=True) as store:
-        answer = store.read(latest["key"])
-        if answer is None:
-            raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
-        writer = folder.writer(data)
-        prompt = writer.user(found, latest["time"])
-        shown = events.filter(pl.col("time") < latest["time"])
-        history = _history(data, shown, names, writer.title, config.history)
-        on_request = not config.user.generates
-        if on_request and prompt is not None:
-            key = answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt)
-            kept = store.read(key)
-            if kept is None:
-                llm = engine()
-                folder.require(llm)
-                (written,) = [answer for batch in llm.run([prompt], FOR_PEOPLE) for _, answer in batch]
-                if isinstance(written, Refusal):
-                    raise InputError(f"no text can be written for user {user!r}: {written.reason}")
-                with Stores(folder.path) as writable:
-                    writable.write([(key, written)])
-                kept = written
-            answer = kept
+    with Stores(folder.path, read_only=True) as stores:
+        answer = stores.read(latest["key"])
+    if answer is None:
+        raise InputError(f"{folder.path}: the answer for user {user!r} is missing; run `llm4msr reason` again")
+    writer = folder.writer(data)
+    prompt = writer.user(found, latest["time"])
+    shown = events.filter(pl.col("time") < latest["time"])
+    history = _history(data, shown, names, writer.title, config.history)
+    on_request = not config.user.generates
+    if on_request and prompt is not None:
+        answer = text_on_request(folder, prompt, engine)
     return Explanation(
         user,
         _as_datetime(latest["time"]),
@@ -121,28 +107,6 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
         how,
         counts,
     )
-
-
-def scenario_texts(folder: KnowledgeFolder) -> dict[int, str]:
-    """What the LLM wrote of each scenario, by index; empty if it was not asked about scenarios."""
-    asked = folder.index.filter(pl.col("level") == "scenario").select("subject", "key").rows()
-    if not asked:
-        return {}
-    with Stores(folder.path, read_only=True) as store:
-        answers = [(scenario, store.read(key)) for scenario, key in asked]
-    return {scenario: answer.text for scenario, answer in answers if answer is not None}
-
-
-def text_of_snapshot(
-    store: Stores, folder: KnowledgeFolder, writer: PromptWriter, user: int, time: int, key: bytes
-) -> Answer | None:
-    """What the LLM wrote of a user's snapshot: for the vector or, if that needed no text, on request."""
-    if not folder.config.user.generates:
-        prompt = writer.user(user, time)
-        kept = None if prompt is None else store.read(answer_key(folder.manifest["engine"], FOR_PEOPLE, prompt))
-        if kept is not None:
-            return kept
-    return store.read(key)
 
 
 def _history(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
 from llm4msr.models.batch import FieldLayout, KnowledgeWidths
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
+from llm4msr.models.readers import UserTable
 from llm4msr.schema import Schema
 from llm4msr.serving.fields import KINDS, Columns, FieldReader
 from llm4msr.serving.lookup import FILE as LOOKUP
@@ -50,7 +51,7 @@ class Sources(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    users: tuple[Literal["prompted", "own", "others"], ...] = ()
+    users: tuple[UserTable, ...] = ()
     prompted: int = 0
     item: int = 0
     scenario: int = 0
@@ -115,7 +116,7 @@ class Bundle:
         fingerprint = _fingerprint(path)
         if fingerprint != trusted:
             verify(path, manifest)
-        schema = Schema.from_dict(manifest["schema"], f"{path / MANIFEST}: schema")
+        schema = Schema.checked(manifest["schema"], f"{path / MANIFEST}: schema")
         sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
         model = _model(path, manifest, sources.widths(rule, len(schema.scenarios)), len(schema.scenarios))
         arrays = {
@@ -185,7 +186,7 @@ def iso(microseconds: int) -> str:
 
 def read_schema(path: Path) -> Schema:
     """Read the schema of a bundle without opening the bundle."""
-    return Schema.from_dict(read_manifest(path.resolve(), KIND, VERSION)["schema"], f"{path / MANIFEST}: schema")
+    return Schema.checked(read_manifest(path.resolve(), KIND, VERSION)["schema"], f"{path / MANIFEST}: schema")
 
 
 def _fingerprint(path: Path) -> str:

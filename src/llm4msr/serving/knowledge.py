@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from llm4msr.knowledge.config import behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
-from llm4msr.knowledge.sources import items_of, prompted_states
-from llm4msr.knowledge.states import UNKNOWN
+from llm4msr.knowledge.states import COMPOSED, UNKNOWN
+from llm4msr.knowledge.tables import items_of, prompted_states
+from llm4msr.models.readers import UserTable
 from llm4msr.serving.bundle import Sources
 from llm4msr.serving.states import StateRule, sums_of_users
 from llm4msr.serving.trained import Trained
@@ -20,10 +20,10 @@ from llm4msr.training.checkpoint import read_tensors
 def write_knowledge(trained: Trained, folder: Path) -> tuple[Sources, StateRule]:
     """Write item vectors, the sums of composed states, and the latest prompted state of each user."""
     data, config = trained.data, trained.config.knowledge
-    composed = tuple(source for source in ("own", "others") if source in trained.needs)
-    users: list[Literal["prompted", "own", "others"]] = [*composed]
+    composed = tuple(source for source in COMPOSED if source in trained.needs)
+    users: list[UserTable] = [*composed]
     items = ItemVectors.of(np.zeros((data.items.height, 0), np.float32), np.zeros(data.items.height, bool))
-    if trained.needs & {"own", "others", "item"}:
+    if trained.needs & {*COMPOSED, "item"}:
         assert trained.folder is not None
         items = items_of(trained.folder, data, config)
     known = np.append(items.known, [False])

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge
 from llm4msr.knowledge.states import StateTable
+from llm4msr.knowledge.tables import NO_KNOWLEDGE, Knowledge
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
 from llm4msr.training.columns import Columns, MappedColumns, Picked
 from llm4msr.training.order import Drawing, Groups, shuffled

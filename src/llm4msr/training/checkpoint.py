@@ -14,7 +14,11 @@ from torch import Tensor
 from llm4msr.errors import InputError
 from llm4msr.folders import file_aside
 from llm4msr.models.model import MultiScenarioModel
+from llm4msr.training.metrics import Scores
 from llm4msr.training.optim import Optimizers
+
+_PATIENT_STEPS = 100
+"""Early stopping never waits for fewer steps than this."""
 
 
 @dataclass
@@ -25,6 +29,8 @@ class Position:
     step: int = 0
     best: float = float("-inf")
     best_epoch: float = 0.0
+    best_step: int = 0
+    """The steps from the start of training to the best validation."""
     waited: int = 0
     done: bool = False
     lines: int = 0
@@ -32,17 +38,20 @@ class Position:
     seconds: float = field(default=0.0, compare=False)
     """The duration of training so far, without validation."""
 
-    def validated(self, selection: float, steps: int, patience: int) -> bool:
+    def validated(self, scores: Scores, steps: int, patience: int) -> bool:
         """Record a validation after `step` of an epoch's `steps`; returns whether it is the best so far.
 
-        Training is done after `patience` validations in a row that were not. After an epoch's last step, the position
-        moves to the next epoch.
+        Training is done after `patience` validations in a row that were not, and at least 100 steps: with few steps
+        between validations, the values are noisy. Validations count only once one was better than chance: many models
+        of sparse ids learn nothing that is seen for some hundred steps, and then much. After an epoch's last step, the
+        position moves to the next epoch.
         """
-        better = selection > self.best
+        selection = scores.selection
+        better, total = selection > self.best, self.epoch * steps + self.step
         if better:
-            self.best, self.best_epoch = selection, self.epoch + self.step / steps
-        self.waited = 0 if better else self.waited + 1
-        self.done = self.waited >= patience
+            self.best, self.best_epoch, self.best_step = selection, self.epoch + self.step / steps, total
+        self.waited = 0 if better or self.best <= scores.chance else self.waited + 1
+        self.done = self.waited >= patience and total - self.best_step >= _PATIENT_STEPS
         self.lines += 1
         if self.step == steps:
             self.epoch, self.step = self.epoch + 1, 0

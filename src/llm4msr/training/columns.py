@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.knowledge.sources import Knowledge
 from llm4msr.knowledge.states import UNKNOWN, StateTable
+from llm4msr.knowledge.tables import Knowledge
 from llm4msr.models.batch import Batch, UserStates
 
 _SHARE = 0.5

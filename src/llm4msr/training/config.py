@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.states import Source
 from llm4msr.models.model import ModelConfig
 from llm4msr.training.train_config import TrainConfig
-from llm4msr.validation import explain_validation
+from llm4msr.validation import Settings
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """Everything that a run depends on; `knowledge_folder` is needed if the model reads knowledge."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Path
     knowledge_folder: Path | None = None
@@ -38,11 +32,3 @@ class RunConfig(BaseModel):
         return self.model_copy(
             update={"data": self.data.resolve(), "knowledge_folder": None if folder is None else folder.resolve()}
         )
-
-
-def parse_config(raw: Any, where: str) -> RunConfig:
-    """Check a config; `where` names it in errors."""
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"{where}: {explain_validation(error, RunConfig)}") from error

@@ -98,7 +98,7 @@ def fit(
 
     for stretch in _stretches(step, position, steps, config, group):
         scores = evaluate(model, data, source, "valid", group)
-        if position.validated(scores.selection, steps, config.patience):
+        if position.validated(scores, steps, config.patience):
             best = copy_of(model)
         if group.writes:
             with metrics.open("a", encoding="utf-8") as file:

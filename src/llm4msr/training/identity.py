@@ -13,15 +13,17 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import write_json
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import fingerprint
-from llm4msr.training.config import RunConfig, parse_config
+from llm4msr.knowledge.tables import fingerprint
+from llm4msr.models.own import source_of
+from llm4msr.models.registry import BACKBONES, ENHANCERS
+from llm4msr.training.config import RunConfig
 from llm4msr.training.opening import open_knowledge
 
 _FOLDERS = ("data", "knowledge_folder")
 
 
 def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]:
-    """Everything that a run depends on: its settings and the fingerprints of data and knowledge.
+    """Everything that a run depends on: its settings, the fingerprints of data and knowledge, user-defined models.
 
     Without `places`, the folders' names are left out: the fingerprints identify their content.
     """
@@ -32,10 +34,13 @@ def resolved_config(config: RunConfig, *, places: bool = True) -> dict[str, Any]
 
 def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | None) -> dict[str, Any]:
     """Like `resolved_config`, for data and knowledge that are already open."""
+    parts = (BACKBONES.get(config.model.backbone.name), ENHANCERS.get(config.model.enhancer.name))
+    code = {kind.__qualname__: found for kind in parts if (found := source_of(kind)) is not None}
     return {
         "config": config.model_dump(mode="json"),
         "prepared": data.fingerprint,
         "knowledge": None if reasoned is None else fingerprint(reasoned, config.knowledge),
+        **({"code": code} if code else {}),
     }
 
 
@@ -69,7 +74,7 @@ def run_config(folder: Path, data: Path | None = None, knowledge: Path | None = 
     """
     path = folder / "config.json"
     moved = {"data": data, "knowledge_folder": knowledge}
-    config = parse_config(read_json(path).get("config"), str(path))
+    config = RunConfig.checked(read_json(path).get("config"), str(path))
     return config.model_copy(update={name: where for name, where in moved.items() if where is not None}).absolute()
 
 

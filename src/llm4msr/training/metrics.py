@@ -10,13 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-FEWEST = 10
-"""With fewer rows of a class, an AUC says little: it is shown, but early stopping uses it only if there is no other."""
-
-
-def tells(rows: int, positive: int) -> bool:
-    """Whether each class has enough rows for an informative AUC; `positive` of the `rows` are positive."""
-    return min(positive, rows - positive) >= FEWEST
+from llm4msr.data.classes import tells
 
 
 @dataclass(frozen=True)
@@ -38,20 +32,31 @@ class Scores:
 
     @property
     def mean_auc(self) -> float | None:
-        """The mean AUC over the scenarios that have one; None if none has."""
-        defined = [s.auc for s in self.scenarios if s.auc is not None]
-        return sum(defined) / len(defined) if defined else None
+        """The mean AUC over the scenarios with enough rows of each class; if none has, over all that have an AUC."""
+        chosen = [s.auc for s in self._averaged if s.auc is not None]
+        return sum(chosen) / len(chosen) if chosen else None
+
+    @property
+    def _averaged(self) -> list[Score]:
+        """The scenarios that the mean AUC is over."""
+        defined = [s for s in self.scenarios if s.auc is not None]
+        return [s for s in defined if tells(s.rows, s.positive)] or defined
+
+    @property
+    def chance(self) -> float:
+        """What the mean AUC of random scores stays below: three standard errors above 1/2. Minus infinity without AUC.
+
+        The variance of one AUC is that of the Mann-Whitney statistic, `(P + N + 1) / (12 P N)`.
+        """
+        sizes = [(s.positive, s.rows - s.positive) for s in self._averaged]
+        if not sizes:
+            return float("-inf")
+        variance = sum((p + n + 1) / (12 * p * n) for p, n in sizes) / len(sizes) ** 2
+        return 0.5 + 3 * float(variance**0.5)
 
     @property
     def selection(self) -> float:
-        """The score that early stopping maximises: the mean AUC over the scenarios with enough rows of each class.
-
-        If there is no such scenario, it is the mean over all that have an AUC; if none has, minus the overall log loss,
-        so below 0.
-        """
-        telling = [s.auc for s in self.scenarios if s.auc is not None and tells(s.rows, s.positive)]
-        if telling:
-            return sum(telling) / len(telling)
+        """The score that early stopping maximises: the mean AUC or, if none is defined, minus the overall log loss."""
         if self.mean_auc is not None:
             return self.mean_auc
         return float("-inf") if self.overall.log_loss is None else -self.overall.log_loss

@@ -12,8 +12,8 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.sources import NO_KNOWLEDGE, Knowledge, fingerprint, load_knowledge
 from llm4msr.knowledge.states import Source
+from llm4msr.knowledge.tables import NO_KNOWLEDGE, Knowledge, fingerprint, load_knowledge
 from llm4msr.models.model import MultiScenarioModel, build_model
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.columns import columns_of

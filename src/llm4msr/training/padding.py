@@ -7,7 +7,6 @@ plain step does not make. So there is one shape for each set of scenarios that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +69,8 @@ class Shapes:
         frequent = sets[np.argsort(-often, kind="stable")[:_MOST]]
         self._shapes = {has_rows.tobytes(): Shape(np.where(has_rows, room, 0)) for has_rows in frequent}
 
-    def __iter__(self) -> Iterator[Shape]:
-        """The shapes, the one of the most frequent batches first."""
-        return iter(self._shapes.values())
+    def __len__(self) -> int:
+        return len(self._shapes)
 
     def of(self, counts: NDArray[np.int64]) -> Shape | None:
         """The shape that batches with `counts` `(D,)` rows are padded to, or None if they are not.

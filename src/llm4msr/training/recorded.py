@@ -10,18 +10,16 @@ dropout: here each row has its own dropped numbers, in a plain step rows with th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm4msr.errors import InputError
 from llm4msr.models.batch import Batch, PaddedOffsets
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource, prefetched
 from llm4msr.training.columns import ResidentColumns
+from llm4msr.training.compiled import compiled, compiling
 from llm4msr.training.objective import losses
 from llm4msr.training.optim import Optimizers
 from llm4msr.training.padding import Numbers, Shape, Shapes
@@ -132,7 +130,7 @@ class RecordedStep(PaddedStep):
     def __init__(self, plain: PlainStep) -> None:
         super().__init__(plain)
         if plain.config.compile:
-            self._model = cast(MultiScenarioModel, torch.compile(plain.model, dynamic=False))
+            self._model = compiled(plain.model)
         # Recordings may share memory: they are not replayed at the same time, and none reads what another one left.
         self._memory = torch.cuda.graph_pool_handle()
 
@@ -151,7 +149,7 @@ class RecordedStep(PaddedStep):
         """Work without a recording, but on a stream of its own, as a recording does."""
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
-        with torch.cuda.stream(aside), _named_errors():
+        with torch.cuda.stream(aside), compiling(len(self._shapes)):
             self._work(recording)
         here.wait_stream(aside)
 
@@ -162,14 +160,3 @@ class RecordedStep(PaddedStep):
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self._work(recording)
         return graph
-
-
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    """Raise an `InputError` if the model cannot be compiled."""
-    from torch._dynamo.exc import TorchDynamoException  # importing it with the module would cost every command a second
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise InputError(f"train.compile: PyTorch cannot compile this model here; leave it out: {error}") from error

@@ -19,7 +19,7 @@ from llm4msr.allocation import keep_freed_memory
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.folders import write_json
-from llm4msr.knowledge.sources import Knowledge
+from llm4msr.knowledge.tables import Knowledge
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.checkpoint import Position, read_tensors, write_tensors

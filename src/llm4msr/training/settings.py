@@ -1,16 +1,13 @@
-"""A run's settings, read from a TOML file and `path=value` assignments."""
+"""A run's settings, read from a TOML file and assignments."""
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llm4msr.errors import InputError
-from llm4msr.training.config import RunConfig, parse_config
+from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import read_json
 from llm4msr.validation import read_toml
 
@@ -25,27 +22,7 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
     raw = {} if file is None else _read_run(file) if file.suffix == ".json" else read_toml(file)
     for path, value in assignments:
         _put(raw, path, value)
-    return parse_config(raw, "the settings" if file is None else str(file))
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read `path=value`. The value is JSON, a TOML list or table, or otherwise text.
-
-    >>> parse_assignment("train.seed=3"), parse_assignment("model.backbone.name=star")
-    (('train.seed', 3), ('model.backbone.name', 'star'))
-    >>> parse_assignment("model.backbone.settings={hidden = [64, 32]}")
-    ('model.backbone.settings', {'hidden': [64, 32]})
-    """
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise InputError(f"{text!r} is not a setting; write path=value, as in train.seed=3")
-    text = value.strip()
-    with suppress(ValueError):
-        return path.strip(), json.loads(text)
-    if text.startswith(("[", "{")):
-        with suppress(tomllib.TOMLDecodeError):
-            return path.strip(), tomllib.loads(f"value = {text}")["value"]
-    return path.strip(), text
+    return RunConfig.checked(raw, "the settings" if file is None else str(file))
 
 
 def _read_run(path: Path) -> dict[str, Any]:

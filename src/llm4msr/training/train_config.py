@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.errors import InputError
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.optim import EmbeddingUpdates, Optimizers
 from llm4msr.training.order import Drawing
+from llm4msr.validation import Settings
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """How a model is trained.
 
     `embedding_decay` is L2 on the embedding table: sparse ids overfit within one or two epochs, so it matters more
     than most settings. `embedding_updates`: whether a step updates only the rows that it looked up, or all rows
     exactly (see `Optimizers`). `weight_decay` is L2 on the other parameters, `generated_decay` on the generated
     weights. Validation runs `validations_per_epoch` times in an epoch. Training stops after `patience` validations
-    without a better mean AUC over the scenarios; in any case the best weights are restored. Up to `rows_together` rows
-    that see the same user states are kept together in a batch, so that each state is processed less often. With
-    `cuda_graphs`, a GPU records a step and replays it if the model allows it. With `compile`, `torch.compile` compiles
-    the model of replayed steps, once for each shape of batches; other steps are not compiled, as that gains nothing.
+    without a better mean AUC over the scenarios (see `Position.validated`); in any case the best weights are restored.
+    Up to `rows_together` rows that see the same user states are kept together in a batch, so that each state is
+    processed less often. With `cuda_graphs`, a GPU records a step and replays it if the model allows it. With
+    `compile`, `torch.compile` compiles the model of replayed steps, once for each shape of batches; other steps are not
+    compiled, as that gains nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=4096, ge=1)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from llm4msr.data.sources.amazon2014 import Amazon2014Config, amazon2014
 from llm4msr.data.sources.amazon2018 import Amazon2018Config, amazon2018
 from llm4msr.data.sources.completejourney import NOTICE, CompleteJourneyConfig, complete_journey
@@ -15,14 +13,14 @@ from llm4msr.data.sources.kuaisar import KuaiSARConfig, kuaisar
 from llm4msr.data.sources.movielens import MovieLensConfig, movielens
 from llm4msr.data.tables import Tables
 from llm4msr.errors import InputError, nearest
-from llm4msr.validation import explain_validation
+from llm4msr.validation import Settings
 
 
 @dataclass(frozen=True)
 class Source:
     """A known data set: the type of its settings, its reader, and a notice to show to the user."""
 
-    config: type[BaseModel]
+    config: type[Settings]
     read: Callable[[Any], Tables]
     notice: str = ""
 
@@ -46,8 +44,4 @@ def find_source(name: str) -> Source:
 def read_source(name: str, settings: Mapping[str, Any]) -> Tables:
     """Read the tables of a known data set; raises `InputError` for an unknown name or a wrong setting."""
     source = find_source(name)
-    try:
-        config = source.config.model_validate(dict(settings))
-    except ValidationError as error:
-        raise InputError(f"source {name}: {explain_validation(error, source.config)}") from error
-    return source.read(config)
+    return source.read(source.config.checked(dict(settings), f"source {name}"))

@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.data.negatives import Negatives
 from llm4msr.data.sources.overlap import keep_overlapping
 from llm4msr.data.tables import Table, Tables, readable
 from llm4msr.errors import InputError, nearest
 from llm4msr.schema import Schema
+from llm4msr.validation import Settings
 
 _ABOUT = {
     "beauty": "make-up, skin care, hair care and perfumes",
@@ -29,10 +30,8 @@ _ABOUT = {
 _ITEM_COLUMNS = ("scenario", "item", "title", "categories", "brand_and_categories", "text_id")
 
 
-class Amazon2014Config(BaseModel):
+class Amazon2014Config(Settings):
     """`folder` holds the two files; `overlapping` keeps only users who are in all of the chosen `scenarios`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
     scenarios: tuple[str, ...] = Field(default=("beauty", "sports"), min_length=1)
@@ -93,7 +92,7 @@ def _items(items: pl.LazyFrame) -> pl.LazyFrame:
 def _schema(scenarios: tuple[str, ...]) -> Schema:
     fields = [("user", "user"), ("item", "item"), ("brand", "item")]
     fields += [(name, "item") for name in ("group", "subgroup", "leaf")]
-    return Schema.from_dict(
+    return Schema.checked(
         {
             "name": "Amazon reviews 2014",
             "description": "an online shop whose departments share their customers",

@@ -14,21 +14,20 @@ from typing import Any
 
 import msgspec
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.data.sources.jsonlines import JsonLines, find_file
 from llm4msr.data.sources.overlap import keep_overlapping
 from llm4msr.data.tables import Table, Tables, rejects
 from llm4msr.schema import Schema
+from llm4msr.validation import Settings
 
 _TAG = re.compile(r"<[^>]{0,500}>")
 _CHUNK = 500_000
 
 
-class Amazon2018Config(BaseModel):
+class Amazon2018Config(Settings):
     """`folder` holds the files; `overlapping` keeps only users who are in all `categories` (by default the paper's)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
     categories: tuple[str, ...] = Field(
@@ -124,7 +123,7 @@ def _text(value: object) -> str:
 
 def _schema(categories: Iterable[str]) -> Schema:
     fields = [("reviewerID", "user"), ("asin", "item"), ("brand", "item"), ("group", "item"), ("leaf", "item")]
-    return Schema.from_dict(
+    return Schema.checked(
         {
             "name": "Amazon reviews 2018",
             "description": "an online shop whose departments share their customers",

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llm4msr.data.sampling import hash_keys, stratified_positions
 from llm4msr.data.tables import Table, Tables, readable
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
+from llm4msr.validation import Settings
 
 NOTICE = "The Complete Journey is simulated from real shopping patterns; it is not meant for academic claims."
 
@@ -85,15 +86,13 @@ _TEXTS = pl.col("brand", "product_category", "product_type")
 _VISIT = ["household_id", "store_id", "week"]
 
 
-class CompleteJourneyConfig(BaseModel):
+class CompleteJourneyConfig(Settings):
     """`households` is how many of the 2,469 to keep, chosen by `seed` (all by default).
 
     `negatives_per_visit` exposures are sampled per visit; those that were not bought become negatives. The sample of a
     visit depends only on the seed, not on which other households are kept. `folder` holds the Parquet files, if they
     are not those of the installed package.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     households: int | None = Field(default=None, ge=1)
     negatives_per_visit: int = Field(default=24, ge=0)
@@ -113,7 +112,7 @@ def complete_journey(config: CompleteJourneyConfig) -> Tables:
 
 def _tables(config: CompleteJourneyConfig, folder: Path) -> Tables:
     households, negatives_per_visit, seed = config.households, config.negatives_per_visit, config.seed
-    schema = Schema.from_dict(_SCHEMA, "the Complete Journey")
+    schema = Schema.checked(_SCHEMA, "the Complete Journey")
     departments = [s.value for s in schema.scenarios]
     products = _read(folder, "products").filter(pl.col("department").is_in(departments))
     kept = _choose_households(folder, households, seed)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
+from llm4msr.validation import Settings
 
 _ID, _FLAG, _MS, _TEXT = pa.int64(), pa.int8(), pa.float64(), pa.string()
 _LEVELS = ("first", "second", "third", "fourth")
@@ -36,10 +36,8 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {  # read in parallel, the largest
 }
 
 
-class KuaiSARConfig(BaseModel):
+class KuaiSARConfig(Settings):
     """`folder` holds `rec_inter.csv`, `src_inter.csv`, `user_features.csv` and `item_features.csv`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
 
@@ -57,7 +55,7 @@ def kuaisar(config: KuaiSARConfig) -> Tables:
         tables = {name: future.result() for name, future in waiting.items()}
     items = tables["item_features.csv"]
     return Tables(
-        schema=Schema.from_dict(_SCHEMA, "KuaiSAR"),
+        schema=Schema.checked(_SCHEMA, "KuaiSAR"),
         interactions=_interactions(tables["rec_inter.csv"], tables["src_inter.csv"]),
         users=tables["user_features.csv"],
         items=items.replace(_items(items.frame)),

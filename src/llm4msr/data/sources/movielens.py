@@ -10,12 +10,12 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
+from llm4msr.validation import Settings
 
 _GROUPS = {
     "drama": ("Drama", "War", "Film-Noir", "Documentary", "Mystery", "Crime"),
@@ -29,10 +29,8 @@ _ABOUT = {
 }
 
 
-class MovieLensConfig(BaseModel):
+class MovieLensConfig(Settings):
     """`folder` holds `ml-100k.inter`, `ml-100k.item` and `ml-100k.user`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
 
@@ -53,7 +51,7 @@ def movielens(config: MovieLensConfig) -> Tables:
     films = films.replace(films.frame.with_columns(group.list.drop_nulls().list.first().alias("group")))
     place = films.frame.select("item_id", pl.col("group").fill_null("of no group"))
     return Tables(
-        schema=Schema.from_dict(_SCHEMA, "MovieLens"),
+        schema=Schema.checked(_SCHEMA, "MovieLens"),
         interactions=ratings.replace(ratings.frame.join(place, on="item_id", how="left", maintain_order="left")),
         users=users,
         items=films,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Pooling = Literal["last_generated", "last_prompt", "mean_prompt", "mean_generated", "closing"]
+from llm4msr.knowledge.engines import Pooling
+from llm4msr.validation import Settings
+
 FinishReason = Literal["stop", "length", "prefill"]
 
 CLOSING_QUESTION = "In one word, these preferences are:"
 """Appended to the generated text by `closing` and `close_cut`; the vector is the state of its last token."""
 
 
-class Generation(BaseModel):
+class Generation(Settings):
     """How a prompt is run, and which hidden state becomes its vector. It is part of the key of a stored answer.
 
     `pooling` names the state, always after the model's final norm:
@@ -38,8 +40,6 @@ class Generation(BaseModel):
     divides the positive logits of tokens already generated, and multiplies the negative ones (Keskar et al., CTRL,
     2019), since small models otherwise repeat themselves; vLLM applies it to the prompt's tokens, too.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pooling: Pooling
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 96
@@ -94,3 +94,7 @@ class Engine(Protocol):
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
         """Answer the prompts in any order. Yields finished batches of (position in `prompts`, outcome)."""
         ...
+
+
+EngineFor = Callable[[Mapping[str, Any]], Engine]
+"""Makes the engine that knowledge was made with, given its identity."""

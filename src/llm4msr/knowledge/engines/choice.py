@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
 from llm4msr.errors import InputError
-from llm4msr.knowledge.engines import EngineName
+from llm4msr.knowledge.engines import DType, EngineName
 from llm4msr.knowledge.engines.base import Engine
-from llm4msr.knowledge.engines.local import DType
 
 
 def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
@@ -28,6 +27,22 @@ def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
             return "transformers", "there is no GPU, and OpenVINO does not run on a single core"
         return "openvino", "there is no GPU, and OpenVINO is the fastest on a CPU"
     return "transformers", "there is no GPU, and OpenVINO is not installed (pip install 'llm4msr[openvino]')"
+
+
+def known(identity: Mapping[str, Any], command: str = "") -> tuple[EngineName, DType, int | None]:
+    """The name, number format and layers of the engine with this identity, to make it again.
+
+    Raises `InputError` if `command`, the program that answers prompts, is missing or not wanted.
+    """
+    name = cast(EngineName, identity["engine"] if identity["engine"] in get_args(EngineName) else "command")
+    if name == "command" and not command:
+        raise InputError("the knowledge was made by a program: give it again as --command")
+    if name != "command" and command:
+        raise InputError(f"--command {command}: the knowledge was made by the engine {name}, not by a program")
+    if name == "command":  # the rest of the identity is the program's own
+        return name, "bfloat16", None
+    layers = identity.get("layers")
+    return name, cast(DType, identity.get("dtype", "bfloat16")), None if layers is None else int(layers)
 
 
 def usable_cores() -> int:

@@ -13,8 +13,8 @@ import torch
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines.base import Answer, Generation, Outcome
-from llm4msr.knowledge.engines.folder import fingerprint, require_model
 from llm4msr.knowledge.engines.local import batches, half, loading
+from llm4msr.knowledge.engines.model_folder import fingerprint, require_model
 
 
 class EncoderEngine:

@@ -6,18 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import DType
 from llm4msr.knowledge.engines.base import CLOSING_QUESTION, Answer, Generation, Outcome, Refusal
-from llm4msr.knowledge.engines.folder import fingerprint, require_model
-from llm4msr.knowledge.engines.reading import Ends, Session, Tokens, generate, prefill
+from llm4msr.knowledge.engines.decoding import Ends, Session, Tokens, generate, prefill
+from llm4msr.knowledge.engines.model_folder import fingerprint, require_model
 
-DType = Literal["bfloat16", "float32"]
 _SHORTEST_PREFIX = 8
 """The fewest tokens of a shared prefix that is worth a call of its own."""
 
@@ -118,7 +118,7 @@ class PromptEngine(ABC):
 
 
 class LocalEngine(PromptEngine):
-    """An engine that reads batches in sessions: see `llm4msr.knowledge.engines.reading`."""
+    """An engine that reads batches in sessions: see `llm4msr.knowledge.engines.decoding`."""
 
     @abstractmethod
     def session(self) -> Session:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm4msr.knowledge.engines.local import DType, LocalEngine, load_model
+from llm4msr.knowledge.engines import DType
+from llm4msr.knowledge.engines.local import LocalEngine, load_model
 
 _FEWEST, _MOST = 8192, 131_072
 _SHARE = 0.5

@@ -4,7 +4,7 @@ There are two passes. The generating runner writes the texts. Then the pooling r
 gives the state after the model's final norm, not scaled to unit length. vLLM itself caches prefixes that prompts share.
 For several GPUs or machines, run one engine per GPU with `llm4msr reason --ray`.
 
-This is written against vLLM's documented interface and tested with a fake of it; see docs/knowledge.md.
+The tests run it with a stand-in for vLLM.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from llm4msr.errors import InputError
+from llm4msr.knowledge.engines import DType
 from llm4msr.knowledge.engines.base import Answer, Generation, Outcome
-from llm4msr.knowledge.engines.local import DType, PromptEngine, half
-from llm4msr.knowledge.engines.reading import Tokens
+from llm4msr.knowledge.engines.decoding import Tokens
+from llm4msr.knowledge.engines.local import PromptEngine, half
 
 _MEMORY = 0.45
 """The share of the GPU's memory for each of the two runners."""
@@ -44,7 +45,7 @@ class VLLMEngine(PromptEngine):
     @cached_property
     def configs(self) -> tuple[Any, Any]:
         """The model's config and its generation config."""
-        from llm4msr.knowledge.engines.folder import read_configs
+        from llm4msr.knowledge.engines.model_folder import read_configs
 
         return read_configs(self._folder)
 

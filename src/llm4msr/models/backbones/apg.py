@@ -23,7 +23,8 @@ class APG(Backbone):
     """`h_l = relu(U_l (I + S_l(s_d)) V_l h_(l-1) + b_l(s_d))`: the core `S`, `rank x rank`, and the bias are generated.
 
     This is the published low-rank parameterisation with shared `U` and `V`. The core starts near the identity (see
-    `MetaLayers`). The optional over-parameterisation of `U` and `V` is left out.
+    `MetaLayers`). The optional over-parameterisation of `U` and `V` is left out, and the generated part of the bias
+    has `rank` numbers, which the second shared projection maps to the layer's width.
     """
 
     def __init__(self, config: APGConfig, width: int, scenarios: int) -> None:

@@ -51,8 +51,8 @@ class PPNet(Backbone):
     """A gated tower for each scenario; the paper has one for each task.
 
     The published gates read the embeddings of user, item and author in addition to the detached input. Here the input
-    contains all of these, so the gates read only the input. It is detached during training only, so that gradient
-    explanations of a trained model include the gates.
+    contains all of these, so the gates read only the input, and send no gradient into the embeddings. It is detached
+    during training only, so that gradient explanations of a trained model include the gates.
     """
 
     def __init__(self, config: PPNetConfig, width: int, scenarios: int) -> None:

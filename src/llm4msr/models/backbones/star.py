@@ -110,7 +110,7 @@ class PartitionedNorm(nn.Module):
     def _by_all_processes(self, slices: list[Tensor]) -> list[Tensor]:
         parts = []
         for d, (count, variance, mean) in enumerate(_over_all_processes(slices)):
-            if count > 1:
+            if count > 1 and variance.any():  # one row that every process has (`Group.share`) has no variance
                 self._take_up(d, mean, variance * (count / (count - 1)))
             else:
                 variance, mean = self.variance[d].clone(), self.mean[d].clone()

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.enhancers.llm4msr_config import LLM4MSRConfig, PaperConfig, Placement
+from llm4msr.models.layers import plus_product
 from llm4msr.models.meta import MetaLayers
 from llm4msr.models.readers import given, of_rows, of_scenarios, scenario_vectors, together, user_states
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
@@ -157,7 +158,7 @@ class LLM4MSR(Enhancer):
             else:  # each parallel level reads the input of the first bottom level
                 beside.append(level.layers(x[:, : self._width], level.generated, level.of_rows)[:, 0])
         if added is not None:
-            below = torch.addmm(below, *added)
+            below = plus_product(below, *added)
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
@@ -223,7 +224,7 @@ class LLM4MSR(Enhancer):
         if self.config.residual:
             return layers.added(x, made, of_rows, level.gate, added)
         out = torch.cat([layers(x[:, : self._width], made, of_rows), x[:, self._width :]], 1)
-        return out if added is None else torch.addmm(out, *added)
+        return out if added is None else plus_product(out, *added)
 
 
 @ENHANCERS.register("llm4msr_paper", PaperConfig, replayable=True)

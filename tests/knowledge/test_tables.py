@@ -16,8 +16,8 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots
 from llm4msr.knowledge.reason import reason
 from llm4msr.knowledge.reason_config import ReasonConfig
-from llm4msr.knowledge.sources import Knowledge, load_knowledge
 from llm4msr.knowledge.states import Source, StateTable
+from llm4msr.knowledge.tables import Knowledge, load_knowledge
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.schema import Schema
 from tests.conftest import FAST, shop_frames

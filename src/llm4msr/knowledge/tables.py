@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.knowledge import Level
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import (
+    DISTURBING,
     count_vectors,
     disturbed,
     history_vectors,
@@ -21,7 +25,6 @@ from llm4msr.knowledge.controls import (
 )
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.item_vectors import ItemVectors, item_vectors
-from llm4msr.knowledge.questions import Level
 from llm4msr.knowledge.readings import fingerprint_with
 from llm4msr.knowledge.states import COMPOSED, Source, States, StateTable
 from llm4msr.knowledge.vectors import Reduction
@@ -51,20 +54,21 @@ def load_knowledge(
 ) -> Knowledge:
     """Build the tables that a model `needs`; raises `InputError` if the folder lacks a level."""
     reductions: dict[str, Reduction] = {}
+    items_read = cache(partial(_items_read, folder, data, config))
     scenario = None
     if "scenario" in needs:
-        known, raw = _scenario_vectors(folder, data, config)
+        known, raw = _scenario_vectors(folder, data, config, items_read)
         reductions["scenario"] = Reduction.fit(raw, 0)
         reduced = _disturbed(reductions["scenario"].apply(raw), known, config, "scenario")
         scenario = np.zeros((data.scenario_count, reduced.shape[1]), np.float32)  # unknown: 0, the mean
         scenario[known] = reduced
     users: dict[Source, StateTable] = {}
     if "prompted" in needs:
-        states, reductions["user"] = prompted_states(folder, data, config)
+        states, reductions["user"] = prompted_states(folder, data, config, items_read)
         users["prompted"] = states.seen_by(np.asarray(data.user), np.asarray(data.time))
     item = None
-    if needs & {"own", "others", "item"}:
-        items = items_of(folder, data, config)
+    if needs & {*COMPOSED, "item"}:
+        items = items_of(folder, data, config, items_read)
         reductions |= items.reductions
         wanted = [source for source in COMPOSED if source in needs]
         users |= composed_tables(data, items, config, wanted, reductions)
@@ -83,20 +87,34 @@ def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
     return (config.control,) if takes_items_place(config.control) else config.vectors
 
 
+def _items_read(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
+    """The item vectors that are read: the LLM's, joined with others, or those that the control puts in their place."""
+    return item_vectors(folder, data, _kinds(config), config.dimensions)
+
+
 def _scenario_vectors(
-    folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig
+    folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig, items_read: Callable[[], ItemVectors]
 ) -> tuple[NDArray[np.int64], NDArray[np.float16] | NDArray[np.float32]]:
     """The scenarios that have a vector, ascending, and their vectors."""
     everyone = np.arange(data.scenario_count)
     if config.control == "counts":
         return everyone, scenario_counts(data)
     if takes_items_place(config.control):
-        return everyone, scenario_items(data, item_vectors(folder, data, _kinds(config), config.dimensions).vectors)
+        return everyone, scenario_items(data, items_read().vectors)
     return folder.scenarios()
 
 
-def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> tuple[States, Reduction]:
-    """The users' states from their prompts, one per snapshot, and the reduction of their vectors."""
+def prompted_states(
+    folder: KnowledgeFolder,
+    data: PreparedData,
+    config: KnowledgeConfig,
+    items_read: Callable[[], ItemVectors] | None = None,
+) -> tuple[States, Reduction]:
+    """The users' states from their prompts, one per snapshot, and the reduction of their vectors.
+
+    `items_read` gives the item vectors, which some controls need, if they are at hand.
+    """
+    items_read = items_read or partial(_items_read, folder, data, config)
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     training = time <= data.split.valid_time
@@ -104,8 +122,7 @@ def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: Knowled
         if config.control == "counts":
             raw = count_vectors(data, user, time)
         else:
-            items = item_vectors(folder, data, _kinds(config), config.dimensions).vectors
-            raw = history_vectors(data, user, time, folder.config.history, items)
+            raw = history_vectors(data, user, time, folder.config.history, items_read().vectors)
         reduction = Reduction.fit(raw[training] if training.any() else raw, config.dimensions)
         vectors = reduction.apply(raw)
     else:
@@ -123,14 +140,24 @@ def prompted_states(folder: KnowledgeFolder, data: PreparedData, config: Knowled
     return States(user[order], time[order], vectors[order]), reduction
 
 
-def items_of(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
-    """The items' vectors as the config reduces and joins them, or those of the control that replaces them."""
+def items_of(
+    folder: KnowledgeFolder,
+    data: PreparedData,
+    config: KnowledgeConfig,
+    items_read: Callable[[], ItemVectors] | None = None,
+) -> ItemVectors:
+    """The items' vectors as the config reduces and joins them, or those of the control that replaces them.
+
+    `items_read` gives those that are read, if they are at hand.
+    """
     if config.control == "counts":  # this control has no item vectors
         return ItemVectors.of(np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool))
-    found = item_vectors(folder, data, _kinds(config), config.dimensions)
-    codes = np.flatnonzero(found.known)
-    found.vectors[codes] = _disturbed(found.vectors[codes], codes, config, "item")
-    return found
+    found = items_read() if items_read is not None else _items_read(folder, data, config)
+    if config.control not in DISTURBING:
+        return found
+    codes, table = np.flatnonzero(found.known), found.table.copy()
+    table[codes + 1] = _disturbed(found.vectors[codes], codes, config, "item")
+    return replace(found, table=table)
 
 
 def _disturbed(
