@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ _EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]'} | dict.fromkeys(("dict_ty
 
 
 def _nearest_keys(name: str, model: type[BaseModel], path: Sequence[str | int]) -> str:
-    """Suggest known keys for an unknown one: the same key one level below, or else the nearest keys at `path`.
+    """Suggest known keys for an unknown one: the same key one level below and a very near one, or else the nearest.
 
     `path` consists of keys, positions in lists and names in tables.
     """
@@ -94,7 +95,10 @@ def _nearest_keys(name: str, model: type[BaseModel], path: Sequence[str | int]) 
         models = [inside for annotation in found for inside in _models_in(annotation)] or models
     fields = {key: field.annotation for kind in models for key, field in kind.model_fields.items()}
     below = [key for key, annotation in fields.items() if any(name in m.model_fields for m in _models_in(annotation))]
-    return nearest(name, fields) if not below else f"did you mean {' or '.join(repr(f'{k}.{name}') for k in below)}?"
+    if not below:
+        return nearest(name, fields)
+    close = [*difflib.get_close_matches(name, fields, n=1, cutoff=0.8), *(f"{key}.{name}" for key in below)]
+    return f"did you mean {' or '.join(map(repr, close))}?"
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

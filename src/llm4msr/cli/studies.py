@@ -138,7 +138,7 @@ def efficiency(
     from llm4msr.experiments.efficiency import efficiency as measure
 
     claim(out)
-    _show(measure(read_matrix(config), batches=batches, rounds=rounds), out, "efficiency")
+    _show(measure(read_matrix(config), batches=batches, rounds=rounds, say=say), out, "efficiency")
 
 
 @app.command(name="case-study")

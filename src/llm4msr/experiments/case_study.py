@@ -112,13 +112,14 @@ def _sheet(
     lines = []
     for d, titled in enumerate(data.schema.scenarios):
         there = np.flatnonzero(scenario == d)
-        order = there[np.argsort(-np.abs(own[there] - mean[there]), kind="stable")][:most]
-        for place in order:
+        order = there[np.argsort(-np.abs(own[there] - mean[there]), kind="stable")]
+        _, first = np.unique(np.asarray(data.item)[rows[order]], return_index=True)  # an item once, where it moves most
+        for place in order[np.sort(first)][:most]:
             name = title(int(data.item[rows[place]]))
             line = [titled.title, name, "yes" if data.label[rows[place]] else ""]
             change = own[place] - mean[place]
             lines.append([*(Cell(v) for v in line), *(Cell(f"{v:.3f}") for v in (own[place], mean[place]))])
             lines[-1].append(Cell(f"{change:+.3f}", bool((change > 0) == (data.label[rows[place]] == 1))))
     header = ["scenario", "item", "clicked", "score", "with the mean knowledge", "change"]
-    note = "The user's test rows that change most; bold if the change is towards what the user did."
+    note = "The user's test rows that change most, one per item; bold if the change is towards what the user did."
     return Sheet(f"What the user's knowledge changes: user {user}", header, lines, 3, note)

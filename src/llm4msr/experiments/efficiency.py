@@ -62,7 +62,9 @@ def _wait(model: MultiScenarioModel) -> None:
         torch.cuda.synchronize()
 
 
-def efficiency(config: MatrixConfig, *, batches: int = 10, rounds: int = 5) -> list[Sheet]:
+def efficiency(
+    config: MatrixConfig, *, batches: int = 10, rounds: int = 5, say: Callable[[str], None] = lambda line: None
+) -> list[Sheet]:
     """Measure one table per data set. The models take turns, round by round, so that a busy machine slows all alike.
 
     A model that fails is named under the table with its reason; the others are still measured.
@@ -76,6 +78,7 @@ def efficiency(config: MatrixConfig, *, batches: int = 10, rounds: int = 5) -> l
             with _noting(failed, cell):
                 contenders.append(_Contender(cell, batches))
         for turn in range(rounds + 1):
+            say(f"{name}: {len(contenders)} models, {f'round {turn} of {rounds}' if turn else 'warm-up'}")
             for contender in contenders:
                 with _noting(failed, contender.cell):
                     contender.measure()

@@ -216,7 +216,7 @@ class Paper:
         return Section("table-2", sheets(self._run("table-2", self._matrix), self._matrix, self._root))
 
     def _table_3(self) -> Section:
-        return Section("table-3", efficiency(self._of_backbone(first=True)))
+        return Section("table-3", efficiency(self._of_backbone(first=True), say=self._say))
 
     def _table_4(self) -> Section:
         found = finished_runs(self._matrix, self._root)
