@@ -26,5 +26,5 @@ def test_what_is_no_assignment_is_refused() -> None:
 
 
 def test_a_key_that_is_near_one_and_equals_another_one_below_gets_both_suggested() -> None:
-    with pytest.raises(InputError, match="did you mean .seeds. or .train\\.seed."):
+    with pytest.raises(InputError, match=r"did you mean 'seeds' or 'train\.seed'"):
         MatrixConfig.checked({"seed": 3, "data": {}})
