@@ -16,7 +16,7 @@ from tests.models.zoo import make_model, make_rows
 
 
 def test_every_shape_of_every_model_is_compiled() -> None:
-    for backbone in ("shared_bottom", "star", "mmoe"):
+    for backbone in ("shared_bottom", "mmoe"):
         graphs: list[object] = []
 
         def backend(graph: Any, _: Any, graphs: list[object] = graphs) -> Any:
@@ -25,13 +25,13 @@ def test_every_shape_of_every_model_is_compiled() -> None:
 
         model = make_model(backbone, "none").train()
         made = compiled(model, backend)
-        with compiling(12):
-            for number in range(12):
+        with compiling(10):
+            for number in range(10):
                 sizes = [8 + number, 4, 4]
                 batch = make_rows(sizes)
                 batch = replace(batch, offsets=PaddedOffsets.of(batch.offsets, torch.tensor(sizes)))
                 made(batch)
-        assert len(graphs) >= 12
+        assert len(graphs) >= 10
 
 
 def test_a_model_that_cannot_be_compiled_is_named() -> None:
