@@ -8,7 +8,7 @@ import torch
 
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines import EngineName, choice
-from llm4msr.knowledge.engines.choice import fastest, known, make_engine
+from llm4msr.knowledge.engines.choice import fastest, make_engine, settings_of
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_an_engine_lacks_is_named(name: EngineName, command: str, message: 
     ],
 )
 def test_the_engine_of_some_knowledge_is_made_again(identity: dict[str, str], command: str, found: object) -> None:
-    assert known(identity, command) == found
+    assert settings_of(identity, command) == found
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_the_engine_of_some_knowledge_is_made_again(identity: dict[str, str], co
 )
 def test_a_program_is_asked_for_where_a_program_made_the_knowledge(engine: str, command: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        known({"engine": engine}, command)
+        settings_of({"engine": engine}, command)

@@ -107,9 +107,9 @@ def known_engine(model: Path | None, command: str) -> Callable[[Mapping[str, Any
     """
 
     def again(identity: Mapping[str, Any]) -> Any:
-        from llm4msr.knowledge.engines.choice import known
+        from llm4msr.knowledge.engines.choice import settings_of
 
-        kind, dtype, layers = known(identity, command)
+        kind, dtype, layers = settings_of(identity, command)
         return make_engine(model, dtype, kind, command, layers)
 
     return again

@@ -134,6 +134,7 @@ def _tell_of_counts(data: PreparedData, out: Path) -> None:
     import polars as pl
 
     from llm4msr.data.classes import tells
+    from llm4msr.data.validate import UNKNOWN_SCENARIO
 
     counts = data.manifest["counts"]
     say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
@@ -147,7 +148,9 @@ def _tell_of_counts(data: PreparedData, out: Path) -> None:
                 say(f"  warning: {name} has few rows of a class in the {part} part: its AUC there says little")
     for reason_text, count in counts["rejected"].items():
         say(f"  set aside: {count} x {reason_text} (see {out / 'rejected.parquet'})")
-    unknown = pl.read_parquet(out / "rejected.parquet").filter(pl.col("reason") == "scenario unknown")["scenario"]
+    if UNKNOWN_SCENARIO not in counts["rejected"]:
+        return
+    unknown = pl.read_parquet(out / "rejected.parquet").filter(pl.col("reason") == UNKNOWN_SCENARIO)["scenario"]
     for value, count in unknown.value_counts(sort=True).head(5).iter_rows():
         hint = "" if value is None else f"; {nearest(value, [s.value for s in data.schema.scenarios])}"
         say(f"  warning: the schema has no scenario {value!r}, and {count} rows name it{hint}")

@@ -20,7 +20,8 @@ _NO_LABEL = 2
 _TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
 """Formats of times given as text. A time zone may follow, and a space may replace the T."""
 
-REASONS = ("user id missing", "item id missing", "scenario unknown", "time missing", "not a time", "label missing")
+UNKNOWN_SCENARIO = "scenario unknown"
+REASONS = ("user id missing", "item id missing", UNKNOWN_SCENARIO, "time missing", "not a time", "label missing")
 
 
 @dataclass(frozen=True)

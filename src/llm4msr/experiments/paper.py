@@ -226,8 +226,10 @@ class Paper:
         matrix = ablation(self._of_backbone(), self._label)
         results = self._run("figure-3", matrix)
         panels = improvements(results, matrix)
-        note = f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants. "
-        note += "A variant without the user's level also has no match features and no gate; candidate features stay."
+        note = (
+            f"Test AUC above that of the backbone alone, in per cent of it, of {self._label} and its variants. "
+            "A variant without the user's level also has no match features and no gate; candidate features stay."
+        )
         tables = [as_sheet(panel, "Improvement of AUC", "+.2f", ".2f", note) for panel in panels]
         return self._drawn("figure-3", panels, tables, results)
 

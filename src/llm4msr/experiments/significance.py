@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from llm4msr.data.classes import tells
+from llm4msr.data.classes import averaged, tells
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
@@ -42,11 +42,13 @@ class Difference:
 
 def telling(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> bool:
     """Whether any scenario has enough rows of each class: then the mean AUC is that of such scenarios alone."""
-    return any(tells(*_size(label[scenario == d])) for d in np.unique(scenario))
+    return any(tells(rows, positive) for rows, positive in _sizes(label, scenario))
 
 
-def _size(label: NDArray[np.int8]) -> tuple[int, int]:
-    return len(label), int(label.sum())
+def _sizes(label: NDArray[np.int8], scenario: NDArray[np.int16]) -> list[tuple[int, int]]:
+    """The rows and positives of each scenario that has rows, ascending."""
+    parts = [label[scenario == d] for d in np.unique(scenario)]
+    return [(len(part), int(part.sum())) for part in parts]
 
 
 def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Array, Array]:
@@ -78,12 +80,10 @@ def auc_difference(
     variances add. As in the mean AUC, scenarios with few rows of a class are left out, unless all are so small. The
     result is None if no scenario has an AUC, or if there is no seed.
     """
-    enough = telling(label, scenario)
     by_seed, variance, defined = np.zeros(len(ours)), 0.0, 0
-    for d in np.unique(scenario) if len(ours) else ():
+    chosen = averaged(_sizes(label, scenario)) if len(ours) else []
+    for d in np.unique(scenario)[np.flatnonzero(chosen)]:
         rows = np.flatnonzero(scenario == d)
-        if len(np.unique(label[rows])) < 2 or (enough and not tells(*_size(label[rows]))):
-            continue
         defined += 1
         parts = [[components(label[rows], score[rows]) for score in model] for model in (ours, theirs)]
         for side in (0, 1):
@@ -95,7 +95,7 @@ def auc_difference(
     mean = float(np.mean(by_seed)) / defined
     reach = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5 / defined
     p_value = paired_p_value(by_seed / defined)
-    return Difference(mean, mean - reach, mean + reach, p_value, enough)
+    return Difference(mean, mean - reach, mean + reach, p_value, telling(label, scenario))
 
 
 def paired_p_value(differences: Array) -> float | None:

@@ -134,9 +134,7 @@ class Store:
 
     def read(self, key: bytes) -> Answer | None:
         """One answer, or None. Raises `InputError` for a row that was altered."""
-        for _, answer in self._rows([key]):
-            return answer
-        return None
+        return self.answers([key]).get(key)
 
     def answers(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """The answers of the keys that this file has. Raises `InputError` for a row that was altered."""

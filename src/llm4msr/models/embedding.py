@@ -52,9 +52,8 @@ class FeatureEmbedding(nn.Module):
         width = min(self.dim, vectors.shape[1])
         chosen = vectors[:, :width]
         rows = ids + self.offsets[place]
-        self.table.weight[rows, :width] = chosen * (
-            _SPREAD / chosen.std(correction=min(1, chosen.numel() - 1)).clamp(min=1e-6)
-        )
+        spread = chosen.std(correction=min(1, chosen.numel() - 1))  # a single number has none
+        self.table.weight[rows, :width] = chosen * (_SPREAD / spread.clamp(min=1e-6))
 
     def forward(self, batch: Batch) -> Tensor:
         """Embeddings `(B, E)`: categorical, multi-valued, then numeric fields, each in the schema's order."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from llm4msr.data.classes import tells
+from llm4msr.data.classes import averaged
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Scores:
     @property
     def _averaged(self) -> list[Score]:
         """The scenarios that the mean AUC is over."""
-        defined = [s for s in self.scenarios if s.auc is not None]
-        return [s for s in defined if tells(s.rows, s.positive)] or defined
+        chosen = averaged([(s.rows, s.positive) for s in self.scenarios])
+        return [s for s, taken in zip(self.scenarios, chosen, strict=True) if taken]
 
     @property
     def chance(self) -> float:

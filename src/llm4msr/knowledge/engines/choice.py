@@ -29,7 +29,7 @@ def fastest() -> tuple[Literal["transformers", "openvino", "vllm"], str]:
     return "transformers", "there is no GPU, and OpenVINO is not installed (pip install 'llm4msr[openvino]')"
 
 
-def known(identity: Mapping[str, Any], command: str = "") -> tuple[EngineName, DType, int | None]:
+def settings_of(identity: Mapping[str, Any], command: str = "") -> tuple[EngineName, DType, int | None]:
     """The name, number format and layers of the engine with this identity, to make it again.
 
     Raises `InputError` if `command`, the program that answers prompts, is missing or not wanted.
