@@ -50,6 +50,7 @@ _SCHEMA = {
 class Stub:
     """An engine that answers at once."""
 
+    model_name = "stub"
     special_tokens: Sequence[str] = ()
 
     def __init__(self, width: int) -> None:

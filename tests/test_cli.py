@@ -131,6 +131,15 @@ def test_from_raw_logs_to_scores_and_an_explanation(run: Run, logs: Path, llm: P
     assert "the hidden state of the prompt's last token" in out
 
 
+def test_ctrl_c_is_answered_and_ends_with_its_own_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm4msr.data.sources.read_source", stop)
+    code, out = run("prepare", "--source", "amazon2014", "--out", "data")
+    assert (code, out.splitlines()[-1]) == (130, "stopped")
+
+
 def test_an_interrupted_reasoning_is_refused_by_training_with_what_to_do(run: Run, logs: Path) -> None:
     _prepare(run, logs)
     (logs / "k").mkdir()

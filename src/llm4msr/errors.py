@@ -19,13 +19,16 @@ class InputError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that lists the names closest to a misspelt one, or the first 20 known names if none is close.
 
+    Upper and lower case are one.
+
     >>> nearest("labl", ["label", "time"])
     "did you mean 'label'?"
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    folded = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
     if close:
-        return f"did you mean {' or '.join(repr(c) for c in close)}?"
+        return f"did you mean {' or '.join(repr(folded[c]) for c in close)}?"
     if not names:
         return "none is known"
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from llm4msr.data.sources import delimited
-from llm4msr.data.sources.delimited import read_delimited
+from llm4msr.data.sources.delimited import read_delimited, separator_of
 from llm4msr.data.tables import Table
 from llm4msr.errors import InputError
 
@@ -53,6 +53,39 @@ def test_whole_numbers_are_exact_and_none_is_changed_to_fit(tmp_path: Path) -> N
     assert rows(read(tmp_path, text, types={"a": pa.int64(), "b": pa.int8()})) == [
         *((9007199254740993, 1), (None, None), (3, -128), (None, None), (None, None))
     ]
+
+
+@pytest.mark.parametrize("types", [None, {"b": pa.int64(), "a": pa.string()}])
+def test_the_header_once_more_is_set_aside(tmp_path: Path, types: dict[str, pa.DataType] | None) -> None:
+    table = read(tmp_path, "a,b\nx,1\na,b\na,3\n", "a,b\ny,4\na,b\n", types=types)
+    assert table.malformed.tolist() == [1, 4]
+    assert table.frame.select(pl.col("a"), pl.col("b").cast(pl.String)).collect().rows() == [
+        *(("x", "1"), ("a", "3"), ("y", "4"))
+    ]
+
+
+def test_of_a_part_of_the_columns_none_can_be_told_to_be_the_header(tmp_path: Path) -> None:
+    table = read(tmp_path, "a,b\na,1\n", types={"a": pa.string()})
+    assert rows(table) == [("a",)]
+
+
+@pytest.mark.parametrize(
+    ("header", "usual", "found"),
+    [
+        ("a,b", ",", ","),
+        ("a;b", ",", ";"),
+        ("a\tb", ",", "\t"),
+        ("a|b", ",", "|"),
+        ("a,b", "\t", ","),
+        ("a;b,c", ",", ","),
+        ("a;b|c", ",", ","),
+        ("a", ",", ","),
+        ("", "\t", "\t"),
+    ],
+)
+def test_the_separator_of_a_header_that_has_only_one(tmp_path: Path, header: str, usual: str, found: str) -> None:
+    (tmp_path / "x.csv").write_text(header + "\n1;2,3|4\n")
+    assert separator_of(tmp_path / "x.csv", usual) == found
 
 
 LOG = [f"{n},u,i,s,{n % 2},note" for n in range(40)]

@@ -34,6 +34,7 @@ class Oracle:
     """Reads a prompt as an ideal model would: how often each kind of thing is named."""
 
     identity = {"engine": "oracle"}  # noqa: RUF012 - what the protocol asks for
+    model_name = "oracle"
     special_tokens = ()
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[list[tuple[int, Answer]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,7 @@ def test_table_4_says_what_was_set_and_what_was_searched(matrix: MatrixConfig) -
     assert values["K of ours"] == "2"
     assert values["learning rate"].endswith("searched from 0.0002 to 0.01 in 3 trials a model")
     assert values["T of the users' prompts"].isdigit()
+    assert re.fullmatch(r"llm\d+, transformers, [0-9a-f]{12}, float32", values["the language model"])
 
 
 def test_table_4_has_the_settings_that_the_search_chose(

@@ -39,6 +39,10 @@ class StubEngine:
         return {"engine": "stub"}
 
     @property
+    def model_name(self) -> str:
+        return "stub"
+
+    @property
     def special_tokens(self) -> Sequence[str]:
         return self._special_tokens
 

@@ -35,6 +35,7 @@ def texts(outcomes: Sequence[Outcome]) -> list[str | None]:
 def test_every_prompt_gets_its_own_answer(window: int) -> None:
     program = engine("well", window=window)
     assert program.identity == {"engine": "command", "model": "echo"}
+    assert program.model_name == "echo"
     assert program.special_tokens == ("<x>",)
     outcomes = run(program, PROMPTS)
     assert texts(outcomes) == ["TEA", "DEADLY", "COFFEE AND BUNS", "Ö"]

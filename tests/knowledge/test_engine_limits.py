@@ -69,6 +69,7 @@ def test_the_identity_is_of_the_content_and_the_number_format(
     half = TransformersEngine(tiny_llm, dtype="bfloat16", device="cpu")
     longer = TransformersEngine(changed_config(tiny_llm, tmp_path / "longer", rope_theta=5e5), dtype="float32")
     assert copy.identity == tiny_engine.identity
+    assert copy.model_name == "copy"
     assert half.identity != tiny_engine.identity
     assert longer.identity != tiny_engine.identity
 

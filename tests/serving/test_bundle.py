@@ -36,6 +36,7 @@ def test_nothing_in_a_bundle_is_pickled_and_it_says_what_it_is(bundle_path: Path
     assert all(s.title in card for s in shop.schema.scenarios)
     assert "test AUC" in card
     assert "protocol" not in card
+    assert "name stub, engine stub" in card
     assert "slices" in card
 
 

@@ -49,6 +49,10 @@ CommandOption = Annotated[str, typer.Option(help="The program of --engine comman
 DTypeOption = Annotated[DType, typer.Option(help="Number format of the LLM.")]
 
 
+_INTERRUPTED = 130
+"""Typer's exit code after Ctrl-C, about which it says nothing."""
+
+
 def main() -> None:
     """Run the command line; an `InputError` or `OSError` is printed without a traceback and ends with exit code 2."""
     try:
@@ -57,6 +61,10 @@ def main() -> None:
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error), 2)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            say("stopped")
+        raise
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -59,11 +59,12 @@ def chosen(config: MatrixConfig, runs: list[Run]) -> list[Sheet]:
 
 
 def _of_knowledge(choice: DataChoice, folder: Path | None) -> tuple[str, str, str]:
-    """T, the protocol, and the language model as its engine identifies it (checksums shortened)."""
+    """T, the protocol, and the language model: its name, and what identifies its engine (checksums shortened)."""
     if folder is None:
         return "", "", ""
     known = KnowledgeFolder.open(folder, PreparedData.open(choice.folder, check=False))
-    model = ", ".join(str(part)[:12] for part in known.manifest["engine"].values())
+    name, *engine = known.llm.values()
+    model = ", ".join(filter(None, (name, *(str(part)[:12] for part in engine))))
     if "user" not in known.config.levels:
         return "no prompts", "", model
     protocol = known.config.snapshots.protocol + (f" (leaks: {known.leaks})" if known.leaks else "")

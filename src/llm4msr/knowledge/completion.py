@@ -118,6 +118,7 @@ def complete(
     content = {
         "prepared": data.fingerprint,
         "engine": engine.identity,
+        "model_name": engine.model_name,
         "special_tokens": list(engine.special_tokens),
         "config": config.model_dump(mode="json"),
         **vectors_kept(folder),

@@ -66,6 +66,11 @@ class KnowledgeFolder:
         """What the protocol of the users' prompts shows to rows that must not know it; empty if it shows nothing."""
         return LEAKS.get(self.config.snapshots.protocol, "")
 
+    @property
+    def llm(self) -> dict[str, Any]:
+        """The LLM that made it, for people: its `name`, and what identifies its engine."""
+        return {"name": self.manifest.get("model_name", ""), **self.manifest["engine"]}
+
     def require(self, engine: Engine) -> None:
         """Raise `InputError` unless the engine runs the LLM that the knowledge was made with."""
         if engine.identity != self.manifest["engine"]:

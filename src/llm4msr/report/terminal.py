@@ -53,7 +53,7 @@ class Bars:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bars.stop()
         if kind is KeyboardInterrupt:
-            say(self._console, "stopped; give the same command again to go on from here")
+            say(self._console, "give the same command again to go on from here")
 
     def reasoning(self, progress: Progress) -> None:
         """Show one step of `reason`."""

@@ -53,4 +53,4 @@ def _number(value: float | None) -> str:
 
 
 def _llm(identity: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in identity.items())
+    return ", ".join(f"{name} {value}" for name, value in identity.items() if value)

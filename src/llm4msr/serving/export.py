@@ -124,7 +124,7 @@ def _manifest(trained: Trained, sources: Sources, rule: StateRule) -> dict[str, 
         "knowledge": None
         if folder is None or not trained.needs
         else {
-            "llm": folder.manifest["engine"],
+            "llm": folder.llm,
             "protocol": folder.config.snapshots.protocol if "prompted" in trained.needs else "composed",
             "history": folder.config.history,
             "leaks": result.leaks,

@@ -1,4 +1,6 @@
-"""Read CSV and TSV files once into typed columns. Lines with a wrong number of values or not in UTF-8 are set aside.
+"""Read CSV and TSV files once into typed columns. Malformed lines are set aside.
+
+A line is malformed if it has a wrong number of values, is not in UTF-8, or is the header once more.
 
 A quote that opens a value and is never closed makes one value of all lines up to the next quote. A file is refused if
 a value or a malformed line contains several lines that look like rows.
@@ -24,6 +26,8 @@ from llm4msr.folders import Scratch
 
 _BLOCK = 1 << 23
 """Bytes parsed at once; no line may be longer."""
+_SEPARATORS = ",;\t|"
+"""Separators that files are written with."""
 _TELLING = 5
 """A line of prose seldom has this many values by chance. For fewer columns, more lines must look like rows."""
 
@@ -73,6 +77,16 @@ def read_delimited(
     )
 
 
+def separator_of(path: Path, usual: str) -> str:
+    """The separator of a file: `usual`, unless its header has another one only, as a .csv file with semicolons."""
+    try:
+        first = _first_line(path).decode(errors="replace")
+    except OSError:
+        return usual  # reading the file will report what is wrong with it
+    found = [separator for separator in _SEPARATORS if separator in first]
+    return found[0] if len(found) == 1 else usual
+
+
 def _layout(path: Path, names: Mapping[str, str], types: Mapping[str, pa.DataType] | None) -> pa.Schema:
     """The columns to read, and their types."""
     if types is None:
@@ -103,6 +117,7 @@ class _File:
         self._illegible = [np.empty(0, dtype=np.int64)]
         self._read = 0
         columns = [names[name] for name in layout.names]
+        self._header = columns if len(columns) == len(names) else []
         self._reader = _open(path, separator, columns, self._looks_like_rows, self._skipped, self._swallowed)
 
     def tables(self) -> Iterator[pa.Table]:
@@ -114,6 +129,8 @@ class _File:
             before = self._read + len(self._skipped)
             self._swallowed += [before + row for row, text in _of_many_lines(texts) if self._looks_like_rows(text)]
             legible = _legible(texts, batch.num_rows)
+            if self._header and len(texts) == len(self._header):  # all columns are read, and in each there is text
+                legible &= ~_header_again(texts, self._header)
             self._illegible.append(self._read + np.flatnonzero(~legible))
             self._read += batch.num_rows
             if not legible.all():
@@ -140,8 +157,7 @@ class _File:
 def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[str, str]:
     """Map the name to use for each column to its name in the file."""
     try:
-        with path.open("rb") as file:
-            first = file.readline(_BLOCK)
+        first = _first_line(path)
         fields = csv.open_csv(
             pa.BufferReader(first),
             parse_options=csv.ParseOptions(delimiter=separator),
@@ -153,6 +169,11 @@ def _columns(path: Path, separator: str, header: Callable[[str], str]) -> dict[s
     if twice := sorted({field for field in fields if fields.count(field) > 1}):
         raise InputError(f"{path}: the header names the column {twice[0]!r} twice; rename one of them")
     return {header(field): field for field in fields}
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline(_BLOCK)
 
 
 class _Rows:
@@ -237,6 +258,15 @@ def _legible(texts: Sequence[pa.Array], rows: int) -> NDArray[np.bool_]:
         except pa.ArrowInvalid:
             values = column.cast(pa.binary()).to_pylist()
             found &= [value is None or _is_utf8(value) for value in values]
+    return found
+
+
+def _header_again(columns: Sequence[pa.Array], header: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows of a batch have each column's name as its value, as where files were joined with their headers."""
+    found = np.ones(len(columns[0]), dtype=bool)
+    for column, name in zip(columns, header, strict=True):
+        if found.any():
+            found &= pc.equal(column, name).fill_null(False).to_numpy(zero_copy_only=False)
     return found
 
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from llm4msr.data.fields import SEPARATOR
 from llm4msr.data.raw import as_text
-from llm4msr.data.sources.delimited import read_delimited
+from llm4msr.data.sources.delimited import read_delimited, separator_of
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
@@ -56,7 +56,7 @@ def _read_file(path: Path, separators: Mapping[str, str]) -> Table:
         return Table(str(path), _scan(chosen, separators))
     for kind, separator in (("csv", ","), ("tsv", "\t")):
         if kinds == {kind}:
-            return read_delimited(chosen, separator, name=str(path))
+            return read_delimited(chosen, separator_of(chosen[0], separator), name=str(path))
     if path.is_dir():
         raise InputError(f"{path}: holds no file of data (.parquet, .csv or .tsv)")
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")

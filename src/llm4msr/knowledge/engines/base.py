@@ -87,6 +87,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def model_name(self) -> str:
+        """The model's name, for people: no answer depends on it."""
+        ...
+
+    @property
     def special_tokens(self) -> Sequence[str]:
         """Tokens that steer the model and must not come from data."""
         ...

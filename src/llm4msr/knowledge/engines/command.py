@@ -138,6 +138,12 @@ class CommandEngine:
         return {"engine": "command", **self._hello.identity}
 
     @property
+    def model_name(self) -> str:
+        """The model that the program reported, or its other values."""
+        identity = self._hello.identity
+        return str(identity.get("model") or ", ".join(map(str, identity.values())))
+
+    @property
     def special_tokens(self) -> Sequence[str]:
         """The special tokens that the program reported."""
         return tuple(self._hello.special_tokens)

@@ -38,6 +38,7 @@ class EncoderEngine:
         self._model = model.requires_grad_(False).eval().to(self._device)
         self._batch_tokens = batch_tokens
         self._identity = {"engine": "encoder", "model": fingerprint(folder)}
+        self.model_name = folder.resolve().name
 
     @property
     def identity(self) -> dict[str, Any]:

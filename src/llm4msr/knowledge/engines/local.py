@@ -46,6 +46,7 @@ class PromptEngine(ABC):
         self._device = torch.device("cpu")
         self._layers = layers
         self._identity = {"engine": kind, "model": fingerprint(folder), "dtype": dtype}
+        self.model_name = folder.resolve().name
         if layers is not None:
             self._identity["layers"] = str(layers)
 

@@ -50,7 +50,7 @@ class RayEngine:
         self._make, self._piece = make, piece
         self._actors = [self._start() for _ in range(actors)]
         try:
-            self._identity, self._special_tokens = ray.get(self._actors[0].about.remote())
+            self._identity, self.model_name, self._special_tokens = ray.get(self._actors[0].about.remote())
         except ray.exceptions.RayError as error:
             self.close()
             raise InputError(f"no engine can be made on the Ray cluster: {str(error).splitlines()[-1]}") from error
@@ -115,8 +115,8 @@ class _Actor:
     def __init__(self, make: Callable[[], Engine]) -> None:
         self._engine = make()
 
-    def about(self) -> tuple[dict[str, Any], Sequence[str]]:
-        return self._engine.identity, self._engine.special_tokens
+    def about(self) -> tuple[dict[str, Any], str, Sequence[str]]:
+        return self._engine.identity, self._engine.model_name, self._engine.special_tokens
 
     def answers(self, prompts: list[str], generation: Generation) -> list[tuple[int, Outcome]]:
         return [pair for batch in self._engine.run(prompts, generation) for pair in batch]
