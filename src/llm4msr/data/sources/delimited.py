@@ -8,7 +8,6 @@ a value or a malformed line contains several lines that look like rows.
 
 from __future__ import annotations
 
-import csv as lines_of
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 from pyarrow import csv, ipc
 
+from llm4msr.data.sources.quotes import RowsInside
 from llm4msr.data.tables import Table, number_in_source
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch
@@ -28,8 +28,6 @@ _BLOCK = 1 << 23
 """Bytes parsed at once; no line may be longer."""
 _SEPARATORS = ",;\t|"
 """Separators that files are written with."""
-_TELLING = 5
-"""A line of prose seldom has this many values by chance. For fewer columns, more lines must look like rows."""
 
 
 def read_delimited(
@@ -111,14 +109,14 @@ class _File:
 
     def __init__(self, path: Path, separator: str, names: Mapping[str, str], layout: pa.Schema) -> None:
         self._path, self._layout = path, layout
-        self._looks_like_rows = _Rows(separator, len(names))
+        self._rows_inside = RowsInside(separator, len(names))
         self._skipped: list[int] = []
         self._swallowed: list[int] = []
         self._illegible = [np.empty(0, dtype=np.int64)]
         self._read = 0
         columns = [names[name] for name in layout.names]
         self._header = columns if len(columns) == len(names) else []
-        self._reader = _open(path, separator, columns, self._looks_like_rows, self._skipped, self._swallowed)
+        self._reader = _open(path, separator, columns, self._rows_inside, self._skipped, self._swallowed)
 
     def tables(self) -> Iterator[pa.Table]:
         """The legible rows of each block. Raises `InputError` if a quote seems never to be closed."""
@@ -127,7 +125,7 @@ class _File:
             columns = [_numbers_or_text(column, kind) for column, kind in zip(batch, types, strict=True)]
             texts = [column for column in columns if column.type == pa.string()]
             before = self._read + len(self._skipped)
-            self._swallowed += [before + row for row, text in _of_many_lines(texts) if self._looks_like_rows(text)]
+            self._swallowed += [before + row for row in self._rows_inside.of(texts)]
             legible = _legible(texts, batch.num_rows)
             if self._header and len(texts) == len(self._header):  # all columns are read, and in each there is text
                 legible &= ~_header_again(texts, self._header)
@@ -176,38 +174,16 @@ def _first_line(path: Path) -> bytes:
         return file.readline(_BLOCK)
 
 
-class _Rows:
-    """Whether the inner lines of a text look like rows: several lines, each with as many values as the header."""
-
-    def __init__(self, separator: str, values: int) -> None:
-        self._separator, self._values = separator, values
-        self._least = 2 if values >= _TELLING else 5
-
-    def __call__(self, text: str) -> bool:
-        inside = text.split("\n")[1:-1]
-        if len(inside) < self._least:
-            return False
-        try:
-            return all(len(row) == self._values for row in lines_of.reader(inside, delimiter=self._separator))
-        except lines_of.Error:  # a line too long for the reader is not a row
-            return False
-
-
-def _of_many_lines(columns: Sequence[pa.Array]) -> Iterator[tuple[int, str]]:
-    """The values with line breaks, each with its row. Most columns have none, so their buffer is searched first."""
-    for column in columns:
-        text = column.buffers()[2]
-        if text is not None and b"\n" in text.to_pybytes():
-            there = pc.match_substring(column, "\n").fill_null(False)
-            for row in np.flatnonzero(there.to_numpy(zero_copy_only=False)).tolist():
-                yield row, column[row].cast(pa.binary()).as_py().decode(errors="replace")
-
-
 def _open(
-    path: Path, separator: str, columns: list[str], looks_like_rows: _Rows, skipped: list[int], swallowed: list[int]
+    path: Path,
+    separator: str,
+    columns: list[str],
+    inside: RowsInside,
+    skipped: list[int],
+    swallowed: list[int],
 ) -> csv.CSVStreamingReader:
     def skip(row: csv.InvalidRow) -> Literal["skip"]:
-        if looks_like_rows(row.text):
+        if inside.has(row.text):
             swallowed.append(row.number - 2)
         skipped.append(row.number)
         return "skip"
