@@ -1,5 +1,16 @@
-"""`python -m llm4msr`: the same as the command `llm4msr`."""
+"""The program `llm4msr`, also as `python -m llm4msr`."""
 
-from llm4msr.cli import main
+import sys
 
-main()
+
+def start() -> None:
+    """Run the command line. Ctrl-C while it is being imported ends it without a traceback, too."""
+    try:
+        from llm4msr.cli import main
+    except KeyboardInterrupt:
+        sys.exit(130)
+    main()
+
+
+if __name__ == "__main__":
+    start()

@@ -197,6 +197,15 @@ class Schema(Settings):
             raise ValueError("at least one behaviour is needed")
         return self
 
+    @property
+    def read_columns(self) -> frozenset[str]:
+        """The names of all columns that are read, of whatever table."""
+        c = self.columns
+        rules = [rule for rule in (c.label_rule, *(b.rule for b in self.behaviours)) if rule is not None]
+        named = {c.user, c.item, c.scenario, c.time, *([] if c.label is None else [c.label])}
+        named |= {Rule.parse(rule).column for rule in rules} | {field.source for field in self.fields}
+        return frozenset(named.union(self.item_text.columns, self.user_text.details))
+
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
         """Read a schema file; raises `InputError` that names the file and the key."""

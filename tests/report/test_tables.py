@@ -31,7 +31,7 @@ def test_markdown_has_a_line_a_scenario_and_a_column_a_model() -> None:
         "| all rows (1,200 rows, 30 positive) | 0.7000 | 0.8000 |\n"
         "| mean over scenarios | 0.7000 | 0.8000 |\n"
     )
-    assert loss.markdown().splitlines()[5] == "| mail (10 rows, 0 positive) | 0.5000 | 0.5000 |"
+    assert loss.markdown().splitlines()[5] == "| mail (10 rows, 0 positive) | 0.5000 | 0.5000 | 0.0000 |"
 
 
 def test_four_models_fit_a_terminal_of_80_columns() -> None:

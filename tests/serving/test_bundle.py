@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import weakref
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ def test_nothing_in_a_bundle_is_pickled_and_it_says_what_it_is(bundle_path: Path
     assert all(s.title in card for s in shop.schema.scenarios)
     assert "test AUC" in card
     assert "protocol" not in card
-    assert "name stub, engine stub" in card
+    assert re.search(r"name llm\d+, engine transformers", card)
     assert "slices" in card
 
 

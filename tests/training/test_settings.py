@@ -19,7 +19,7 @@ def test_assignments_stand_over_the_file(tmp_path: Path) -> None:
     [
         ([("data", "d"), ("data.path", "x")], "data is a value, not a table of settings"),
         ([("data", "d"), ("train.sed", 1)], "unknown key 'train.sed'"),
-        ([], "the key 'data' is missing"),
+        ([], "name the prepared folder: --data"),
     ],
 )
 def test_a_wrong_setting_is_named(assignments: list[tuple[str, object]], message: str) -> None:

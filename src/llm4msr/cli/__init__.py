@@ -16,6 +16,7 @@ _WALK = (
     "explain",
     "case-study",
     "export",
+    "score",
     "serve",
     "events",
     "demo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from llm4msr import __version__
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines import DType, EngineName
 from llm4msr.report.terminal import say as say_to
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from llm4msr.report.sheets import Sheet
 
 app = typer.Typer(
-    help="Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -53,8 +54,26 @@ _INTERRUPTED = 130
 """Typer's exit code after Ctrl-C, about which it says nothing."""
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"llm4msr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Multi-scenario click-through-rate prediction, helped by what a frozen LLM knows."""
+
+
 def main() -> None:
     """Run the command line; an `InputError` or `OSError` is printed without a traceback and ends with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a log may be in ASCII, and a scenario's name need not be
     try:
         app()
     except InputError as error:
@@ -105,7 +124,9 @@ def make_engine(
 
     logging.set_verbosity_error()  # the terminal shows our own progress
     logging.disable_progress_bar()
-    return make(engine, model, dtype, say, command=command, layers=layers)
+    made = make(engine, model, dtype, say, command=command, layers=layers)
+    say(f"the language model {made.model_name} is loaded")
+    return made
 
 
 def known_engine(model: Path | None, command: str) -> Callable[[Mapping[str, Any]], Any]:

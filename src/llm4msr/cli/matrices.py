@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm4msr.cli.base import console, print_sheet
+from llm4msr.cli.base import console, print_sheet, say
 from llm4msr.report.terminal import print_explanation, print_text
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def cost(matrix: MatrixConfig, out: Path, jobs: int, *, asked: bool, timed: bool
     told = f"{planned.cells} cells, {planned.runs} runs, "
     told += f"{done} of them finished before" if asked else "after the LLM was asked"
     if timed:
-        seconds, failed = seconds_of(cells_of(matrix), matrix, jobs)
+        seconds, failed = seconds_of(cells_of(matrix), matrix, jobs, say)
         left = seconds * (1 - done / planned.runs)
         shown = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-        told += f"; at most about {shown} of training steps, and early stopping shortens it"
+        told += f"; at most about {shown}, and early stopping shortens it"
         told += "".join(f"; will fail: {reason}" for reason in failed)
     return told
 

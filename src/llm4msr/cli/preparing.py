@@ -122,7 +122,25 @@ def _tell_of_times(data: PreparedData) -> None:
             say(f"warning: no row is in the {name} part, and training needs some; see --split")
     say(told)
     if first < np.datetime64(_LONG_AGO) or last > np.datetime64("now") + np.timedelta64(1, "D"):
-        say("warning: is the schema's time_unit right?")
+        say(f"warning: is the schema's time_unit right?{_unit_that_fits(data)}")
+
+
+def _unit_that_fits(data: PreparedData) -> str:
+    """A hint at the time unit with which the log ends between `_LONG_AGO` and tomorrow, if there is one."""
+    import numpy as np
+
+    from llm4msr.data.validate import MICROSECONDS
+
+    unit = data.schema.columns.time_unit
+    if unit is None:
+        return ""
+    number = int(data.time[-1]) // MICROSECONDS[unit]
+    earliest, latest = np.datetime64(_LONG_AGO, "us"), np.datetime64("now", "us") + np.timedelta64(1, "D")
+    for other, factor in MICROSECONDS.items():
+        end = np.datetime64(number * factor, "us")
+        if earliest < end < latest:
+            return f" With {other!r}, the log would end on {_day(end)}"
+    return ""
 
 
 def _day(time: np.datetime64) -> str:
@@ -139,6 +157,9 @@ def _tell_of_counts(data: PreparedData, out: Path) -> None:
     counts = data.manifest["counts"]
     say(f"{counts['rows']} rows, {counts['users']} users, {counts['items']} items, {counts['positives']} positives")
     for name, parts in counts["scenarios"].items():
+        if not any(c["rows"] for c in parts.values()):
+            say(f"  warning: no row is of the scenario {name!r}")
+            continue
         shown = ", ".join(f"{part} {c['rows']} rows, {c['positive']} positive" for part, c in parts.items())
         say(f"  {name}: {shown}")
         for part, c in parts.items():

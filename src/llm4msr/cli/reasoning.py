@@ -114,7 +114,7 @@ def reason(
     if reading is not None:
         knowledge = reading_path(knowledge, reading)
     opened = PreparedData.open(data)
-    check_usable(knowledge)  # before the model is loaded, which may take minutes
+    check_usable(knowledge, writes=not plan)  # before the model is loaded, which may take minutes
     if ray is None:
         llm = make_engine(model, dtype, engine, command, layers)
     else:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from llm4msr.cli.base import MovedDataOption, MovedKnowledgeOption, app, say
+from llm4msr.cli.base import MovedDataOption, MovedKnowledgeOption, app, console, say
 from llm4msr.errors import InputError
+from llm4msr.report.terminal import Bars
 
 BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
 StateOption = Annotated[
@@ -78,6 +79,34 @@ def serve(
         ),
         say,
     )
+
+
+@app.command()
+def score(
+    bundle: BundleArgument,
+    rows: Annotated[Path, typer.Argument(help="Users, items and scenarios, one a row: Parquet or CSV.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write: the rows, and the column `score`.")],
+    state: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a server's log of events.", show_default="users as they were at the export"),
+    ] = None,
+) -> None:
+    """Score a table of users, items and scenarios with a bundle, as a server would."""
+    from llm4msr.allocation import keep_freed_memory
+    from llm4msr.data.sources.frames import read_table
+    from llm4msr.serving.offline import score_table
+
+    if out.suffix != ".parquet":
+        raise InputError(f"--out {out}: expected a file name that ends in .parquet")
+    keep_freed_memory()
+    with Bars(console) as bars:
+        counts = score_table(bundle, read_table(rows, "rows"), out, state=state, progress=bars.scoring)
+    say(
+        f"{out}: {counts.rows} rows; the bundle does not know the user of {counts.unknown_users} and the item of "
+        f"{counts.unknown_items}"
+    )
+    if counts.without:
+        say(f"warning: {counts.without} rows have no score: an id is missing, or the schema has no such scenario")
 
 
 @app.command()

@@ -108,6 +108,12 @@ def _print_scores(run: Path, config: RunConfig | None = None) -> None:
     name = f"{config.model.backbone.name} + {config.model.enhancer.name}"
     for sheet in score_sheets([Row(name, [scores])], [s.title for s in data.schema.scenarios]):
         print_sheet(sheet)
+    loss, constant = scores.overall.log_loss, scores.overall.constant
+    if loss is not None and constant is not None and loss > constant:
+        say(
+            "warning: the log loss is above that of the click rate alone, so the scores rank, but are no good "
+            "probabilities; try a lower learning rate or fewer epochs"
+        )
     if result.leaks:
         say(f"note: {result.leaks}")
     say(f"everything lies in {run}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-FEWEST = 10
+FEWEST = 30
 """With fewer rows of a class, an AUC says little: it is shown, but early stopping uses it only if there is no other."""
 
 

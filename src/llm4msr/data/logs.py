@@ -9,7 +9,7 @@ import polars as pl
 
 from llm4msr.data.ordering import EVENT_ORDER, in_order
 from llm4msr.data.tables import Tables
-from llm4msr.data.validate import accept_interactions, accept_positives, check_rejected
+from llm4msr.data.validate import UNKNOWN_SCENARIO, accept_interactions, accept_positives, check_rejected
 from llm4msr.errors import InputError
 
 _EVENT = ("user", "item", "scenario", "time", "behaviour")
@@ -71,7 +71,10 @@ def read_logs(tables: Tables, max_rejected: float, report: Callable[[str], None]
     rejected = pl.concat([*aside, *(found.rejected for found in accepted)])
     read = [table for table in (tables.interactions, tables.positives, tables.events) if table is not None]
     for table, found in zip(read, accepted, strict=True):  # a large history must not hide a broken log
-        check_rejected(found.rejected, found.rejected.height + found.rows.height, max_rejected, table.name)
+        lines, rows = found.rejected, found.rows.height
+        if table is tables.events:  # a server's log names scenarios of earlier schemas for ever
+            lines = lines.filter(pl.col("reason") != UNKNOWN_SCENARIO)
+        check_rejected(lines, lines.height + rows, max_rejected, table.name)
     impressions = accepted[0].rows
     if impressions.is_empty():
         raise InputError(f"{tables.interactions.name}: no rows are left to train on ({rejected.height} were set aside)")

@@ -18,7 +18,7 @@ from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
 from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
-from llm4msr.data.remarks import Report, tell_of_missing_rows, tell_of_repeats, warn_of_field
+from llm4msr.data.remarks import Report, tell_of_missing_rows, tell_of_repeats, warn_of_field, warn_of_files
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.values import Occurrences, RowValues
@@ -93,6 +93,7 @@ def _content(
 ) -> _Content:
     """Read and check everything, and split the rows."""
     _check_field_columns(tables)
+    warn_of_files(tables, report)
     logs = read_logs(tables, max_rejected, report)
     report("collecting users and items")
     users, items = gather_entities(tables, "user", logs.seen), gather_entities(tables, "item", logs.seen)

@@ -9,7 +9,8 @@ import polars as pl
 
 from llm4msr.data.entities import Entities
 from llm4msr.data.logs import Logs
-from llm4msr.data.tables import Tables
+from llm4msr.data.tables import Table, Tables
+from llm4msr.errors import InputError
 
 Report = Callable[[str], None]
 
@@ -18,14 +19,34 @@ _DRIFT = 0.5
 """A field gets a warning if more than this share of its test rows has an unknown value."""
 
 
+def warn_of_files(tables: Tables, report: Report) -> None:
+    """Report what is odd about the columns that are read, such as that some files of a table lack one."""
+    given = (tables.interactions, tables.users, tables.items, tables.positives, tables.events)
+    for table in (table for table in given if table is not None):
+        for column, remark in table.remarks.items():
+            if column in tables.schema.read_columns:
+                report(f"warning: {table.name}: {remark}")
+
+
 def tell_of_missing_rows(tables: Tables, logs: Logs, sides: Sequence[Entities], report: Report) -> None:
-    """Report how many users or items of the logs have no row in their own table."""
+    """Report how many users or items of the logs have no row in their own table; raises `InputError` if none has."""
     for entities in sides:
         table = tables.of(entities.side)
         if table is not None and entities.without_row:
             of = pl.concat([rows[entities.side] for rows in logs.seen]).n_unique()
+            if entities.without_row == of:
+                example = _example(entities, table, logs)
+                raise InputError(f"{table.name}: no {entities.side} of the logs has a row there{example}")
             warning = "warning: " if 2 * entities.without_row > of else ""
             report(f"{warning}{entities.without_row} of {of} {entities.side}s have no row in {table.name}")
+
+
+def _example(entities: Entities, table: Table, logs: Logs) -> str:
+    """An id of the logs beside one of the table, which may be written in another way; empty if the table has no row."""
+    there = table.collect(pl.col(entities.key_column).drop_nulls().head(1)).to_series()
+    if there.is_empty():
+        return ""
+    return f"; are ids written alike? The logs have {logs.impressions[entities.side][0]!r}, the table has {there[0]!r}"
 
 
 def tell_of_repeats(rows: pl.DataFrame, name: str, report: Report) -> None:

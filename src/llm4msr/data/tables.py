@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -64,12 +64,14 @@ class Table:
 
     `malformed` has the row numbers in the source, from 0, of rows that could not be read and are not in the frame.
     `keeps` keeps an object alive as long as the table, such as the temporary folder that the frame reads from.
+    `remarks` says of columns what is odd about them.
     """
 
     name: str
     frame: pl.LazyFrame
     malformed: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     keeps: Any = None
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def replace(self, frame: pl.LazyFrame) -> Table:
         """The same table with another frame, such as one with further columns or fewer rows."""

@@ -11,7 +11,8 @@ from llm4msr.data.tables import MALFORMED, EntitySide, Table, rejects
 from llm4msr.errors import InputError
 from llm4msr.schema import Columns, Rule, Schema
 
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+"""By the time units of a schema."""
 
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NO_LABEL = 2
@@ -22,6 +23,10 @@ _TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
 
 UNKNOWN_SCENARIO = "scenario unknown"
 REASONS = ("user id missing", "item id missing", UNKNOWN_SCENARIO, "time missing", "not a time", "label missing")
+_HINTS = {
+    "not a time": "; is time_unit right, and a text as in ISO 8601?",
+    "label missing": "; does the column of label or label_rule hold numbers?",
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def check_rejected(rejected: pl.DataFrame, total: int, most: float, where: str =
         first = group.row(0, named=True)
         values = [f", {key} {first[key]}" for key in ("user", "item", "scenario", "time") if reason[0] != MALFORMED]
         place = f"{first['table']} row {first['row']}"
-        hint = "; is time_unit right, and a text as in ISO 8601?" if reason[0] == "not a time" else ""
+        hint = _HINTS.get(reason[0], "")
         parts.append(f"{group.height} x {reason[0]} (first: {place}{''.join(values)}{hint})")
     place = f"{where}: " if where else ""
     raise InputError(
@@ -155,7 +160,7 @@ def _as_microseconds(table: Table, schema: Schema, types: pl.Schema) -> pl.Expr:
     if dtype == pl.Date or isinstance(dtype, pl.Datetime):
         return value.cast(pl.Datetime("us")).cast(pl.Int64)
     if unit is not None and (dtype.is_numeric() or dtype == pl.String):
-        microseconds = value.cast(pl.Float64, strict=False) * _MICROSECONDS[unit]
+        microseconds = value.cast(pl.Float64, strict=False) * MICROSECONDS[unit]
         inside = microseconds.is_finite() & (microseconds.abs() < 2**53)  # larger floats are not exact
         return pl.when(inside).then(microseconds).round().cast(pl.Int64, strict=False)
     if dtype.is_numeric() or (dtype == pl.String and _first_is_a_number(table, name)):

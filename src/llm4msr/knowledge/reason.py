@@ -115,11 +115,13 @@ def reason(
     return summaries
 
 
-def check_usable(folder: Path) -> None:
-    """Raise `InputError` unless the folder is absent, or writable and either empty or begun by an earlier `reason`."""
+def check_usable(folder: Path, *, writes: bool = True) -> None:
+    """Raise `InputError` unless the folder is absent, or empty or begun by an earlier `reason`; and writable if it is
+    written to.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the knowledge")
-    if folder.is_dir() and not os.access(folder, os.W_OK):
+    if writes and folder.is_dir() and not os.access(folder, os.W_OK):
         raise InputError(f"{folder}: this account may not write there")
     others = [path for path in folder.iterdir() if path.name != READINGS] if folder.is_dir() else []
     if others and not Stores.paths(folder):

@@ -41,9 +41,10 @@ class Positive:
 class Explanation:
     """Everything about one user's knowledge at its latest snapshot.
 
-    `prompt` and `text` are None if no positive is before any snapshot, or if the LLM was not asked about users. `how`
-    says how the vector was computed, or why there is none. `on_request` says that the text was written for people only,
-    not for the vector. `counts` are the positives by scenario over all time, from which composed states are computed.
+    `history` has the latest positives of each scenario: those that the prompt names or, without a prompt, those of all
+    time. `prompt` and `text` are None if no positive is before any snapshot, or if the LLM was not asked about users.
+    `how` says how the vector was computed, or why there is none. `on_request` says that the text was written for people
+    only, not for the vector. `counts` are the positives by scenario over all time, which composed states are made of.
     """
 
     user: str
@@ -83,7 +84,8 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
     if snapshots.is_empty():
         asked = "user" in config.levels
         how = "no positive is before any snapshot" if asked else "the language model was not asked about users"
-        return Explanation(user, None, [], None, None, "", on_request=False, how=how, counts=counts)
+        history = _history(data, events, names, folder.writer(data).title, config.history)
+        return Explanation(user, None, history, None, None, "", on_request=False, how=how, counts=counts)
     latest = snapshots.row(-1, named=True)
     with Stores(folder.path, read_only=True) as stores:
         answer = stores.read(latest["key"])
@@ -112,7 +114,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
 def _history(
     data: PreparedData, events: pl.DataFrame, names: list[str], title: Callable[[int], str], most: int
 ) -> list[Positive]:
-    """The positives that the prompt was made from: the most recent ones of each scenario, oldest first."""
+    """The most recent positives of each scenario, oldest first."""
     shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
     return [
         Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, title(item))

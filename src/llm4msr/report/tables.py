@@ -35,17 +35,24 @@ def cell(values: Sequence[float | None]) -> str:
 
 
 def score_sheets(rows: Sequence[Row], scenarios: Sequence[str]) -> list[Sheet]:
-    """The test AUC and the test log loss: a line per scenario, with its rows and positives, and a column per model."""
+    """The test AUC and the test log loss: a line per scenario, with its rows and positives, and a column per model.
+
+    The log loss has one more column: that of the best constant.
+    """
     parts = [[[*s.scenarios, s.overall] for s in row.seeds] for row in rows]
     auc, loss = [], []
     for place, scenario in enumerate([*scenarios, "all rows"]):
         first = parts[0][0][place]
         label = f"{scenario}\n({first.rows:,} rows, {first.positive:,} positive)"
         auc.append([label, *(cell([seed[place].auc for seed in model]) for model in parts)])
-        loss.append([label, *(cell([seed[place].log_loss for seed in model]) for model in parts)])
+        losses = [cell([seed[place].log_loss for seed in model]) for model in parts]
+        loss.append([label, *losses, cell([first.constant])])
     auc.append(["mean over scenarios", *(cell([s.mean_auc for s in row.seeds]) for row in rows)])
-    header = ["scenario", *(row.name for row in rows)]
+    names = ["scenario", *(row.name for row in rows)]
     return [
         Sheet(title, header, [[Cell(text) for text in line] for line in lines])
-        for title, lines in (("Test AUC", auc), ("Test log loss", loss))
+        for title, header, lines in (
+            ("Test AUC", names, auc),
+            ("Test log loss", [*names, "the click rate alone"], loss),
+        )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,10 +28,10 @@ class Bars:
 
     Args:
         console: where to show them.
-        seconds_between_lines: the least interval between lines if there is no terminal.
+        seconds_between_lines: the least interval between lines if there is no terminal. The first comes at once.
     """
 
-    def __init__(self, console: Console, seconds_between_lines: float = 20.0) -> None:
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0) -> None:
         self._console = console
         self._pause = seconds_between_lines
         self._bars = RichProgress(
@@ -44,7 +45,7 @@ class Bars:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, tuple[TaskID, float, int, int]] = {}
-        self._said = time.monotonic()
+        self._said = -math.inf
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -63,6 +64,10 @@ class Bars:
         """Show one validation of a training run."""
         auc = "" if progress.validation is None else f"AUC {progress.validation:.4f}, "
         self._update(name, progress.step, progress.steps, f"{auc}{progress.rows_per_second:,.0f} rows/s")
+
+    def scoring(self, done: int, total: int) -> None:
+        """Show how many rows of a table are scored."""
+        self._update("scoring", done, total, "rows")
 
     def _update(self, name: str, done: int, total: int, rate: str, worked: int | None = None) -> None:
         """Show `done` of `total`. The rate counts only `worked`, what was not stored; by default, all of `done`."""
@@ -124,11 +129,14 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     console.rule(f"user {escape(explanation.user)}")
     say(console, f"positives: {counts}")
     if explanation.prompt is None:
-        say(console, f"{explanation.how}, so there is no prompt")
-        return
-    say(console, f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
+        say(console, f"{explanation.how}, so there is no prompt; composed states are means over the items of positives")
+        say(console, "the latest positives:")
+    else:
+        say(console, f"snapshot: {explanation.snapshot:%Y-%m-%d %H:%M:%S} UTC, made of the positives before it:")
     for p in explanation.history:
         say(console, f"  {p.time:%Y-%m-%d %H:%M}  {p.scenario}: {p.behaviour} {p.item}")
+    if explanation.prompt is None:
+        return
     print_text(console, "prompt", explanation.prompt)
     title = "text, written for this page" if explanation.on_request else "text"
     cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -121,6 +121,9 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         serving = current.now
         if (items := sum(len(r.items) for r in body.requests)) > MOST_ITEMS:
             raise RequestError(422, "too_many_items", f"{items} items together; at the most {MOST_ITEMS}")
+        for place, request in enumerate(body.requests):
+            with _naming(f"requests.{place}"):
+                serving.scorer.scenario(request.scenario)
         scored = serving.scorer.score(body.requests)
         _count(metrics, serving, body.requests, scored)
         return as_json({"answers": [_score_answer(serving, s) for s in scored]})
@@ -191,7 +194,10 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
     async def events(body: EventsRequest) -> Response:
         """Positive interactions. They are durable, and part of their users' states, before the answer is sent."""
         serving, now = current.now, datetime.now(UTC)
-        found = [_event(serving, event, now) for event in body.events]
+        found = []
+        for place, event in enumerate(body.events):
+            with _naming(f"events.{place}"):
+                found.append(_event(serving, event, now))
         queued = _queued(serving, [event.item for event in found])
         records: list[Record] = [*found, *(ItemRecord(item, {}) for item in queued)]
         new = (await _written(current, records))[: len(found)]
@@ -207,8 +213,9 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         """
         serving = current.now
         blank = serving.bundle.fields.rows(-1, np.array([-1], np.int32), 0)
-        for item in body.items:
-            serving.bundle.fields.give_item(blank, item.columns, 0)
+        for place, item in enumerate(body.items):
+            with _naming(f"items.{place}"):
+                serving.bundle.fields.give_item(blank, item.columns, 0)
         names = list(dict.fromkeys(item.item for item in body.items))
         queued = _queued(serving, names)
         waiting = set(queued)
@@ -216,6 +223,15 @@ def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         known = [name for name in names if name not in waiting]
         unread = sorted({c for item in body.items for c in item.columns} - item_columns(serving.bundle.schema))
         return as_json({"queued_items": queued, "known_items": known, "unread_columns": unread})
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Say in the message of a `RequestError` which part of the request's body it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(error.status, error.code, f"{part}: {error.message}") from None
 
 
 def _score_answer(serving: Serving, scored: Scored) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm4msr.data.classes import tells
 from llm4msr.serving.bundle import ScenarioCard
 
 _LIMITS = """\
@@ -19,9 +20,11 @@ _LIMITS = """\
 def model_card(manifest: dict[str, Any], scenarios: Sequence[ScenarioCard]) -> str:
     """The card as Markdown, from a bundle's manifest and scenarios."""
     model, knowledge, counts = manifest["model"], manifest["knowledge"], manifest["counts"]
+    metrics = manifest["metrics"]
     rows = [
-        f"| {s.title} | {s.rows:,} | {_number(s.click_rate)} | {_number(s.auc)} |".replace("|  |", "| - |")
-        for s in scenarios
+        f"| {s.title} | {s.rows:,} | {_number(s.click_rate)} | {tested['rows']:,} | {tested['positive']:,} | "
+        f"{_number(s.auc)}{_doubt(s.rows, tested)} |"
+        for s, tested in zip(scenarios, metrics["scenarios"], strict=True)
     ]
     reads = "no knowledge" if knowledge is None else f"knowledge of {_llm(knowledge['llm'])}"
     protocol = "" if knowledge is None else f" Users' knowledge: {knowledge['protocol']}."
@@ -35,17 +38,25 @@ def model_card(manifest: dict[str, Any], scenarios: Sequence[ScenarioCard]) -> s
 - States and histories as of {manifest["as_of"]}.
 - {manifest["trained"]["parameters"]:,} parameters; reads {reads}.{protocol}{leaks}
 
-| scenario | training rows | click rate | test AUC |
-| --- | ---: | ---: | ---: |
+| scenario | training rows | click rate | test rows | positive | test AUC |
+| --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-Test AUC over all rows {_number(manifest["metrics"]["overall"]["auc"])}, mean over scenarios \
-{_number(manifest["metrics"]["mean_auc"])}, log loss {_number(manifest["metrics"]["overall"]["log_loss"])}.
+Test AUC over all rows {_number(metrics["overall"]["auc"])}, mean over scenarios {_number(metrics["mean_auc"])}. \
+Log loss {_number(metrics["overall"]["log_loss"])}; the click rate alone would have \
+{_number(metrics["overall"]["constant_log_loss"])}.
 
 ## Limits
 
 {_LIMITS}
 """
+
+
+def _doubt(trained: int, tested: dict[str, Any]) -> str:
+    """What a scenario's AUC must not be believed for, if anything."""
+    if not trained:
+        return " (not trained)"
+    return "" if tells(tested["rows"], tested["positive"]) else " (too few rows to tell)"
 
 
 def _number(value: float | None) -> str:

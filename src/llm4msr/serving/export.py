@@ -120,7 +120,11 @@ def _manifest(trained: Trained, sources: Sources, rule: StateRule) -> dict[str, 
         "as_of": iso(trained.moment),
         "split": {"valid": iso(data.split.valid_time), "test": iso(data.split.test_time)},
         "counts": {name: data.manifest["counts"][name] for name in ("rows", "users", "items", "positives")},
-        "metrics": {"overall": _metrics(result.scores.overall), "mean_auc": result.scores.mean_auc},
+        "metrics": {
+            "overall": _metrics(result.scores.overall),
+            "mean_auc": result.scores.mean_auc,
+            "scenarios": [_metrics(score) for score in result.scores.scenarios],
+        },
         "knowledge": None
         if folder is None or not trained.needs
         else {
@@ -134,4 +138,4 @@ def _manifest(trained: Trained, sources: Sources, rule: StateRule) -> dict[str, 
 
 
 def _metrics(score: Score) -> dict[str, Any]:
-    return {"rows": score.rows, "auc": score.auc, "log_loss": score.log_loss}
+    return asdict(score) | {"constant_log_loss": score.constant}

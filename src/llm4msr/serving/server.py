@@ -10,7 +10,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
@@ -82,12 +84,21 @@ def serve(config: ServeConfig, report: Callable[[str], None] = lambda message: N
             port=config.port,
             workers=config.workers,
             access_log=config.access_log,
+            log_config=_log_with_times(),
             log_level="info",
             server_header=False,
             limit_concurrency=_CONNECTIONS,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=10,
         )
+
+
+def _log_with_times() -> dict[str, Any]:
+    """Uvicorn's own settings of its log, with the time before each line."""
+    config = deepcopy(uvicorn.config.LOGGING_CONFIG)
+    for formatter in config["formatters"].values():
+        formatter["fmt"] = f"%(asctime)s {formatter['fmt']}"
+    return config
 
 
 def _checked(config: ServeConfig) -> str:

@@ -44,9 +44,18 @@ def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | 
     }
 
 
+_BEFORE_WEIGHTS = {"config.json", "versions.json", "metrics.jsonl", "traceback.txt"}
+"""The files of a run that failed before its first checkpoint, as with a learning rate that is too high."""
+
+
 def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
-    """Whether the folder already holds this run. Raises `InputError` if it holds another run or other files."""
+    """Whether the folder already holds this run.
+
+    Raises `InputError` if it holds other files, or another run that has weights or a checkpoint.
+    """
     if (folder / "config.json").is_file():
+        if {path.name for path in folder.iterdir()} <= _BEFORE_WEIGHTS:
+            return False
         if other := _differences(_what_matters(read_json(folder / "config.json")), _what_matters(run)):
             raise InputError(
                 f"{folder}: holds a run with other settings or data ({', '.join(other[:5])}); choose another folder or "

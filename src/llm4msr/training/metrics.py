@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,14 @@ class Score:
     positive: int
     auc: float | None
     log_loss: float | None
+
+    @property
+    def constant(self) -> float | None:
+        """The log loss of the best constant, the click rate of these rows: a probability is worth nothing above it."""
+        if not self.rows:
+            return None
+        rates = [count / self.rows for count in (self.positive, self.rows - self.positive)]
+        return sum(-rate * math.log(rate) for rate in rates if rate)
 
 
 @dataclass(frozen=True)

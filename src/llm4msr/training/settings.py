@@ -20,9 +20,13 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
     Raises `InputError` for a file that cannot be read, and for an unknown or invalid setting.
     """
     raw = {} if file is None else _read_run(file) if file.suffix == ".json" else read_toml(file)
-    for path, value in assignments:
+    given = list(assignments)
+    for path, value in given:
         _put(raw, path, value)
-    return RunConfig.checked(raw, "the settings" if file is None else str(file))
+    if "data" not in raw:
+        raise InputError("name the prepared folder: --data, or the key data in the file of settings")
+    over = f", changed by {', '.join(path for path, _ in given)}" if given else ""
+    return RunConfig.checked(raw, "the settings" if file is None else f"{file}{over}")
 
 
 def _read_run(path: Path) -> dict[str, Any]:

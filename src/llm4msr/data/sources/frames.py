@@ -47,13 +47,13 @@ def read_table(source: FrameLike, what: str, separators: Mapping[str, str] | Non
 def _read_file(path: Path, separators: Mapping[str, str]) -> Table:
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    chosen = [p for p in files if _kind(p)]
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    chosen = [p for p in files if _kind(p) and not _hidden(p.relative_to(path))]
     kinds = {_kind(p) for p in chosen}
     if len(kinds) > 1:
         raise InputError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one of them")
     if kinds == {"parquet"}:
-        return Table(str(path), _scan(chosen, separators))
+        return _scan(path, chosen, separators)
     for kind, separator in (("csv", ","), ("tsv", "\t")):
         if kinds == {kind}:
             return read_delimited(chosen, separator_of(chosen[0], separator), name=str(path))
@@ -62,19 +62,25 @@ def _read_file(path: Path, separators: Mapping[str, str]) -> Table:
     raise InputError(f"{path}: is neither Parquet (.parquet) nor CSV (.csv, .tsv)")
 
 
-def _scan(paths: list[Path], separators: Mapping[str, str]) -> pl.LazyFrame:
+def _hidden(path: Path) -> bool:
+    """Whether a path below a folder of data is no data, as what Spark and Hive write beside it: `_SUCCESS`, `.crc`."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _scan(path: Path, paths: list[Path], separators: Mapping[str, str]) -> Table:
     """Parquet files as one table.
 
-    A column that only some files have is missing in the others. If a column has different types, it is read as a
-    type that fits all: as text if it is text in some files; as a float if it is an integer in some and a float in
-    others; as lists of texts if it is a list in some. In that case texts are split by the column's separator.
+    A column that only some files have is missing in the others, and the table has a remark about it. If a column has
+    different types, it is read as a type that fits all: as text if it is text in some files; as a float if it is an
+    integer in some and a float in others; as lists of texts if it is a list in some. In that case texts are split by
+    the column's separator.
     """
     try:
         schemas = [pl.read_parquet_schema(path) for path in paths]
     except (pl.exceptions.PolarsError, OSError):
         schemas = []  # reading the table will report what is wrong with the file
     if all(schema == schemas[0] and list(schema) == list(schemas[0]) for schema in schemas):
-        return pl.scan_parquet(paths, glob=False)
+        return Table(str(path), pl.scan_parquet(paths, glob=False))
     types: dict[str, set[pl.DataType]] = {}
     for schema in schemas:
         for name, dtype in schema.items():
@@ -85,7 +91,13 @@ def _scan(paths: list[Path], separators: Mapping[str, str]) -> pl.LazyFrame:
         )
         for path, schema in zip(paths, schemas, strict=True)
     ]
-    return pl.concat(frames, how="diagonal_relaxed")
+    lacking = {name: [p for p, schema in zip(paths, schemas, strict=True) if name not in schema] for name in types}
+    remarks = {
+        name: f"{len(files)} of {len(paths)} files have no column {name!r} (first: {files[0]}); it is missing there"
+        for name, files in lacking.items()
+        if files
+    }
+    return Table(str(path), pl.concat(frames, how="diagonal_relaxed"), remarks=remarks)
 
 
 def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separator: str) -> pl.Expr:
