@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from llm4msr import __version__
 from llm4msr.cli import main
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.engines.embedded import embedded_model, find_gguf
@@ -311,6 +312,41 @@ def test_times_are_shown_and_an_odd_unit_is_asked_about(run: Run, logs: Path) ->
     assert code == 0
     assert re.search(r"from 1970-01-\d\d to 1970-01-\d\d, validation from 1970-01-\d\d, test from 1970-01-\d\d", out)
     assert "is the schema's time_unit right?" in out
+
+
+def test_the_unit_that_fits_the_times_is_named(run: Run, logs: Path) -> None:
+    frame = pl.read_csv(logs / "interactions.csv").with_columns(pl.col("time") + 1_700_000_000_000)
+    frame.write_csv(logs / "interactions.csv")
+    (logs / "schema.toml").write_text(SCHEMA.replace('time_unit = "s"', 'time_unit = "us"'))
+    code, out = _prepare(run, logs)
+    assert code == 0
+    assert "With 'ms', the log would end on 2023-11-" in " ".join(out.split())
+
+
+def test_a_scenario_that_no_row_has_is_told_of(run: Run, logs: Path) -> None:
+    (logs / "schema.toml").write_text(
+        SCHEMA.replace('value = "mail"', 'value = "mail"\n[[scenarios]]\nvalue = "shelf"')
+    )
+    code, out = _prepare(run, logs)
+    assert code == 0
+    assert "no row is of the scenario 'shelf'" in out
+    assert "shelf has one class" not in out
+
+
+def test_the_version_is_shown(run: Run) -> None:
+    assert run("--version") == (0, f"llm4msr {__version__}\n")
+
+
+def test_a_table_is_scored_from_the_command_line(run: Run, logs: Path) -> None:
+    _prepare(run, logs)
+    run("train", "--out", logs / "run", "--data", logs / "data", "--set", "train.epochs=1")
+    run("export", logs / "run", "--out", logs / "bundle")
+    code, out = run("score", logs / "bundle", logs / "interactions.csv", "--out", logs / "scores.parquet")
+    assert code == 0
+    scores = pl.read_parquet(logs / "scores.parquet")
+    assert scores.height == pl.read_csv(logs / "interactions.csv").height
+    assert scores["score"].is_between(0, 1).all()
+    assert f"{scores.height} rows; the bundle does not know the user of 0" in " ".join(out.split())
 
 
 def test_knowledge_that_no_one_reads_is_told_of(run: Run, logs: Path, shop_knowledge: KnowledgeFolder) -> None:

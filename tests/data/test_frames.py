@@ -179,3 +179,29 @@ def test_the_tables_keep_their_parts() -> None:
     assert (tables.interactions.name, tables.items.name) == ("the frame interactions", "the frame items")
     assert (tables.users, tables.positives) == (None, None)
     assert tables.recipe == {"source": "frames"}
+
+
+def test_a_folder_is_read_with_its_subfolders_but_without_hidden_files(tmp_path: Path) -> None:
+    for day, value in (("2026-10-02", 2), ("2026-10-01", 1)):
+        (tmp_path / f"day={day}").mkdir()
+        pl.DataFrame({"id": [value]}).write_parquet(tmp_path / f"day={day}" / "part-0.parquet")
+    (tmp_path / "_temporary").mkdir()
+    (tmp_path / "_temporary" / "part-1.parquet").touch()
+    (tmp_path / ".part-0.parquet").touch()
+    (tmp_path / "_SUCCESS").touch()
+    assert content(tmp_path)["id"].to_list() == [1, 2]
+
+
+def test_a_column_that_some_files_lack_is_remarked_on(tmp_path: Path) -> None:
+    pl.DataFrame({"id": [1], "device": ["tv"]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"id": [2], "Device": ["tv"]}).write_parquet(tmp_path / "b.parquet")
+    table = read_table(tmp_path, "items")
+    assert set(table.remarks) == {"device", "Device"}
+    assert "1 of 2 files have no column 'device'" in table.remarks["device"]
+    assert "b.parquet" in table.remarks["device"]
+    assert not read_table(tmp_path / "a.parquet", "items").remarks
+
+
+def test_a_csv_file_with_semicolons_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;text\n1;a,b\n", encoding="utf-8")
+    assert content(tmp_path / "a.csv").rows() == [("1", "a,b")]

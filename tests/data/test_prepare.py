@@ -271,10 +271,40 @@ def test_a_field_of_the_rows_stays_that_when_it_is_a_text_too(tmp_path: Path) ->
     assert texts.users["level"].to_list() == ["low", "low", "high"]
 
 
-@pytest.mark.parametrize(("known", "message"), [(["u0", "u1"], "1 of 3 users"), (["x"], "warning: 3 of 3 users")])
+@pytest.mark.parametrize(("known", "message"), [(["u0", "u1"], "1 of 3 users"), (["u0"], "warning: 2 of 3 users")])
 def test_users_without_a_row_of_their_own_are_told_of(tmp_path: Path, known: list[str], message: str) -> None:
     said: list[str] = []
     users = pl.DataFrame({"user": known, "age": [30] * len(known)})
     tables = from_frames(schema([{"name": "age", "side": "user", "min_count": 1}]), log(), users=users)
     prepare(tables, tmp_path / "data", report=said.append)
     assert f"{message} have no row in the frame users" in said
+
+
+@pytest.mark.parametrize(("known", "more"), [(["0", "1"], "The logs have 'u0', the table has '0'"), ([], "")])
+def test_a_table_with_none_of_the_users_is_refused(tmp_path: Path, known: list[str], more: str) -> None:
+    users = pl.DataFrame(
+        {"user": pl.Series(known, dtype=pl.String), "age": pl.Series([30] * len(known), dtype=pl.Int64)}
+    )
+    tables = from_frames(schema([{"name": "age", "side": "user", "min_count": 1}]), log(), users=users)
+    with pytest.raises(InputError, match=f"the frame users: no user of the logs has a row there.*{more}"):
+        prepare(tables, tmp_path / "data")
+
+
+def test_a_column_that_some_files_lack_is_warned_of_if_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    log(extra=1).head(6).write_parquet(tmp_path / "log" / "a.parquet")
+    log().tail(4).rename({"hour": "Hour"}).write_parquet(tmp_path / "log" / "b.parquet")
+    said: list[str] = []
+    prepare(from_frames(schema(), tmp_path / "log"), tmp_path / "data", report=said.append)
+    (warning,) = [message for message in said if "files have no column" in message]
+    assert warning.startswith("warning: ")
+    assert "1 of 2 files have no column 'hour'" in warning
+
+
+def test_events_of_a_scenario_that_was_taken_out_are_set_aside_however_many(tmp_path: Path) -> None:
+    gone = log().select("user", "item", "place", "time").head(4).with_columns(place=pl.lit("gone"))
+    data = prepare(from_frames(schema(), log(), events=gone), tmp_path / "data")
+    assert data.manifest["counts"]["rejected"] == {"scenario unknown": 4}
+    broken = gone.with_columns(place=pl.lit("a"), time=pl.lit(None, dtype=pl.Int64))
+    with pytest.raises(InputError, match="4 of 4 rows cannot be used"):
+        prepare(from_frames(schema(), log(), events=broken), tmp_path / "other")

@@ -207,3 +207,21 @@ def test_the_items_own_id_needs_no_table(tmp_path: Path) -> None:
     data = prepare(tables, tmp_path / "data", negatives=Negatives(ratio=1))
     assert np.asarray(data.field("item")).min() >= 1
     assert data.rows > ROWS
+
+
+def test_no_item_is_too_rare_for_a_vocabulary_as_only_chosen_ones_would_be(tmp_path: Path) -> None:
+    fields = [{**f, **({} if f.get("kind") == "numeric" else {"min_count": 3})} for f in FIELDS]
+    rare = choices(item=[f"i{k % ITEMS}" if k else "i-once" for k in range(ROWS)])
+    told: list[str] = []
+    tables = from_frames(schema(fields), rare)
+    plain = replace(tables, schema=schema([f for f in fields if f["name"] != "colour"]))
+    data = prepare(plain, tmp_path / "data", negatives=Negatives(ratio=2), report=told.append)
+    assert any("min_count does not hold for item" in message for message in told)
+    assert {f.name: f.min_count for f in data.schema.fields if f.kind != "numeric"} == {
+        "user": 3,
+        "item": 1,
+        "moment": 3,
+    }
+    ids = np.asarray(data.field("item")[: data.split.valid])
+    assert (ids > 0).all()
+    assert "i-once" in data.vocabulary("item").values.to_list()

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
+from sklearn.metrics import roc_auc_score
 
 from llm4msr.cli import studies
 from llm4msr.data import classes
@@ -21,6 +23,7 @@ from llm4msr.experiments import runs
 from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig, read_matrix
+from llm4msr.experiments.slices import test_slices
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.folder import KnowledgeFolder
@@ -64,6 +67,39 @@ def test_a_matrix_has_a_row_a_run_and_runs_nothing_twice(
     for sheet in sheets(first, matrix, tmp_path):
         assert "ours, random control" in sheet.markdown()
         assert r"\bottomrule" in sheet.latex()
+
+
+def test_the_tables_show_the_scores_of_the_stored_logits(
+    matrix: MatrixConfig, shop: PreparedData, tmp_path: Path
+) -> None:
+    small = {"search": {"trials": 0}, "backbones": {"shared_bottom": {"hidden": [8, 4]}}}
+    config = MatrixConfig.model_validate(matrix.model_dump() | small)
+    results = run_matrix(config, tmp_path)
+    first, last = shop.split.range("test")
+    label, scenario = np.asarray(shop.label[first:last]), np.asarray(shop.scenario[first:last])
+    masks = {"all": np.ones(last - first, bool), **test_slices(shop)}
+    means: dict[str, list[float]] = {}
+    for row in results.iter_rows(named=True):
+        logits = np.load(tmp_path / row["folder"] / "test_logits.npy")
+        for place, mask in masks.items():
+            assert row[f"rows {place}"] == mask.sum()
+            for d, declared in enumerate(shop.schema.scenarios):
+                here = mask & (scenario == d)
+                assert row[f"rows {place}: {declared.title}"] == here.sum()
+                if len(set(label[here])) == 2:
+                    auc = row[f"auc {place}: {declared.title}"]
+                    assert auc == pytest.approx(roc_auc_score(label[here], logits[here]))
+        column = row["enhancer"] + (", random control" if row["control"] == "random" else "")
+        means.setdefault(column, []).append(row["mean_auc all"])
+    _, differences, slices = sheets(results, config, tmp_path)
+    shown = {line[1].text: float(line[2].text) for line in differences.lines}
+    for name in ("epnet", "ours", "ours, random control"):
+        assert shown[name] == pytest.approx(np.mean(means[name]) - np.mean(means["none"]), abs=6e-5)
+    over = np.mean(means["ours"]) - np.mean(means["ours, random control"])
+    assert shown["ours over its random control"] == pytest.approx(over, abs=6e-5)
+    assert {line[1].text for line in slices.lines} == {
+        f"{place} ({mask.sum():,} rows)" for place, mask in masks.items() if place != "all"
+    }
 
 
 def test_a_smaller_matrix_does_not_take_the_tables_of_a_larger_one(matrix: MatrixConfig, tmp_path: Path) -> None:

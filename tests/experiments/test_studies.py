@@ -14,7 +14,7 @@ from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.case_study import case_study
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig, Search
-from llm4msr.experiments.efficiency import efficiency
+from llm4msr.experiments.efficiency import _figures, efficiency
 from llm4msr.experiments.estimate import seconds_of
 from llm4msr.experiments.search import best_of, propose
 from llm4msr.experiments.variants import ablation, sweep_history
@@ -218,3 +218,8 @@ def test_a_model_that_fails_is_named_and_the_others_are_measured(
     seconds, failed = seconds_of(cells_of(matrix), matrix, 1)
     assert seconds > 0
     assert failed == ["shop: star with ours: ValueError: odd"]
+
+
+def test_a_ratio_is_ours_over_theirs() -> None:
+    assert _figures([2.0, 9.0, 2.0], [1.0]) == ("2.0000", "2.00")
+    assert _figures([0.5], None) == ("0.5000", "")

@@ -15,6 +15,7 @@ from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
 from tests.serving.conftest import TOKEN, Server, eventually, serving
 
+EVENT = {"user": "u1", "item": "i5", "scenario": "feed"}
 ASK: dict[str, Any] = {"user": "u1", "scenario": "search", "items": ["i1", "i2", "i3"], "features": {"hour": 12}}
 
 
@@ -259,3 +260,21 @@ def test_processes_whose_parent_was_killed_leave_the_port(bundle_path: Path, tmp
             return False
 
         eventually(refused)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "part"),
+    [
+        ("/v1/events", {"events": [EVENT, {**EVENT, "scenario": "sofa"}]}, "events.1"),
+        (
+            "/v1/items",
+            {"items": [{"item": "a", "columns": {"price": 1}}, {"item": "b", "columns": {"price": "x"}}]},
+            "items.1",
+        ),
+        ("/v1/score/batch", {"requests": [ASK, ASK, {**ASK, "scenario": "sofa"}]}, "requests.2"),
+    ],
+)
+def test_the_part_of_a_call_that_is_wrong_is_named(server: Server, path: str, body: Any, part: str) -> None:
+    answer = server.client.post(path, json=body)
+    assert answer.status_code in (404, 422)
+    assert answer.json()["error"]["message"].startswith(f"{part}: ")

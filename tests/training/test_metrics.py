@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from llm4msr.data.classes import FEWEST
 from llm4msr.training.metrics import Score, Scores, score, score_rows
 
 
@@ -56,12 +57,26 @@ def test_scores_survive_json() -> None:
 
 def test_a_scenario_of_few_rows_is_shown_but_is_in_no_mean() -> None:
     random = np.random.default_rng(0)
-    label = np.array([1, 0] * 10 + [1, 0, 0], dtype=np.int8)
-    scenario = np.array([0] * 20 + [1] * 3, dtype=np.int16)
-    logit = np.append(random.standard_normal(20), [-5.0, 1.0, 2.0]).astype(np.float32)
+    label = np.array([1, 0] * FEWEST + [1, 0, 0], dtype=np.int8)
+    scenario = np.array([0] * (2 * FEWEST) + [1] * 3, dtype=np.int16)
+    logit = np.append(random.standard_normal(2 * FEWEST), [-5.0, 1.0, 2.0]).astype(np.float32)
     scores = score(label, logit, scenario, 2)
     assert scores.scenarios[1].auc == 0.0
     assert scores.selection == scores.scenarios[0].auc
     assert scores.mean_auc == scores.selection
-    few = score(label[20:], logit[20:], scenario[20:], 2)
+    last = slice(2 * FEWEST, None)
+    few = score(label[last], logit[last], scenario[last], 2)
     assert few.selection == few.mean_auc == 0.0
+
+
+def test_chance_is_three_standard_errors_of_the_mean_above_a_half() -> None:
+    first, second = Score(100, 40, 0.6, 0.5), Score(200, 50, 0.6, 0.5)
+    variances = [(40 + 60 + 1) / (12 * 40 * 60), (50 + 150 + 1) / (12 * 50 * 150)]
+    expected = 0.5 + 3 * (sum(variances) / 4) ** 0.5  # the variance of the mean of two
+    assert Scores(first, (first, second)).chance == pytest.approx(expected)
+
+
+def test_a_constant_is_worth_the_entropy_of_the_click_rate() -> None:
+    assert Score(4, 1, None, None).constant == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+    assert Score(4, 0, None, None).constant == 0
+    assert Score(0, 0, None, None).constant is None

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from sklearn.metrics import log_loss, roc_auc_score
 
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
@@ -254,4 +255,32 @@ def test_a_run_is_evaluated_where_its_data_and_knowledge_lie_now(
 def test_a_control_of_what_is_not_read_is_refused(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop) | {"knowledge": {"control": "random"}}
     with pytest.raises(InputError, match="'none' reads no knowledge that the control 'random' could replace"):
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
+
+
+def test_the_metrics_are_those_of_the_stored_scores(shop: PreparedData, tmp_path: Path) -> None:
+    result = train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
+    logits = np.load(tmp_path / "run" / "test_logits.npy")
+    first, last = shop.split.range("test")
+    label, scenario = np.asarray(shop.label[first:last]), np.asarray(shop.scenario[first:last])
+    for d, score in enumerate(result.scores.scenarios):
+        here = scenario == d
+        assert (score.rows, score.positive) == (here.sum(), label[here].sum())
+        assert score.auc == pytest.approx(roc_auc_score(label[here], logits[here]))
+        assert score.log_loss == pytest.approx(log_loss(label[here], 1 / (1 + np.exp(-logits[here].astype(float)))))
+    assert result.scores.overall.auc == pytest.approx(roc_auc_score(label, logits))
+    assert len({score.auc for score in result.scores.scenarios}) == shop.scenario_count
+
+
+def test_a_run_that_failed_before_its_first_weights_does_not_keep_its_folder(
+    shop: PreparedData, tmp_path: Path
+) -> None:
+    raw = _raw(shop)
+    raw["train"]["learning_rate"] = 1e20
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
+    raw["train"]["learning_rate"] = 1e-3
+    assert train_run(RunConfig.checked(raw, "test"), tmp_path / "run").scores.overall.auc is not None
+    raw["train"]["learning_rate"] = 2e-3
+    with pytest.raises(InputError, match="holds a run with other settings"):
         train_run(RunConfig.checked(raw, "test"), tmp_path / "run")

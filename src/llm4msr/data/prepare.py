@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ def prepare(
     Raises `InputError` for anything wrong with the tables, naming file, column and row.
     """
     negatives = negatives or tables.negatives
+    if negatives is not None:
+        tables = _with_all_items(tables, report)
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
         content = _content(tables, ratios, history_share, negatives, max_rejected, report)
         fields = _write(content, tables, folder, report)
@@ -164,6 +166,21 @@ def _check_field_columns(tables: Tables) -> None:
 def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
     """Replace the ids of users and items by their codes."""
     return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
+
+
+def _with_all_items(tables: Tables, report: Report) -> Tables:
+    """The tables with item fields that keep every value of the training part, for a log with sampled negatives.
+
+    Such a negative is an item that someone chose in the same part of the split. So an item with a single training row
+    always has the label 1, and `min_count = 2` would teach that unknown items are chosen.
+    """
+    rare = [f.name for f in tables.schema.fields if f.side == "item" and f.kind != "numeric" and f.min_count > 1]
+    if rare:
+        report(
+            f"min_count does not hold for {', '.join(rare)}: with sampled negatives, the rarest values tell the label"
+        )
+    fields = tuple(f.model_copy(update={"min_count": 1}) if f.name in rare else f for f in tables.schema.fields)
+    return replace(tables, schema=tables.schema.model_copy(update={"fields": fields}))
 
 
 def _check_items_are_known_alone(tables: Tables) -> None:

@@ -24,6 +24,7 @@ from llm4msr.training.parallel import ALONE, Group
 from llm4msr.training.recorded import training_step
 from llm4msr.training.step import Step
 from llm4msr.training.train_config import TrainConfig
+from llm4msr.training.unknown import UnknownValues
 
 _LOOK = 20
 """The loss is checked after every so many steps; each check waits for the GPU."""
@@ -96,7 +97,9 @@ def fit(
     names = [s.value for s in data.schema.scenarios]
     step = training_step(model, optimizers, source, config, group)
 
+    unknown = UnknownValues(data, model.embedding)
     for stretch in _stretches(step, position, steps, config, group):
+        unknown.give(model.embedding)
         scores = evaluate(model, data, source, "valid", group)
         if position.validated(scores, steps, config.patience):
             best = copy_of(model)

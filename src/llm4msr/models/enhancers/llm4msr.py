@@ -11,6 +11,8 @@ embeddings or added to them. By default `llm4msr` has the additions on; `llm4msr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -53,11 +55,21 @@ class _Level(NamedTuple):
     gate: Tensor | None = None
 
 
+def _flags(widths: Sequence[int]) -> Tensor:
+    """Which numbers of vectors side by side, `(sum of widths,)`, are flags: the last one of each."""
+    found = torch.zeros(sum(widths), dtype=torch.bool)
+    ends = [end - 1 for end in accumulate(widths) if end]
+    found[ends] = True
+    return found
+
+
 @ENHANCERS.register("llm4msr", LLM4MSRConfig, replayable=True)
 class LLM4MSR(Enhancer):
     """The paper's enhancer with our additions (see the module)."""
 
     scenario_vectors: Tensor
+    user_flags: Tensor
+    item_flags: Tensor
 
     def __init__(
         self, config: LLM4MSRConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths
@@ -77,6 +89,8 @@ class LLM4MSR(Enhancer):
             self.feature_map = nn.Parameter(start * _SMALL)
         self._width = width
         user_width = given(sum(knowledge.users), "user states") if config.user_sources else 0
+        self.register_buffer("user_flags", _flags(knowledge.users), persistent=False)
+        self.register_buffer("item_flags", _flags((knowledge.item,)), persistent=False)
         self.user_layers = self._layers(config.user, user_width, width)
         if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
@@ -98,10 +112,11 @@ class LLM4MSR(Enhancer):
         weights = self.config.weights
         return super().replays() and (weights == "factored" or (weights == "low_rank" and not self.reads_scenarios))
 
-    def _dropped(self, vectors: Tensor) -> Tensor:
-        if not self.config.dropout:
+    def _dropped(self, vectors: Tensor, flags: Tensor) -> Tensor:
+        """The vectors `(n, d)` with dropout while training, except the flags of unknown vectors."""
+        if not (self.config.dropout and self.training):
             return vectors
-        return functional.dropout(vectors, self.config.dropout, self.training)
+        return torch.where(flags, vectors, functional.dropout(vectors, self.config.dropout))
 
     def _layers(self, placement: Placement, knowledge: int, width: int) -> MetaLayers | None:
         if placement == "none":
@@ -171,7 +186,7 @@ class LLM4MSR(Enhancer):
         if not c.user_sources:
             return _Users({}, None)
         states = user_states(batch)
-        z = self._dropped(states.vectors)
+        z = self._dropped(states.vectors, self.user_flags)
         small = {"gate": self.gate} if c.gated else {}
         small |= {"match": self.match_user} if c.match else {}
         if layers is None or layers.weights == "full":
@@ -187,7 +202,7 @@ class LLM4MSR(Enhancer):
         c = self.config
         if "item" not in c.needs:
             return e, None
-        item = self._dropped(given(batch.item, "item vectors"))
+        item = self._dropped(given(batch.item, "item vectors"), self.item_flags)
         readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
         read = together(item, readers)
         features = read[: len(read) - c.match]
