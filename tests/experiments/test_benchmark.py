@@ -19,11 +19,10 @@ from llm4msr.cli import studies
 from llm4msr.data import classes
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.experiments import runs
+from llm4msr.experiments import runs, slices
 from llm4msr.experiments.benchmark import plan, run_matrix
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig, read_matrix
-from llm4msr.experiments.slices import test_slices
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
 from llm4msr.knowledge.folder import KnowledgeFolder
@@ -77,7 +76,7 @@ def test_the_tables_show_the_scores_of_the_stored_logits(
     results = run_matrix(config, tmp_path)
     first, last = shop.split.range("test")
     label, scenario = np.asarray(shop.label[first:last]), np.asarray(shop.scenario[first:last])
-    masks = {"all": np.ones(last - first, bool), **test_slices(shop)}
+    masks = {"all": np.ones(last - first, bool), **slices.test_slices(shop)}
     means: dict[str, list[float]] = {}
     for row in results.iter_rows(named=True):
         logits = np.load(tmp_path / row["folder"] / "test_logits.npy")
@@ -91,13 +90,13 @@ def test_the_tables_show_the_scores_of_the_stored_logits(
                     assert auc == pytest.approx(roc_auc_score(label[here], logits[here]))
         column = row["enhancer"] + (", random control" if row["control"] == "random" else "")
         means.setdefault(column, []).append(row["mean_auc all"])
-    _, differences, slices = sheets(results, config, tmp_path)
+    _, differences, sliced = sheets(results, config, tmp_path)
     shown = {line[1].text: float(line[2].text) for line in differences.lines}
     for name in ("epnet", "ours", "ours, random control"):
         assert shown[name] == pytest.approx(np.mean(means[name]) - np.mean(means["none"]), abs=6e-5)
     over = np.mean(means["ours"]) - np.mean(means["ours, random control"])
     assert shown["ours over its random control"] == pytest.approx(over, abs=6e-5)
-    assert {line[1].text for line in slices.lines} == {
+    assert {line[1].text for line in sliced.lines} == {
         f"{place} ({mask.sum():,} rows)" for place, mask in masks.items() if place != "all"
     }
 

@@ -63,16 +63,16 @@ def test_a_scenario_of_few_rows_makes_nothing_significant() -> None:
     assert found is not None
     assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)  # no variance where there is one positive
     assert not found.significant
-    label_of_two, rows = np.concatenate([label, LABEL.repeat(5)]), np.array([0] * 7 + [1] * 40, np.int16)
-    both = [np.concatenate([small, large.repeat(5)]) for small, large in ((ours, OURS), (theirs, THEIRS))]
+    label_of_two, rows = np.concatenate([label, LABEL.repeat(10)]), np.array([0] * 7 + [1] * 80, np.int16)
+    both = [np.concatenate([small, large.repeat(10)]) for small, large in ((ours, OURS), (theirs, THEIRS))]
     beside = auc_difference(label_of_two, rows, [both[0]], [both[1]])
-    assert beside == auc_difference(LABEL.repeat(5), rows[7:], [OURS.repeat(5)], [THEIRS.repeat(5)])
-    many = np.repeat(label, 10), np.repeat(ours, 10), np.repeat(theirs, 10)
-    again = many[1] + np.where(np.arange(70) == 15, 20, 0).astype(np.float32)  # another seed, a little worse
-    enough = auc_difference(many[0], np.zeros(70, np.int16), [many[1], again], [many[2], many[2]])
+    assert beside == auc_difference(LABEL.repeat(10), rows[7:], [OURS.repeat(10)], [THEIRS.repeat(10)])
+    many = np.repeat(label, 30), np.repeat(ours, 30), np.repeat(theirs, 30)
+    again = many[1] + np.where(np.arange(210) == 45, 20, 0).astype(np.float32)  # another seed, a little worse
+    enough = auc_difference(many[0], np.zeros(210, np.int16), [many[1], again], [many[2], many[2]])
     assert enough is not None
     assert enough.significant
-    one_seed = auc_difference(many[0], np.zeros(70, np.int16), [many[1]], [many[2]])
+    one_seed = auc_difference(many[0], np.zeros(210, np.int16), [many[1]], [many[2]])
     assert one_seed is not None
     assert one_seed.low > 0
     assert not one_seed.significant

@@ -29,7 +29,10 @@ def replays(backbone: str, enhancer: str) -> bool:
     return model.backbone.replays() and model.enhancer.replays()
 
 
-@pytest.mark.parametrize(("backbone", "enhancer"), [pair for pair in PAIRS if replays(*pair)])
+@pytest.mark.parametrize(
+    ("backbone", "enhancer"),
+    [pair for pair in PAIRS if (pair[0] == "star" or pair[1] in ("none", "llm4msr")) and replays(*pair)],
+)
 def test_a_replayed_step_reads_no_value(backbone: str, enhancer: str) -> None:
     assert runs_without_values(backbone, enhancer)
 
