@@ -15,7 +15,9 @@ from llm4msr.data.negatives import Negatives
 from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
+from llm4msr.data.split import Part
 from llm4msr.errors import InputError
+from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 
 from .tiny import schema
 
@@ -225,3 +227,16 @@ def test_no_item_is_too_rare_for_a_vocabulary_as_only_chosen_ones_would_be(tmp_p
     ids = np.asarray(data.field("item")[: data.split.valid])
     assert (ids > 0).all()
     assert "i-once" in data.vocabulary("item").values.to_list()
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_what_was_logged_is_told_from_what_was_sampled(plain: PreparedData, data: PreparedData, part: Part) -> None:
+    first, last = data.split.range(part)
+    logged = data.logged(part)
+    assert logged.tolist() == [row for row in range(first, last) if data.label[row] == 1]
+    assert plain.logged(part).tolist() == list(range(*plain.split.range(part)))
+
+
+def test_a_scenarios_prompt_counts_what_was_logged(plain: PreparedData, data: PreparedData) -> None:
+    writers = [make_writer(d, (), ReasonConfig(), None) for d in (plain, data)]
+    assert writers[0].scenarios() == writers[1].scenarios()

@@ -110,3 +110,10 @@ def test_a_matrix_is_refused_before_it_runs_where_a_reading_is_missing(
     assert [cell.control for cell in cells_of(matrix("stub"))] == ["none", "stub"]
     with pytest.raises(InputError, match=r"the cell shop: shared_bottom with llm4msr, control nothing: .*no reading"):
         cells_of(matrix("nothing"))
+
+
+def test_a_misspelt_control_is_told_from_a_reading(shop: PreparedData, shop_knowledge: KnowledgeFolder) -> None:
+    with pytest.raises(InputError, match=r"no reading 'randon' .did you mean 'random'"):
+        open_reading(shop_knowledge, shop, "randon")
+    with pytest.raises(InputError, match=r"no reading 'random' .known: llm, text, categories"):
+        open_reading(shop_knowledge, shop, "random")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.ordering import EVENT_ORDER
 from llm4msr.data.raw import as_text
-from llm4msr.data.split import Split
+from llm4msr.data.split import Part, Split
 from llm4msr.data.tables import EntitySide
 from llm4msr.data.vocabulary import Vocabulary
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
@@ -97,6 +97,13 @@ class PreparedData:
     def fields_of(self, kind: str) -> tuple[FieldSpec, ...]:
         """The schema's fields of one kind, in order."""
         return tuple(f for f in self.schema.fields if f.kind == kind)
+
+    def logged(self, part: Part) -> NDArray[np.int64]:
+        """The row numbers of a part without sampled negatives: what the log itself says."""
+        first, last = self.split.range(part)
+        if self.manifest["negatives"] is None:
+            return np.arange(first, last)
+        return first + np.flatnonzero(self.label[first:last])
 
     def vocabulary(self, name: str) -> Vocabulary:
         """The vocabulary of a categorical or multi-valued field."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.knowledge.controls import DISTURBING
+from llm4msr.knowledge.controls import CONTROLS, DISTURBING
 from llm4msr.knowledge.folder import KnowledgeFolder
-from llm4msr.knowledge.readings import RESERVED, open_reading
+from llm4msr.knowledge.readings import VECTORS, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.models.registry import BACKBONES
 from llm4msr.training.config import RunConfig
@@ -102,9 +102,9 @@ def _check(cell: Cell, data: PreparedData) -> None:
             opened = KnowledgeFolder.open(folder, data)
             for level in {_LEVEL[need] for need in needs}:
                 opened.subjects(level)  # type: ignore[arg-type]
-            for kind in (*cell.base.knowledge.vectors, cell.control):
-                if kind not in RESERVED:
-                    open_reading(opened, data, kind)
+            read = [kind for kind in cell.base.knowledge.vectors if kind not in VECTORS]
+            for kind in [*read, *([] if cell.control in ("none", *CONTROLS) else [cell.control])]:
+                open_reading(opened, data, kind)
         for part in ("train", "valid", "test"):
             first, last = data.split.range(part)
             if first == last:

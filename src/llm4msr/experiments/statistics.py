@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.split import PARTS
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.report.sheets import Cell, Sheet
 
@@ -15,9 +16,10 @@ def statistics(config: MatrixConfig) -> Sheet:
     lines = []
     for name, choice in config.data.items():
         data = PreparedData.open(choice.folder, check=False)
-        scenario, label = np.asarray(data.scenario), np.asarray(data.label)
-        users = _members(np.asarray(data.user), scenario, data.users.height, data.scenario_count)
-        items = _members(np.asarray(data.item), scenario, data.items.height, data.scenario_count)
+        logged = np.concatenate([data.logged(part) for part in PARTS])
+        scenario, label = np.asarray(data.scenario)[logged], np.asarray(data.label)[logged]
+        users = _members(np.asarray(data.user)[logged], scenario, data.users.height, data.scenario_count)
+        items = _members(np.asarray(data.item)[logged], scenario, data.items.height, data.scenario_count)
         for d, title in enumerate(s.title for s in data.schema.scenarios):
             rows = scenario == d
             clicked = float(label[rows].mean()) if rows.any() else float("nan")
@@ -26,8 +28,8 @@ def statistics(config: MatrixConfig) -> Sheet:
             lines[-1].append(Cell("" if np.isnan(clicked) else f"{1 - clicked:.2%}"))
     header = ["data", "scenario", "users", "also elsewhere", "items", "also elsewhere", "interactions", "sparsity"]
     note = (
-        "Interactions of all parts, without the history before them; sparsity is the share that was not clicked. "
-        "Elsewhere: in another scenario of the same data."
+        "Interactions of all parts, without the history before them and without sampled negatives; sparsity is the "
+        "share that was not clicked. Elsewhere: in another scenario of the same data."
     )
     return Sheet("Statistics of the data", header, lines, 2, note)
 

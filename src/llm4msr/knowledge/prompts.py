@@ -80,11 +80,11 @@ class PromptWriter:
         self._category = lru_cache(_KEPT)(self._category_of)
 
     def scenarios(self) -> list[str]:
-        """One prompt per scenario, in the schema's order. Statistics are computed on the training rows."""
+        """One prompt per scenario, in the schema's order. Statistics are of the training rows that were logged."""
         data = self._data
-        train = slice(0, data.split.valid)
-        scenario, label = np.asarray(data.scenario[train]), np.asarray(data.label[train])
-        user, item = np.asarray(data.user[train]), np.asarray(data.item[train])
+        logged = data.logged("train")
+        scenario, label = np.asarray(data.scenario)[logged], np.asarray(data.label)[logged]
+        user, item = np.asarray(data.user)[logged], np.asarray(data.item)[logged]
         facts: list[dict[str, Any]] = []
         user_sets, item_sets = [], []
         for index, declared in enumerate(data.schema.scenarios):

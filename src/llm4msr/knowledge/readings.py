@@ -18,8 +18,10 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import READINGS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-RESERVED = ("none", "llm", *CONTROLS)
-"""Names that a reading cannot have: controls, and kinds of vectors that every folder has."""
+VECTORS = ("llm", "text", "categories")
+"""The kinds of item vectors that every folder has."""
+RESERVED = tuple(dict.fromkeys(("none", *VECTORS, *CONTROLS)))
+"""Names that a reading cannot have."""
 
 
 def reading_path(knowledge: Path, name: str) -> Path:
@@ -41,8 +43,9 @@ def open_reading(folder: KnowledgeFolder, data: PreparedData, name: str) -> Know
     """Open a reading of a knowledge folder. Raises `InputError`, with the names that exist, if it is absent."""
     known = readings(folder.path)
     if name not in known:
+        others = [other for other in (*RESERVED, *known) if other not in ("none", name)]
         raise InputError(
-            f"{folder.path}: has no reading {name!r} ({nearest(name, ['llm', 'text', 'categories', *known])}); make it "
+            f"{folder.path}: has no reading {name!r} ({nearest(name, others)}); make it "
             f"with `llm4msr reason DATA --knowledge {folder.path} --reading {name}`"
         )
     return KnowledgeFolder.open(reading_path(folder.path, name), data)

@@ -135,7 +135,7 @@ class CommandEngine:
     @property
     def identity(self) -> dict[str, Any]:
         """The identity that the program reported."""
-        return {"engine": "command", **self._hello.identity}
+        return {**self._hello.identity, "engine": "command"}
 
     @property
     def model_name(self) -> str:
