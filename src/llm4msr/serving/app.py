@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, Path, Query
 from fastapi.responses import Response
 
 from llm4msr import __version__
-from llm4msr.errors import InputError, nearest
-from llm4msr.serving.current import LOG, Current, Serving
+from llm4msr.serving.current import Current, Serving
+from llm4msr.serving.event_routes import add_events
 from llm4msr.serving.explain import ExplainAnswer
-from llm4msr.serving.fields import item_columns
 from llm4msr.serving.guard import Guard, Limits
-from llm4msr.serving.log import EventRecord, ItemRecord, Record
 from llm4msr.serving.metrics import Metrics
 from llm4msr.serving.operation import add_operation, add_page, as_json, handle_errors
 from llm4msr.serving.people import UserHistory, UserKnowledge, history_of, knowledge_of, titles_of_items
@@ -29,12 +25,7 @@ from llm4msr.serving.requests import (
     BatchAnswer,
     BatchRequest,
     ErrorAnswer,
-    Event,
-    EventsAnswer,
-    EventsRequest,
     ExplainRequest,
-    ItemsAnswer,
-    ItemsRequest,
     RankAnswer,
     RankRequest,
     RequestError,
@@ -42,6 +33,7 @@ from llm4msr.serving.requests import (
     ScoreAnswer,
     ScoreRequest,
     UsersAnswer,
+    naming,
 )
 from llm4msr.serving.scorer import Scored
 
@@ -62,7 +54,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (503, "Timed out, or the log cannot be written or read"),
     )
 }
-_AHEAD = timedelta(days=1)
 UserId = Annotated[str, Path(max_length=256)]
 
 
@@ -98,7 +89,7 @@ def make_app(current: Current, *, token: str | None = None, limits: Limits | Non
     handle_errors(app)
     _add_scores(app, current, metrics)
     _add_people(app, current)
-    _add_events(app, current, metrics)
+    add_events(app, current, metrics)
     add_operation(app, current, metrics, admin=token is not None)
     add_page(app)
     return Guard(app, metrics, token, limits or Limits())
@@ -122,7 +113,7 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         if (items := sum(len(r.items) for r in body.requests)) > MOST_ITEMS:
             raise RequestError(422, "too_many_items", f"{items} items together; at the most {MOST_ITEMS}")
         for place, request in enumerate(body.requests):
-            with _naming(f"requests.{place}"):
+            with naming(f"requests.{place}"):
                 serving.scorer.scenario(request.scenario)
         scored = serving.scorer.score(body.requests)
         _count(metrics, serving, body.requests, scored)
@@ -189,51 +180,6 @@ def _add_people(app: FastAPI, current: Current) -> None:
         return as_json(history_of(serving.bundle, serving.live, user, limit).model_dump())
 
 
-def _add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
-    @app.post("/v1/events", response_model=EventsAnswer, tags=["events"])
-    async def events(body: EventsRequest) -> Response:
-        """Positive interactions. They are durable, and part of their users' states, before the answer is sent."""
-        serving, now = current.now, datetime.now(UTC)
-        found = []
-        for place, event in enumerate(body.events):
-            with _naming(f"events.{place}"):
-                found.append(_event(serving, event, now))
-        queued = _queued(serving, [event.item for event in found])
-        records: list[Record] = [*found, *(ItemRecord(item, {}) for item in queued)]
-        new = (await _written(current, records))[: len(found)]
-        metrics.happened(sum(new), len(new) - sum(new))
-        return as_json({"accepted": sum(new), "duplicates": len(new) - sum(new), "queued_items": queued})
-
-    @app.post("/v1/items", response_model=ItemsAnswer, tags=["events"])
-    async def items(body: ItemsRequest) -> Response:
-        """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`.
-
-        An item that is sent again has only the columns of the last time.
-        Items that the catalogue has stay as they are until the next bundle.
-        """
-        serving = current.now
-        blank = serving.bundle.fields.rows(-1, np.array([-1], np.int32), 0)
-        for place, item in enumerate(body.items):
-            with _naming(f"items.{place}"):
-                serving.bundle.fields.give_item(blank, item.columns, 0)
-        names = list(dict.fromkeys(item.item for item in body.items))
-        queued = _queued(serving, names)
-        waiting = set(queued)
-        await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in waiting])
-        known = [name for name in names if name not in waiting]
-        unread = sorted({c for item in body.items for c in item.columns} - item_columns(serving.bundle.schema))
-        return as_json({"queued_items": queued, "known_items": known, "unread_columns": unread})
-
-
-@contextmanager
-def _naming(part: str) -> Iterator[None]:
-    """Say in the message of a `RequestError` which part of the request's body it is about."""
-    try:
-        yield
-    except RequestError as error:
-        raise RequestError(error.status, error.code, f"{part}: {error.message}") from None
-
-
 def _score_answer(serving: Serving, scored: Scored) -> dict[str, Any]:
     return {
         "bundle": serving.bundle.fingerprint,
@@ -254,32 +200,3 @@ def _count(metrics: Metrics, serving: Serving, asked: Sequence[ScoreRequest], sc
             user_known=answer.user_known,
             knowledge=answer.knowledge_known,
         )
-
-
-def _event(serving: Serving, event: Event, now: datetime) -> EventRecord:
-    bundle = serving.bundle
-    scenario = bundle.schema.scenarios[serving.scorer.scenario(event.scenario)].value
-    behaviour = bundle.schema.behaviours[0].name if event.behaviour is None else event.behaviour
-    if behaviour not in bundle.behaviours:
-        hint = nearest(behaviour[:80], bundle.behaviours)
-        raise RequestError(422, "unknown_behaviour", f"there is no behaviour {behaviour[:80]!r}; {hint}")
-    moment = now if event.time is None else event.time
-    if moment > now + _AHEAD:
-        raise RequestError(422, "time_ahead", f"the time {moment.isoformat()} is more than a day ahead")
-    microseconds = round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
-    return EventRecord(event.user, event.item, scenario, microseconds, behaviour)
-
-
-def _queued(serving: Serving, items: Sequence[str]) -> list[str]:
-    """The distinct items that the catalogue does not have; they wait for `reason`."""
-    distinct = list(dict.fromkeys(items))
-    codes = serving.bundle.lookup.numbers("item", distinct)
-    return [item for item, code in zip(distinct, codes, strict=True) if code < 0]
-
-
-async def _written(current: Current, records: list[Record]) -> list[bool]:
-    try:
-        return await current.events.write(records)
-    except (OSError, InputError) as error:
-        LOG.error("events cannot be written: %s", error)
-        raise RequestError(503, "log_unavailable", "events cannot be made durable now; send them again") from None

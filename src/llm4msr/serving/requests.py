@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,15 @@ class RequestError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Say in the message of a `RequestError` which part of the request's body it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(error.status, error.code, f"{part}: {error.message}") from None
 
 
 def _whole_number_as_text(value: Any) -> Any:
