@@ -232,9 +232,10 @@ def test_no_item_is_too_rare_for_a_vocabulary_as_only_chosen_ones_would_be(tmp_p
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
 def test_what_was_logged_is_told_from_what_was_sampled(plain: PreparedData, data: PreparedData, part: Part) -> None:
     first, last = data.split.range(part)
-    logged = data.logged(part)
-    assert logged.tolist() == [row for row in range(first, last) if data.label[row] == 1]
-    assert plain.logged(part).tolist() == list(range(*plain.split.range(part)))
+    numbers = np.arange(data.rows)
+    assert numbers[data.logged(part)].tolist() == [row for row in range(first, last) if data.label[row] == 1]
+    assert numbers[plain.logged(part)].tolist() == list(range(*plain.split.range(part)))
+    assert numbers[data.logged()].tolist() == np.flatnonzero(np.asarray(data.label)).tolist()
 
 
 def test_a_scenarios_prompt_counts_what_was_logged(plain: PreparedData, data: PreparedData) -> None:

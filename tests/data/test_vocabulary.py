@@ -93,3 +93,9 @@ def test_the_id_of_a_value_leads_back_to_it(training: list[str | None], asked: l
     for value, code in zip(asked, vocabulary.encode(pl.Series(asked, dtype=pl.String)).tolist(), strict=True):
         text = value or ""
         assert (vocabulary.values[code - 1] == text) if code else (known.count(text) < least)
+
+
+def test_the_counts_are_read_without_the_values(tmp_path: Path) -> None:
+    fitted = Vocabulary.fit(pl.Series(["b", "a", "b", "c"]))
+    fitted.save(tmp_path / "v.parquet")
+    assert Vocabulary.load_counts(tmp_path / "v.parquet").tolist() == fitted.counts.to_list() == [2, 1, 1]

@@ -83,6 +83,10 @@ def test_the_events_of_a_log_count_where_its_folder_is_named(
             "has a column 'score' already",
         ),
         (pl.DataFrame({"user": ["u1"], "item": ["i1"], "place": ["attic"]}), "no row has ids and a scenario"),
+        (
+            pl.DataFrame({"user": ["u1"], "item": ["i1"], "place": ["feed"], "hour": [[1, 2]]}),
+            "the frame rows: the field 'hour' takes one value, not a list",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_scored_is_refused(

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llm4msr.cli.base import MovedDataOption, MovedKnowledgeOption, app, console, say
+from llm4msr.cli.base import MovedDataOption, MovedKnowledgeOption, app, say
 from llm4msr.errors import InputError
-from llm4msr.report.terminal import Bars
 
 BundleArgument = Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a link to one.")]
 StateOption = Annotated[
@@ -99,8 +98,8 @@ def score(
     if out.suffix != ".parquet":
         raise InputError(f"--out {out}: expected a file name that ends in .parquet")
     keep_freed_memory()
-    with Bars(console) as bars:
-        counts = score_table(bundle, read_table(rows, "rows"), out, state=state, progress=bars.scoring)
+    table = read_table(rows, "rows")
+    counts = score_table(bundle, table, out, state=state, progress=lambda done, of: say(f"  {done} of {of} rows"))
     say(
         f"{out}: {counts.rows} rows; the bundle does not know the user of {counts.unknown_users} and the item of "
         f"{counts.unknown_items}"

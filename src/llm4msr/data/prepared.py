@@ -98,16 +98,20 @@ class PreparedData:
         """The schema's fields of one kind, in order."""
         return tuple(f for f in self.schema.fields if f.kind == kind)
 
-    def logged(self, part: Part) -> NDArray[np.int64]:
-        """The row numbers of a part without sampled negatives: what the log itself says."""
-        first, last = self.split.range(part)
+    def logged(self, part: Part | None = None) -> slice | NDArray[np.int64]:
+        """Which rows of a part, or of all, are no sampled negatives: what the log itself says."""
+        first, last = (0, self.rows) if part is None else self.split.range(part)
         if self.manifest["negatives"] is None:
-            return np.arange(first, last)
+            return slice(first, last)
         return first + np.flatnonzero(self.label[first:last])
 
     def vocabulary(self, name: str) -> Vocabulary:
         """The vocabulary of a categorical or multi-valued field."""
         return Vocabulary.load(self.path / "vocabulary" / f"{name}.parquet")
+
+    def value_counts(self, name: str) -> NDArray[np.int64]:
+        """How often the training part has each value of a field's vocabulary, without reading the values."""
+        return Vocabulary.load_counts(self.path / "vocabulary" / f"{name}.parquet")
 
     def vocabulary_size(self, name: str) -> int:
         """The number of ids of a field, including the id of unknown values."""

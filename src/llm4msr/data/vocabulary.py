@@ -81,6 +81,11 @@ class Vocabulary:
         table = pl.read_parquet(path).sort("id")
         return cls(table["value"], table["count"])
 
+    @staticmethod
+    def load_counts(path: Path) -> NDArray[np.int64]:
+        """The `counts` of what `save` wrote, without reading the values."""
+        return pl.read_parquet(path, columns=["id", "count"]).sort("id")["count"].to_numpy().astype(np.int64)
+
 
 def _values(raw: pl.Series) -> pl.DataFrame:
     return raw.to_frame("value").select(as_text(pl.col("value"), raw.dtype).fill_null(MISSING))

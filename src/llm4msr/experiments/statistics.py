@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
-from llm4msr.data.split import PARTS
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.report.sheets import Cell, Sheet
 
@@ -16,10 +15,10 @@ def statistics(config: MatrixConfig) -> Sheet:
     lines = []
     for name, choice in config.data.items():
         data = PreparedData.open(choice.folder, check=False)
-        logged = np.concatenate([data.logged(part) for part in PARTS])
-        scenario, label = np.asarray(data.scenario)[logged], np.asarray(data.label)[logged]
-        users = _members(np.asarray(data.user)[logged], scenario, data.users.height, data.scenario_count)
-        items = _members(np.asarray(data.item)[logged], scenario, data.items.height, data.scenario_count)
+        logged = data.logged()
+        scenario, label = np.asarray(data.scenario[logged]), np.asarray(data.label[logged])
+        users = _members(np.asarray(data.user[logged]), scenario, data.users.height, data.scenario_count)
+        items = _members(np.asarray(data.item[logged]), scenario, data.items.height, data.scenario_count)
         for d, title in enumerate(s.title for s in data.schema.scenarios):
             rows = scenario == d
             clicked = float(label[rows].mean()) if rows.any() else float("nan")

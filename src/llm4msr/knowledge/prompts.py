@@ -83,8 +83,8 @@ class PromptWriter:
         """One prompt per scenario, in the schema's order. Statistics are of the training rows that were logged."""
         data = self._data
         logged = data.logged("train")
-        scenario, label = np.asarray(data.scenario)[logged], np.asarray(data.label)[logged]
-        user, item = np.asarray(data.user)[logged], np.asarray(data.item)[logged]
+        scenario, label = np.asarray(data.scenario[logged]), np.asarray(data.label[logged])
+        user, item = np.asarray(data.user[logged]), np.asarray(data.item[logged])
         facts: list[dict[str, Any]] = []
         user_sets, item_sets = [], []
         for index, declared in enumerate(data.schema.scenarios):

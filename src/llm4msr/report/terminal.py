@@ -65,10 +65,6 @@ class Bars:
         auc = "" if progress.validation is None else f"AUC {progress.validation:.4f}, "
         self._update(name, progress.step, progress.steps, f"{auc}{progress.rows_per_second:,.0f} rows/s")
 
-    def scoring(self, done: int, total: int) -> None:
-        """Show how many rows of a table are scored."""
-        self._update("scoring", done, total, "rows")
-
     def _update(self, name: str, done: int, total: int, rate: str, worked: int | None = None) -> None:
         """Show `done` of `total`. The rate counts only `worked`, what was not stored; by default, all of `done`."""
         now, worked = time.monotonic(), done if worked is None else worked

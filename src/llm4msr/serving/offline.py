@@ -19,7 +19,7 @@ from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch, file_aside
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.live import open_live
-from llm4msr.serving.requests import ScoreRequest
+from llm4msr.serving.requests import RequestError, ScoreRequest
 from llm4msr.serving.scorer import Scorer
 
 SCORE = "score"
@@ -53,7 +53,8 @@ def score_table(
     columns. A row without an id or with a scenario that the schema lacks has no score (null). The users' states are
     those of the export or, with `state`, those that also know the events of that server's log.
 
-    Raises `InputError` for a missing column, a column named `score`, or if no row has a known scenario.
+    Raises `InputError` for a missing column, a column named `score`, a value that a context field cannot have, or if no
+    row has a known scenario.
     """
     scorer, keeps = _scorer(bundle, state)
     columns = scorer.bundle.schema.columns
@@ -66,7 +67,10 @@ def score_table(
         writer: pq.ParquetWriter | None = None
         for start in range(0, max(rows, 1), _BLOCK):
             block = table.replace(table.frame.slice(start, _BLOCK)).collect(pl.all())
-            found = block.with_columns(pl.Series(SCORE, _scored(scorer, block, counts))).to_arrow()
+            try:
+                found = block.with_columns(_scored(scorer, block, counts)).to_arrow()
+            except RequestError as error:
+                raise InputError(f"{table.name}: {error.message}") from error
             writer = writer or pq.ParquetWriter(aside, found.schema)
             writer.write_table(found)
             progress(counts.rows, rows)
@@ -121,13 +125,11 @@ def _requests(bundle: Bundle, block: pl.DataFrame) -> Iterator[tuple[ScoreReques
     """A request for each user and scenario of a block, of at most `_PASS` items, and its rows in the block."""
     schema, types = bundle.schema, block.schema
     columns = schema.columns
-    names = {s.title: s.value for s in schema.scenarios} | {s.value: s.value for s in schema.scenarios}
+    scenario = as_text(pl.col(columns.scenario), types[columns.scenario])
     raw = block.select(
         as_id(columns.user, types[columns.user]).alias("user"),
         as_id(columns.item, types[columns.item]).alias("item"),
-        as_text(pl.col(columns.scenario), types[columns.scenario])
-        .replace_strict(names, default=None, return_dtype=pl.String)
-        .alias("scenario"),
+        pl.when(scenario.is_in(list(bundle.scenario_index))).then(scenario).alias("scenario"),
     ).with_row_index("row")
     given = {f.name: f.source for f in schema.fields if f.side == "context" and f.source != columns.scenario}
     context = block.select(pl.col(source).alias(name) for name, source in given.items() if source in block.columns)

@@ -26,9 +26,10 @@ class UnknownValues:
         device = embedding.table.weight.device
         self._fields: list[tuple[int, Tensor]] = []
         for spec, start in zip(specs, embedding.offsets.tolist(), strict=True):
-            counts = torch.from_numpy(data.vocabulary(spec.name).counts.to_numpy().copy())
-            if len(counts) and data.manifest["fields"][spec.name]["unknown_share"]["train"] == 0:
-                self._fields.append((start, (counts / counts.sum()).to(device, torch.float32)))
+            if data.manifest["fields"][spec.name]["unknown_share"]["train"] == 0:
+                counts = torch.from_numpy(data.value_counts(spec.name))
+                if len(counts):
+                    self._fields.append((start, (counts / counts.sum()).to(device, torch.float32)))
 
     @torch.no_grad()
     def give(self, embedding: FeatureEmbedding) -> None:
