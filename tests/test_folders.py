@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import polars
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, checksum, read_manifest, seal, verify, write_text_atomically, written_aside
+from llm4msr.folders import (
+    MANIFEST,
+    checksum,
+    file_aside,
+    read_manifest,
+    seal,
+    sole_writer,
+    verify,
+    write_text_atomically,
+    written_aside,
+)
 
 KIND = "llm4msr test"
 
@@ -46,6 +61,30 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
         (tmp_path / "data" / "sub" / "a.txt").unlink()
         for path in (tmp_path / "data" / "sub", tmp_path / "data" / MANIFEST):
             path.rmdir() if path.is_dir() else path.unlink()
+    assert names(tmp_path) == ["data"]
+
+
+def test_one_process_at_a_time_works_on_a_folder(tmp_path: Path) -> None:
+    with sole_writer(tmp_path):
+        with pytest.raises(InputError, match="another process is at work here"), sole_writer(tmp_path):
+            pass
+        (tmp_path / "other").mkdir()
+        with sole_writer(tmp_path / "other"):
+            pass
+    with sole_writer(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: int, __: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    done = []
+    with sole_writer(tmp_path), sole_writer(tmp_path):
+        done.append("worked")
+    make(tmp_path / "data")
+    assert done == ["worked"]
     assert names(tmp_path) == ["data"]
 
 
@@ -99,11 +138,28 @@ def test_a_failure_leaves_nothing(tmp_path: Path, failure: type[BaseException]) 
     assert names(tmp_path) == []
 
 
-def test_a_disk_that_is_full_is_named_even_where_numpy_does_not(tmp_path: Path) -> None:
-    message = r"data: cannot be written \(8 requested and 3 written\); is the disk full\?"
-    with pytest.raises(OSError, match=message), written_aside(tmp_path / "data"):
-        raise OSError("8 requested and 3 written")  # as `numpy.save` does
+@pytest.mark.parametrize("writing", [written_aside, file_aside])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("8 requested and 3 written"),  # as `numpy.save` raises
+        OSError(errno.ENOSPC, "No space left on device"),
+        polars.exceptions.ComputeError("underlying IO error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_is_full_is_named_even_where_the_error_does_not(
+    tmp_path: Path, error: Exception, writing: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    message = re.escape(f"data: cannot be written ({error}); is the disk full?")
+    with pytest.raises(OSError, match=message), writing(tmp_path / "data"):
+        raise error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_names_its_file_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, written_aside(tmp_path / "data"):
+        (tmp_path / "absent").read_text(encoding="utf-8")
+    assert caught.value.filename == str(tmp_path / "absent")
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:

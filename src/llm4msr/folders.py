@@ -1,7 +1,11 @@
-"""Folders that are complete or absent: written under a temporary name, then renamed; sealed with file checksums."""
+"""Folders that are complete or absent: written under a temporary name, then renamed; sealed with file checksums.
+
+Work that goes on in its final place, as training does, keeps other processes out of it with `sole_writer`.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -54,7 +58,9 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(target)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-aside-", dir=target.parent))
-    lock = _locked(aside)
+    lock = None
+    with suppress(OSError):  # on a file system without locks, nobody removes this folder
+        lock = _locked(aside)
     try:
         yield aside
         aside.chmod(0o755)
@@ -73,7 +79,7 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
             os.rename(aside, target)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is None:  # NumPy's, which counts what was written
+        if _names_no_file(error):
             raise OSError(f"{target}: cannot be written ({error}); is the disk full?") from error
         raise
     finally:
@@ -81,14 +87,40 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
             os.close(lock)
 
 
-def _locked(folder: Path) -> int | None:
-    """Lock a folder until this process ends or closes the returned descriptor; None if another process has the lock."""
-    found = os.open(folder, os.O_RDONLY)
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keep all other processes out of work on `path`, an existing file or folder, until the block ends.
+
+    Raises `InputError` if another process is at work on it. The system releases the lock of a process that was killed.
+    A file system without locks keeps nobody out.
+    """
+    try:
+        lock = _locked(path)
+    except OSError:
+        yield
+        return
+    if lock is None:
+        raise InputError(f"{path}: another process is at work here; wait for its end, or choose another place")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a file or folder until this process ends or closes the returned descriptor.
+
+    None if another process has the lock. Raises `OSError` if the file system has no locks.
+    """
+    found = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(found)
         return None
+    except OSError:
+        os.close(found)
+        raise
     return found
 
 
@@ -100,6 +132,13 @@ def _remove_left_over(target: Path) -> None:
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+
+
+def _names_no_file(error: BaseException) -> bool:
+    """Whether an error says that a file cannot be written, but not which: NumPy's, polars' and those of a full disk."""
+    if isinstance(error, OSError):
+        return error.filename is None and error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+    return f"(os error {errno.ENOSPC})" in str(error)
 
 
 def _check_replaceable(target: Path, kind: str | None) -> None:
@@ -133,8 +172,10 @@ def file_aside(path: Path, suffix: str = "") -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        if _names_no_file(error):
+            raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from error
         raise
 
 

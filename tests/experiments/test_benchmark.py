@@ -20,11 +20,12 @@ from llm4msr.data import classes
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments import runs, slices
-from llm4msr.experiments.benchmark import plan, run_matrix
+from llm4msr.experiments.benchmark import RESULTS, plan, run_matrix
 from llm4msr.experiments.cells import cells_of
 from llm4msr.experiments.config import MatrixConfig, read_matrix
 from llm4msr.experiments.tables import sheets
 from llm4msr.experiments.variants import VARIANTS, ablation, sweep_layers
+from llm4msr.folders import sole_writer
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.backbones.shared_bottom import SharedBottom
 from llm4msr.models.registry import BACKBONES, ENHANCERS, ModelPartConfig
@@ -146,6 +147,12 @@ def test_a_folder_of_other_things_is_refused(matrix: MatrixConfig, tmp_path: Pat
         run_matrix(matrix, tmp_path)
     with pytest.raises(InputError, match=r"mine\.txt: is a file"):
         run_matrix(matrix, tmp_path / "mine.txt")
+
+
+def test_two_processes_do_not_run_matrices_in_one_folder(matrix: MatrixConfig, tmp_path: Path) -> None:
+    with sole_writer(tmp_path), pytest.raises(InputError, match="another process is at work here"):
+        run_matrix(matrix, tmp_path)
+    assert not (tmp_path / RESULTS).exists()
 
 
 def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConfig, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import sole_writer
 from llm4msr.knowledge import LEVELS
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import ALWAYS
 from llm4msr.knowledge.readings import reading_path, readings
-from llm4msr.knowledge.reason import Progress, Summary, reason
+from llm4msr.knowledge.reason import Progress, Shard, Summary, reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.store import Store, answer_key
 from llm4msr.knowledge.stores import Stores
@@ -136,6 +137,19 @@ def test_progress_counts_answers_of_what_was_missing(tmp_path: Path) -> None:
     ]
     users = [p for p in told if p.level == "user"]
     assert (users[0].done, users[-1].done, users[-1].asked) == (0, users[0].total, 5)
+
+
+def test_two_processes_do_not_ask_the_same_prompts(data: PreparedData, tmp_path: Path) -> None:
+    engine = StubEngine()
+    with sole_writer(tmp_path):
+        with pytest.raises(InputError, match="another process is at work here"):
+            reason(data, engine, tmp_path, CONFIG)
+        assert engine.asked == []
+        reason(data, engine, tmp_path, CONFIG, shard=Shard(0, 1))  # its file is its own
+    asked = len(engine.asked)
+    assert asked > 0
+    reason(data, engine, tmp_path, CONFIG)
+    assert len(engine.asked) == asked
 
 
 @pytest.mark.parametrize("levels", [[], ["item", "item"], ["basket"]])

@@ -15,6 +15,7 @@ from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
+from llm4msr.folders import sole_writer
 from llm4msr.knowledge.engines.transformers import TransformersEngine
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
@@ -93,6 +94,16 @@ def test_a_folder_that_is_no_run_is_left_alone(shop: PreparedData, tmp_path: Pat
     with pytest.raises(InputError, match="is not empty and not a run"):
         train_run(RunConfig.checked(_raw(shop), "test"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_two_processes_do_not_train_in_one_folder(shop: PreparedData, tmp_path: Path) -> None:
+    config = RunConfig.checked(_raw(shop), "test")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with sole_writer(folder), pytest.raises(InputError, match=f"{folder}: another process is at work here"):
+        train_run(config, folder)
+    assert not (folder / "metrics.jsonl").exists()
+    assert evaluate_run(train_run(config, folder).folder).mean_auc is not None
 
 
 def test_knowledge_that_is_needed_must_be_named(

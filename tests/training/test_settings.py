@@ -27,6 +27,11 @@ def test_a_wrong_setting_is_named(assignments: list[tuple[str, object]], message
         read_settings(None, assignments)
 
 
+def test_a_prepared_folder_in_the_place_of_the_settings_is_told_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder, expected a file of settings.*Give it as --data"):
+        read_settings(tmp_path)
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("data = ")
     with pytest.raises(InputError, match=r"run\.toml: is not valid TOML"):

@@ -18,7 +18,7 @@ from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.runs import Kind, Run, execute, killed, known
 from llm4msr.experiments.search import Settings, best_of, propose
-from llm4msr.folders import file_aside
+from llm4msr.folders import file_aside, sole_writer
 from llm4msr.training.config import RunConfig
 from llm4msr.training.fit import TrainProgress
 
@@ -58,18 +58,20 @@ def run_matrix(
     a run that two of them have in common is made once. `progress` is called with a run's name at each of its
     validations, but only if `jobs` is 1. A run that fails is in the table with its reason, and the others go on; the
     next call tries it again. Raises `InputError` before anything runs if a cell cannot be run, or if the file has
-    results of cells that this matrix does not have, because the new table would lose them.
+    results of cells that this matrix does not have, because the new table would lose them, or if another process is at
+    work in `root`.
     """
     cells = cells_of(config)
     path = root / results
     _check_kept(cells, path)
     claim(root)
     found: dict[int, list[Run]] = {}
-    for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs, progress), start=1):
-        found[place] = runs
-        rows = [run.row for _, cell_runs in sorted(found.items()) for run in cell_runs]
-        _write(rows, path)
-        say(f"{ended} of {len(cells)}: {_summary(cells[place], runs)}")
+    with sole_writer(root):
+        for ended, (place, runs) in enumerate(_run_all(cells, config, root, jobs, progress), start=1):
+            found[place] = runs
+            rows = [run.row for _, cell_runs in sorted(found.items()) for run in cell_runs]
+            _write(rows, path)
+            say(f"{ended} of {len(cells)}: {_summary(cells[place], runs)}")
     return pl.read_parquet(path)
 
 

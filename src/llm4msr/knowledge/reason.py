@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import sole_writer
 from llm4msr.knowledge import Level
 from llm4msr.knowledge.completion import complete, index_writer, kept_levels
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
@@ -84,7 +85,8 @@ def reason(
 
     Levels that the config does not name are kept if they were asked of the same model about the same data, with the
     same templates, `text_limit` and `language`; otherwise they are dropped from the folder's index. Raises `InputError`
-    for a store or a template that cannot be used, and for a folder that holds anything else than knowledge.
+    for a store or a template that cannot be used, for a folder that holds anything else than knowledge, and if another
+    process completes this folder now.
     """
     check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,8 @@ def reason(
     kept = kept_levels(folder, data, engine, config, writer)
     rejected = kept.rejected
     writing = index_writer(folder, kept) if shard is None else nullcontext()
-    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
+    alone = sole_writer(folder) if shard is None else nullcontext()
+    with alone, Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
         for level in config.levels:
             level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
             total = count(level, data, moments)

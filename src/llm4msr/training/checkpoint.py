@@ -100,7 +100,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata=metadata)
         except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written: {error}") from error
+            raise OSError(str(error)) from error
         aside.chmod(mode)
 
 

@@ -8,6 +8,7 @@ vectors were standardised and reduced), `test_logits.npy` (the logit of each tes
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from llm4msr.allocation import keep_freed_memory
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import write_json
+from llm4msr.folders import sole_writer, write_json
 from llm4msr.knowledge.tables import Knowledge
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.training.batches import BatchSource
@@ -50,7 +51,8 @@ def train_run(
 ) -> RunResult:
     """Train in `folder`, resume an interrupted run of the same config, or return the result of a finished one.
 
-    Raises `InputError` if the folder holds a run of another config, or if data or knowledge do not fit.
+    Raises `InputError` if the folder holds a run of another config, if another process trains in it, or if data or
+    knowledge do not fit.
     """
     keep_freed_memory()
     with joined(config.train.device) as group:
@@ -76,10 +78,11 @@ def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], 
     group.wait()
     if not folder.is_dir():
         raise InputError(f"{folder}: is not seen by all processes; name a folder that all machines share")
-    position = fit(model, data, source, config.train, folder, progress, group)
-    logits = predict(model, data, source, "test", group)
-    if group.writes:
-        _write_result(folder, data, knowledge, model, position, logits)
+    with sole_writer(folder) if group.writes else nullcontext():
+        position = fit(model, data, source, config.train, folder, progress, group)
+        logits = predict(model, data, source, "test", group)
+        if group.writes:
+            _write_result(folder, data, knowledge, model, position, logits)
     group.wait()
     return read_result(folder)
 

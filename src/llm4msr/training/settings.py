@@ -19,6 +19,10 @@ def read_settings(file: Path | None, assignments: Iterable[tuple[str, Any]] = ()
 
     Raises `InputError` for a file that cannot be read, and for an unknown or invalid setting.
     """
+    if file is not None and file.is_dir():
+        raise InputError(
+            f"{file}: is a folder, expected a file of settings; is it the prepared folder? Give it as --data"
+        )
     raw = {} if file is None else _read_run(file) if file.suffix == ".json" else read_toml(file)
     given = list(assignments)
     for path, value in given:
