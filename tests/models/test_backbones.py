@@ -32,12 +32,12 @@ def test_partitioned_norm_uses_the_statistics_of_its_scenario() -> None:
     z = torch.tensor([[1.0], [3.0]])  # mean 2, biased variance 1
     torch.testing.assert_close(norm(z, (0, 0, 2)), torch.tensor([[-6.0 + 1.5], [6.0 + 1.5]]))
     assert norm.mean.tolist() == [[0.0], [2.0]]  # scenario 0 is untouched; the first update forgets the start
-    torch.testing.assert_close(norm.variance, torch.tensor([[1.0], [2.0]]))  # unbiased
-    norm(torch.tensor([[4.0], [8.0]]), (0, 0, 2))  # mean 6, unbiased variance 8; from the second on half-way
+    torch.testing.assert_close(norm.variance, torch.tensor([[1.0], [1.0]]))
+    norm(torch.tensor([[4.0], [8.0]]), (0, 0, 2))  # from the second on half-way
     assert norm.mean[1].tolist() == [4.0]
-    torch.testing.assert_close(norm.variance[1], torch.tensor([9.0]))  # (2 + 4 ** 2 / 2 + 8) / 2: the mean moved by 4
+    torch.testing.assert_close(norm.variance[1], torch.tensor([6.5]))  # that of 1, 3, 4 and 8 together
     norm.eval()
-    expected = 6.0 * (9.0 - 4.0) / 9.0**0.5 + 1.5
+    expected = 6.0 * (9.0 - 4.0) / 6.5**0.5 + 1.5
     torch.testing.assert_close(norm(torch.tensor([[9.0]]), (0, 0, 1)), torch.tensor([[expected]]))
 
 

@@ -31,8 +31,8 @@ class PartitionedNorm(nn.Module):
     """Normalise with the statistics of the row's own scenario (STAR, equations 3 and 4).
 
     `z' = (gamma * gamma_d) (z - mean_d) / sqrt(var_d + eps) + (beta + beta_d)`. Training uses the mean and the biased
-    variance of the scenario's rows in the batch. It also keeps moving averages of the mean and the unbiased variance
-    for each scenario. Evaluation uses these averages, so that a score does not depend on its batch.
+    variance of the scenario's rows in the batch. It also keeps moving averages of both for each scenario. Evaluation
+    uses these averages, so that a score does not depend on its batch.
     The first updates are plain averages (weight `max(momentum, 1 / updates)`), so that the initial values have no
     influence. Changes of the mean from batch to batch add to the averaged variance. Otherwise a feature that is
     constant within a scenario would have a variance near zero, and its values would be scaled far too much as soon as
@@ -73,8 +73,7 @@ class PartitionedNorm(nn.Module):
             mean, variance = self.mean[d].clone(), self.variance[d].clone()
             return functional.batch_norm(rows, mean, variance, scale, shift, eps=self.epsilon)
         normal, mean, inverse = torch.native_batch_norm(rows, scale, shift, None, None, True, 0.0, self.epsilon)
-        biased, count = inverse.detach() ** -2 - self.epsilon, len(rows)
-        self._take_up(d, mean.detach(), biased * (count / (count - 1)))
+        self._take_up(d, mean.detach(), inverse.detach() ** -2 - self.epsilon)
         return normal
 
     def _of_real_rows(self, z: Tensor, offsets: PaddedOffsets) -> Tensor:
@@ -90,28 +89,28 @@ class PartitionedNorm(nn.Module):
         variance = torch.where(enough, share @ centred.square(), self.variance)
         scale = torch.rsqrt(variance + self.epsilon) * self.scale * self.scenario_scale
         shift = self.shift + self.scenario_shift
-        unbiased = variance.detach() * (counts / (counts - 1).clamp(min=1))
-        self._take_up(slice(None), mean.detach(), unbiased, enough[:, 0].float())
+        self._take_up(slice(None), mean.detach(), variance.detach(), enough[:, 0].float())
         return torch.addcmul(shift.index_select(0, scenario), centred, scale.index_select(0, scenario))
 
     @torch.no_grad()
-    def _take_up(self, d: int | slice, mean: Tensor, unbiased: Tensor, taken: Tensor | float = 1.0) -> None:
-        """Update the moving averages of scenario `d`, or of all, with the mean and unbiased variance of some rows.
+    def _take_up(self, d: int | slice, mean: Tensor, biased: Tensor, taken: Tensor | float = 1.0) -> None:
+        """Update the moving averages of scenario `d`, or of all, with the mean and biased variance of some rows.
 
-        Scenarios with `taken` `(D,)` = 0 are unchanged. No value is read on the host, so the GPU is not synchronised.
+        The variance over several batches is the mean of their biased variances plus the variance of their means. That
+        has the expected value of the rows' own variance, however few rows of a scenario a batch has. Scenarios with `taken` `(D,)` = 0 are unchanged. No value is read on the host, so the GPU is not synchronised.
         """
         self.updates[d] += taken
         weight = (self.updates[d].clamp(min=1).reciprocal().clamp(min=self.momentum) * taken)[..., None]
         moved = mean - self.mean[d]
         self.mean[d] += weight * moved
         spread = self.variance[d] + weight * moved.square()  # a moving mean adds to the variance
-        self.variance[d] = (1 - weight) * spread + weight * unbiased
+        self.variance[d] = (1 - weight) * spread + weight * biased
 
     def _by_all_processes(self, slices: list[Tensor]) -> list[Tensor]:
         parts = []
         for d, (count, variance, mean) in enumerate(_over_all_processes(slices)):
             if count > 1 and variance.any():  # one row that every process has (`Group.share`) has no variance
-                self._take_up(d, mean, variance * (count / (count - 1)))
+                self._take_up(d, mean, variance)
             else:
                 variance, mean = self.variance[d].clone(), self.mean[d].clone()
             scale = self.scale * self.scenario_scale[d] * torch.rsqrt(variance + self.epsilon)
