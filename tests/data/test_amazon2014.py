@@ -169,6 +169,7 @@ def test_the_tables_are_prepared_with_sampled_negatives(tmp_path: Path) -> None:
     # Training holds b1, b2 of ann and bob, and s1 of ann; validation s2 of cat and b1 of dan; the test s2 of dan.
     assert list(rows) == [
         ("ann", "b1", 1),
+        ("ann", "b2", 0),  # she chooses it later
         ("ann", "s1", 1),
         ("ann", "b2", 1),
         ("bob", "b1", 0),

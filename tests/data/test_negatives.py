@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from sklearn.metrics import roc_auc_score
 
 from llm4msr.data.negatives import Negatives, sample_negatives
 from llm4msr.data.split import PARTS, Split
@@ -31,7 +34,9 @@ def thirds(rows: int) -> Split:
 def positives(
     user: NDArray[np.int64] | list[int], item: NDArray[np.int64] | list[int], scenario: int = 0
 ) -> pl.DataFrame:
-    return pl.DataFrame({"user": user, "item": item}).with_columns(pl.lit(scenario).alias("scenario"))
+    return pl.DataFrame({"user": user, "item": item, "time": np.arange(len(user))}).with_columns(
+        pl.lit(scenario).alias("scenario")
+    )
 
 
 def strangers(item: NDArray[np.int64] | list[int]) -> pl.DataFrame:
@@ -47,8 +52,18 @@ def random_log(seed: int, rows: int = 300) -> pl.DataFrame:
             "user": random.integers(0, 40, rows).astype(np.int32),
             "item": (30 * random.random(rows) ** 2).astype(np.int32),
             "scenario": random.integers(0, 3, rows).astype(np.int16),
+            "time": np.arange(rows) // 3,
         }
     )
+
+
+def first_choices(log: pl.DataFrame) -> pl.DataFrame:
+    """The log without what a user chose before."""
+    return log.unique(["user", "item", "scenario"], keep="first", maintain_order=True)
+
+
+def sampled(log: pl.DataFrame, split: Split, config: Negatives, chosen: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
+    return sample_negatives(log, split, config, chosen)[0]
 
 
 def window(log: pl.DataFrame, split: Split, place: int, size: int) -> set[int]:
@@ -65,27 +80,99 @@ def window(log: pl.DataFrame, split: Split, place: int, size: int) -> set[int]:
 @pytest.mark.parametrize(("seed", "config"), CASES)
 def test_each_positive_has_at_most_the_ratio_and_no_item_twice(seed: int, config: Negatives) -> None:
     log = random_log(seed)
-    drawn = sample_negatives(log, thirds(300), config)
+    drawn = sampled(log, thirds(300), config)
     assert drawn.height > 100
     assert drawn.is_unique().all()
     assert 1 <= int(drawn.group_by("place").len()["len"].max()) <= config.ratio  # type: ignore[arg-type]
     assert drawn.equals(drawn.sort("place", "item"))
 
 
+def negatives_beside(log: pl.DataFrame, drawn: pl.DataFrame) -> pl.DataFrame:
+    """Each negative that its user chose in its scenario at some time, with the time of the row and of each choice."""
+    rows = log[drawn["place"]].with_columns(drawn["item"].cast(log["item"].dtype))
+    return rows.join(log, on=["user", "item", "scenario"], suffix="_chosen")
+
+
 @pytest.mark.parametrize(("seed", "config"), CASES)
-def test_what_a_user_chose_in_a_scenario_is_never_her_negative_there(seed: int, config: Negatives) -> None:
-    log = random_log(seed)
-    drawn = sample_negatives(log, thirds(300), config)
-    key = ["user", "item", "scenario"]
-    sampled = log[drawn["place"]].with_columns(drawn["item"].cast(pl.Int32))
-    assert sampled.join(log, on=key, how="semi").height == 0
-    assert sampled.join(log, on=key[:2], how="semi").height > 0  # in another scenario she may have chosen it
+def test_what_a_user_chose_up_to_then_is_never_her_negative_where_nobody_chooses_again(
+    seed: int, config: Negatives
+) -> None:
+    log = first_choices(random_log(seed))
+    drawn, again = sample_negatives(log, thirds(log.height), config)
+    assert again == []
+    beside = negatives_beside(log, drawn)
+    assert beside.height > 0  # what she chooses later may be
+    assert beside.filter(pl.col("time_chosen") <= pl.col("time")).height == 0
+    elsewhere = log[drawn["place"]].with_columns(drawn["item"].cast(pl.Int32)).join(log, on=["user", "item"])
+    assert elsewhere.filter(pl.col("time_right") < pl.col("time")).height > 0
+
+
+@pytest.mark.parametrize(("seed", "config"), CASES)
+def test_where_users_choose_again_an_earlier_choice_may_be_a_negative_and_one_of_the_moment_may_not(
+    seed: int, config: Negatives
+) -> None:
+    log = random_log(seed, rows=3000)
+    drawn, again = sample_negatives(log, thirds(3000), config)
+    assert again == [0, 1, 2]
+    times = negatives_beside(log, drawn).select(pl.col("time_chosen") - pl.col("time")).to_series()
+    assert (times < 0).any()
+    assert (times > 0).any()
+    assert not (times == 0).any()
+
+
+def test_each_scenario_has_its_own_habit() -> None:
+    log = pl.concat(
+        [random_log(0).with_columns(scenario=pl.lit(0)), first_choices(random_log(0).with_columns(scenario=pl.lit(1)))]
+    )
+    log = log.sort("time", maintain_order=True)
+    assert sample_negatives(log, whole(log.height), Negatives())[1] == [0]
+
+
+def test_a_few_repeats_beside_many_choices_are_no_habit() -> None:
+    log = first_choices(random_log(0, rows=2000).with_columns(scenario=pl.lit(0)))
+    few = pl.concat([log, log.head(3).with_columns(time=pl.lit(700, dtype=pl.Int64))])
+    assert sample_negatives(few, whole(few.height), Negatives())[1] == []
+
+
+def test_no_later_choice_changes_anything() -> None:
+    log = random_log(0)
+    later = random_log(1).with_columns(pl.col("time") + 1000)
+    assert sampled(log, thirds(300), Negatives(), [later]).equals(sampled(log, thirds(300), Negatives()))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_sampling_alone_tells_nothing_of_the_label(again: bool) -> None:
+    """Users who choose at random: neither an item's popularity nor an earlier choice says which row is positive."""
+    random = np.random.default_rng(0)
+    rows, chance = 30_000, random.dirichlet(np.ones(1000))
+    log = positives(random.choice(1000, rows), random.choice(1000, rows, p=chance))
+    log = log if again else first_choices(log)
+    split = Split(log.height, log.height // 2, log.height // 2, log.height // 2, log.height // 2)
+    drawn, found = sample_negatives(log, split, Negatives(ratio=2))
+    assert bool(found) is again
+    rows_ = pl.concat(
+        [
+            log.with_columns(label=pl.lit(1)),
+            log[drawn["place"]].with_columns(pl.Series("item", drawn["item"]), label=pl.lit(0)),
+        ]
+    )
+    late = rows_.filter(pl.col("time") >= int(log["time"][split.valid]))
+    popular = log[: split.valid]["item"].value_counts()
+    scores = late.join(popular, on="item", how="left")["count"].fill_null(0)
+    assert roc_auc_score(late["label"], scores) == pytest.approx(0.5, abs=0.02)
+    earliest = log.group_by("user", "item").agg(pl.col("time").min().alias("first"))
+    before = (
+        late.join(earliest, on=["user", "item"], how="left")
+        .select((pl.col("first") < pl.col("time")).fill_null(False))
+        .to_series()
+    )
+    assert roc_auc_score(late["label"], before) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("seed", "config"), CASES)
 def test_candidates_are_of_the_same_scenario_and_part_and_within_the_window(seed: int, config: Negatives) -> None:
     log = random_log(seed)
-    drawn = sample_negatives(log, thirds(300), config)
+    drawn = sampled(log, thirds(300), config)
     outside = [(p, i) for p, i in drawn.rows() if i not in window(log, thirds(300), p, config.window)]
     assert drawn.height > 100
     assert outside == []
@@ -95,7 +182,7 @@ def test_each_part_and_each_scenario_draws_from_its_own_items() -> None:
     rows = 120
     part, scenario = np.arange(rows) // 40, np.arange(rows) % 2
     log = strangers(part * 100 + scenario * 10 + np.arange(rows) % 7).with_columns(pl.Series("scenario", scenario))
-    drawn = sample_negatives(log, Split(rows, 40, 80, 40, 80), Negatives(ratio=6))
+    drawn = sampled(log, Split(rows, 40, 80, 40, 80), Negatives(ratio=6))
     place, item = drawn["place"].to_numpy(), drawn["item"].to_numpy()
     assert drawn.height == 6 * rows
     assert (item // 100 == part[place]).all()
@@ -103,19 +190,19 @@ def test_each_part_and_each_scenario_draws_from_its_own_items() -> None:
 
 
 def test_enough_candidates_give_exactly_the_ratio() -> None:
-    drawn = sample_negatives(strangers(np.arange(200) % 50), whole(200), Negatives(ratio=9))
+    drawn = sampled(strangers(np.arange(200) % 50), whole(200), Negatives(ratio=9))
     assert drawn["place"].to_list() == np.repeat(np.arange(200), 9).tolist()
 
 
 def test_the_window_is_as_wide_at_both_ends_as_in_the_middle() -> None:
-    drawn = sample_negatives(strangers(list(range(10))), whole(10), Negatives(ratio=9, window=4))
+    drawn = sampled(strangers(list(range(10))), whole(10), Negatives(ratio=9, window=4))
     items = dict(drawn.group_by("place").agg(pl.col("item").sort()).iter_rows())
     assert (items[0], items[1], items[5], items[9]) == ([1, 2, 3], [0, 2, 3], [3, 4, 6], [6, 7, 8])
 
 
 def test_an_item_popular_only_long_ago_is_not_drawn_now() -> None:
     items = [0] * 500 + [1 + k % 6 for k in range(500)]
-    drawn = sample_negatives(strangers(items), whole(1000), Negatives(ratio=4, window=100))
+    drawn = sampled(strangers(items), whole(1000), Negatives(ratio=4, window=100))
     places = drawn.filter(pl.col("item") == 0)["place"].to_list()
     assert 10 < len(places) <= 50
     assert set(places) <= set(range(500, 550))
@@ -128,7 +215,7 @@ def test_chances_go_by_the_local_count_to_the_power_of_popularity(
 ) -> None:
     items = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2] * 1000
     config = Negatives(ratio=1, window=10, popularity=popularity)
-    drawn = sample_negatives(strangers(items), whole(10_000), config)
+    drawn = sampled(strangers(items), whole(10_000), config)
     of_zero = drawn.filter(pl.Series(items)[drawn["place"]] == 0)["item"].to_numpy()
     assert len(of_zero) == 5000
     np.testing.assert_allclose((np.mean(of_zero == 1), np.mean(of_zero == 2)), shares, atol=0.02)
@@ -136,7 +223,7 @@ def test_chances_go_by_the_local_count_to_the_power_of_popularity(
 
 def test_a_count_is_that_of_the_window_not_of_the_log() -> None:
     items = [1, 1, 1, 2] * 1000 + [1, 2, 2, 2, 0] * 1000
-    drawn = sample_negatives(strangers(items), whole(9000), Negatives(ratio=1, window=500))
+    drawn = sampled(strangers(items), whole(9000), Negatives(ratio=1, window=500))
     late = drawn.filter((pl.Series(items)[drawn["place"]] == 0) & (pl.col("place") > 4500))["item"].to_numpy()
     assert len(late) == 900
     assert np.mean(late == 2) == pytest.approx(0.75, abs=0.05)
@@ -144,35 +231,36 @@ def test_a_count_is_that_of_the_window_not_of_the_log() -> None:
 
 def test_a_seed_repeats_the_draw_and_another_changes_it() -> None:
     log = random_log(0)
-    first = sample_negatives(log, thirds(300), Negatives(seed=1))
-    assert first.equals(sample_negatives(log, thirds(300), Negatives(seed=1)))
-    assert not first.equals(sample_negatives(log, thirds(300), Negatives(seed=2)))
+    first = sampled(log, thirds(300), Negatives(seed=1))
+    assert first.equals(sampled(log, thirds(300), Negatives(seed=1)))
+    assert not first.equals(sampled(log, thirds(300), Negatives(seed=2)))
 
 
 def test_too_few_candidates_give_fewer_negatives() -> None:
-    drawn = sample_negatives(positives([0, 0, 1, 2], [0, 1, 2, 2]), whole(4), Negatives(ratio=4))
-    assert drawn.rows() == [(0, 2), (1, 2), (2, 0), (2, 1), (3, 0), (3, 1)]
+    drawn = sampled(positives([0, 0, 1, 2], [0, 1, 2, 2]), whole(4), Negatives(ratio=4))
+    assert drawn.rows() == [(0, 1), (0, 2), (1, 2), (2, 0), (2, 1), (3, 0), (3, 1)]
 
 
 def test_a_user_who_chose_everything_has_no_negative() -> None:
-    assert sample_negatives(positives([7] * 6, [0, 1, 2, 0, 1, 2]), whole(6), Negatives()).shape == (0, 2)
-    assert sample_negatives(positives([0], [0]), whole(1), Negatives()).shape == (0, 2)
+    drawn = sampled(positives([7] * 3, [0, 1, 2]), whole(3), Negatives())
+    assert drawn.rows() == [(0, 1), (0, 2), (1, 2)]  # the last row has none
+    assert sampled(positives([0], [0]), whole(1), Negatives()).shape == (0, 2)
 
 
-def test_what_is_chosen_later_is_not_a_negative_before() -> None:
+def test_what_is_chosen_later_may_be_a_negative_before() -> None:
     log = positives([0, 1, 1, 0], [0, 1, 2, 2])
-    drawn = sample_negatives(log, Split(4, 3, 3, 3, 3), Negatives(ratio=3))
-    assert drawn.filter(pl.col("place") == 0).rows() == [(0, 1)]
+    drawn = sampled(log, Split(4, 3, 3, 3, 3), Negatives(ratio=3))
+    assert drawn.filter(pl.col("place") == 0).rows() == [(0, 1), (0, 2)]
 
 
 def test_a_part_without_rows_is_left_out() -> None:
-    drawn = sample_negatives(strangers([0, 1]), Split(2, 2, 2, 9, 9), Negatives(ratio=1))
+    drawn = sampled(strangers([0, 1]), Split(2, 2, 2, 9, 9), Negatives(ratio=1))
     assert drawn.rows() == [(0, 1), (1, 0)]
 
 
 def test_a_scenario_may_be_absent_from_a_part() -> None:
     log = strangers([0, 1, 2, 3]).with_columns(pl.Series("scenario", [0, 0, 5, 5]))
-    assert sample_negatives(log, Split(4, 2, 4, 2, 4), Negatives()).rows() == [(0, 1), (1, 0), (2, 3), (3, 2)]
+    assert sampled(log, Split(4, 2, 4, 2, 4), Negatives()).rows() == [(0, 1), (1, 0), (2, 3), (3, 2)]
 
 
 @pytest.mark.parametrize(

@@ -105,17 +105,29 @@ def test_what_a_user_chose_in_a_scenario_is_not_sampled(data: PreparedData) -> N
 
 
 @pytest.mark.parametrize("wider", [False, True], ids=["rows before the first", "a table of its own"])
-def test_what_a_user_chose_in_the_history_alone_is_not_sampled(tmp_path: Path, wider: bool) -> None:
-    random = np.random.default_rng(0)
-    log = choices(item=[f"i{k}" for k in random.integers(0, ITEMS, ROWS)])
-    older = log.with_columns(pl.Series("item", [f"i{k}" for k in random.integers(0, ITEMS, ROWS)])) if wider else None
-    tables = from_frames(schema(FIELDS), log, items=COLOURS, positives=older)
+def test_what_a_user_chose_in_the_history_alone_is_not_sampled_later(tmp_path: Path, wider: bool) -> None:
+    pairs = np.random.default_rng(0).permutation(20 * ITEMS * 2)
+    users, items, places = pairs // (2 * ITEMS), pairs // 2 % ITEMS, np.where(pairs % 2, "a", "b")
+    log, older = (
+        choices(user=[f"u{k:02}" for k in users[these]], item=[f"i{k}" for k in items[these]], place=places[these])
+        for these in (slice(0, ROWS), slice(ROWS, 2 * ROWS))
+    )
+    tables = from_frames(schema(FIELDS), log, items=COLOURS, positives=older if wider else None)
     data = prepare(tables, tmp_path / "data", negatives=Negatives(ratio=2), history_share=0.4)
-    rows, key = table(data), ["user", "item", "scenario"]
-    sampled = rows.filter(pl.col("label") == 0)
+    sampled = table(data).filter(pl.col("label") == 0)
     assert sampled.height > 40
+    chosen = sampled.join(data.positives, on=["user", "item", "scenario"], suffix="_chosen")
     assert data.positives.height == ROWS
-    assert sampled.join(data.positives, on=key, how="semi").height == 0
+    assert chosen.height > 0
+    assert chosen.filter(pl.col("time_chosen") <= pl.col("time")).height == 0
+
+
+def test_where_users_choose_again_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    random = np.random.default_rng(0)
+    often = choices(item=[f"i{k}" for k in random.integers(0, 2, ROWS)])
+    sampled_from(tmp_path / "often", often, Negatives(), report=told.append)
+    assert any("users choose items again in a, b: their earlier choices may be negatives there" in t for t in told)
 
 
 def test_the_parts_are_cut_at_the_same_times(plain: PreparedData, data: PreparedData) -> None:

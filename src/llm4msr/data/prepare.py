@@ -18,7 +18,14 @@ from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
 from llm4msr.data.ordering import ROW_ORDER, in_order
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
-from llm4msr.data.remarks import Report, tell_of_missing_rows, tell_of_repeats, warn_of_field, warn_of_files
+from llm4msr.data.remarks import (
+    Report,
+    tell_of_chosen_again,
+    tell_of_missing_rows,
+    tell_of_repeats,
+    warn_of_field,
+    warn_of_files,
+)
 from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.values import Occurrences, RowValues
@@ -109,7 +116,8 @@ def _content(
     if negatives is not None:
         report("sampling negatives")
         _check_items_are_known_alone(tables)
-        rows = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
+        rows, again = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
+        tell_of_chosen_again([tables.schema.scenarios[d].title for d in again], report)
         split = split.over(rows["time"].to_numpy())
     return _Content(rows, split, users, items, positives, rejected)
 

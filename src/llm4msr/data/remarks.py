@@ -59,6 +59,12 @@ def tell_of_repeats(rows: pl.DataFrame, name: str, report: Report) -> None:
         )
 
 
+def tell_of_chosen_again(titles: Sequence[str], report: Report) -> None:
+    """Report in which scenarios users choose items again, so that earlier choices may be sampled as negatives."""
+    if titles:
+        report(f"users choose items again in {', '.join(titles)}: their earlier choices may be negatives there, too")
+
+
 def warn_of_field(name: str, record: dict[str, Any], report: Report) -> None:
     """Warn of infinite numbers, and of a field whose test rows mostly have values unknown to training."""
     if infinite := record.get("infinite"):
