@@ -99,10 +99,9 @@ def test_meta_layers_equal_a_loop_over_rows(weights: str) -> None:
     torch.testing.assert_close(same, applied(layers, x, z[:1].expand(7, -1), None))
 
 
-@pytest.mark.parametrize("more", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
-def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any, gated: bool, more: bool) -> None:
+def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any, gated: bool) -> None:
     torch.manual_seed(0)
     layers = MetaLayers(3, (4, 6, 4), weights=weights, rank=2).double()
     with torch.no_grad():
@@ -113,10 +112,17 @@ def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any
     gate = torch.rand(7, 1, dtype=torch.float64) if gated else None
     expected = x.clone()
     expected[:, :4] += applied(layers, x[:, :4], z, inverse) * (1 if gate is None else gate)
-    factors = (torch.randn(7, 5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)) if more else None
-    if factors is not None:
-        expected[:, :4] += factors[0] @ factors[1]
-    torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate, factors), expected)
+    torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate), expected)
+
+
+@pytest.mark.parametrize("states", [1, 3])
+@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
+def test_further_columns_are_as_if_they_were_concatenated(weights: Any, states: int) -> None:
+    layers = MetaLayers(3, (6, 5, 4), weights=weights, rank=2).double()
+    x, z = torch.randn(7, 6, dtype=torch.float64), torch.randn(states, 3, dtype=torch.float64)
+    inverse = torch.arange(7) % states
+    found = layers(x[:, :4], layers.generate(z), inverse, x[:, 4:])
+    torch.testing.assert_close(found, layers(x, layers.generate(z), inverse))
 
 
 def test_low_rank_layers_start_close_to_one_shared_network() -> None:
@@ -278,45 +284,28 @@ def test_match_features_are_product_and_dot() -> None:
     assert enhancer.backbone_width == 1 + 2 + 1
 
 
-@pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize(
-    ("user", "scenario"), [("bottom", "bottom"), ("none", "bottom"), ("bottom", "parallel"), ("none", "none")]
-)
-def test_added_features_are_added_to_what_the_lowest_layers_give(user: str, scenario: str, residual: bool) -> None:
-    settings = {"user": user, "scenario": scenario, "residual": residual, "layers": 1, "weights": "factored"}
-    features = {"match": True, "candidate": True, "match_dim": 2, "features": "added"}
+@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_parallel_features_are_read_by_the_users_layers_and_not_by_the_backbone(weights: str, layers: int) -> None:
+    settings = {"user": "parallel", "scenario": "parallel", "layers": layers, "weights": weights, "rank": 3}
+    features = {"match": True, "candidate": True, "match_dim": 2, "features": "parallel"}
     enhancer = LLM4MSR(plain(**settings, **features), EmbeddingShape(1, 2), 3, WIDTHS)
     batch = make_rows([3, 1, 0])
     assert batch.users is not None
     assert batch.item is not None
     assert batch.users.inverse is not None
-    e = torch.randn(4, 2)
-    product = enhancer.match_user(batch.users.vectors)[batch.users.inverse] * enhancer.match_item(batch.item)
-    columns = [enhancer.candidate(batch.item), product, product.sum(1, keepdim=True)]
-    expected = e
-    if enhancer.user_layers is not None:
-        generated = enhancer.user_layers.generate(batch.users.vectors)
-        out = enhancer.user_layers(e, generated, batch.users.inverse)
-        expected = e + out if residual else out
-    if user == "bottom" or scenario != "bottom":
-        expected = expected + torch.cat(columns, 1) @ enhancer.feature_map
-    if scenario == "bottom":
-        assert enhancer.scenario_layers is not None
-        out = enhancer.scenario_layers(
-            expected, enhancer.scenario_layers.generate(enhancer.scenario_vectors), batch.scenario_ids()
-        )
-        expected = expected + out if residual else out
-        if user != "bottom":
-            expected = expected + torch.cat(columns, 1) @ enhancer.feature_map
-    seen: list[torch.Tensor] = []
-
-    class Spy(SumOfInputs):
-        def forward(self, x: torch.Tensor, offsets: tuple[int, ...]) -> torch.Tensor:
-            seen.append(x)
-            return super().forward(x, offsets)
-
-    enhancer(e, batch, Spy())
-    torch.testing.assert_close(seen[0], expected)
+    assert enhancer.alpha is not None
+    assert enhancer.user_layers is not None
+    assert enhancer.scenario_layers is not None
+    with torch.no_grad():
+        enhancer.alpha.copy_(torch.tensor([0.3, 0.1]))
+    e, z = torch.randn(4, 2), batch.users.vectors
+    product = enhancer.match_user(z)[batch.users.inverse] * enhancer.match_item(batch.item)
+    read = torch.cat([e, enhancer.candidate(batch.item), product, product.sum(1, keepdim=True)], 1)
+    user = applied(enhancer.user_layers, read, z, batch.users.inverse)[:, 0]
+    scenario = applied(enhancer.scenario_layers, e, enhancer.scenario_vectors, batch.scenario_ids())[:, 0]
+    found = enhancer(e, batch, SumOfInputs())[0]
+    torch.testing.assert_close(found, 0.3 * user + 0.1 * scenario + 0.6 * e.sum(1))
     assert enhancer.backbone_width == 2
 
 
@@ -344,6 +333,11 @@ def test_the_papers_model_reads_prompts_of_users_and_scenarios_alone() -> None:
 def test_an_enhancer_that_does_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="take the enhancer 'none' instead"):
         plain(user="none", scenario="none")
+
+
+def test_parallel_features_need_parallel_layers() -> None:
+    with pytest.raises(ValidationError, match="it needs user = 'parallel'"):
+        plain(match=True, features="parallel")
 
 
 def test_unknown_names_and_settings_are_answered_with_the_nearest() -> None:

@@ -114,10 +114,19 @@ class MetaLayers(nn.Module):
         """The mean square of each generated tensor, averaged over the tensors."""
         return torch.stack([part.square().mean() for part in generated]).mean()
 
-    def forward(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
-        """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`."""
-        out = self._layer(len(generated) - 1, self._below_last(x, generated, inverse), generated[-1], inverse)
-        return relu(out) if self.activate_last else out
+    def forward(
+        self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None, more: Tensor | None = None
+    ) -> Tensor:
+        """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`.
+
+        If there is `more` `(B, n)`, its columns follow those of `x`, which are then `widths[0] - n`.
+        """
+        h = x
+        for place, made in enumerate(generated):
+            h = self._layer(place, h, made, inverse, more if place == 0 else None)
+            if place < len(generated) - 1 or self.activate_last:
+                h = relu(h)
+        return h
 
     def added(
         self,
@@ -125,54 +134,58 @@ class MetaLayers(nn.Module):
         generated: Sequence[Tensor],
         inverse: Tensor | None,
         gate: Tensor | None = None,
-        more: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """`x + gate * layers(x)`. Only the first columns of `x` `(B, at least widths[0])` are read and changed.
 
-        `gate` `(B, 1)` is 1 by default. `more` are two matrices `(B, n)`, `(n, widths[K])`; their product is added too.
+        `gate` `(B, 1)` is 1 by default.
         """
         last, beside = len(generated) - 1, x.shape[1] - self.widths[-1]
         if self.weights == "full" or self.activate_last:
             out = self(x[:, : self.widths[0]], generated, inverse)
-            out = out if gate is None else gate * out
-            return x + functional.pad(out if more is None else torch.addmm(out, *more), (0, beside))
+            return x + functional.pad(out if gate is None else gate * out, (0, beside))
         # Pad the matrices with zeros for the other columns, and add to x in the product: no other pass over wide rows.
-        h = self._below_last(x, generated, inverse)
-        turned = self._turned(last, h, generated[last], inverse)
-        one = turned.new_ones(turned.shape[0], 1) if gate is None else gate
-        left = [turned if gate is None else turned * gate, one]
-        right = [self.right[last], self.bias[last][None]]
-        if more is not None:
-            left, right = [*left, more[0]], [*right, more[1]]
-        return plus_product(x, torch.cat(left, 1), functional.pad(torch.cat(right), (0, beside)))
-
-    def _below_last(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
-        """The input of the last layer."""
         h = x
         for place, made in enumerate(generated[:-1]):
             h = relu(self._layer(place, h, made, inverse))
-        return h
+        turned = self._turned(last, h, generated[last], inverse)
+        one = turned.new_ones(turned.shape[0], 1) if gate is None else gate
+        left = torch.cat([turned if gate is None else turned * gate, one], 1)
+        right = torch.cat([self.right[last], self.bias[last][None]])
+        return plus_product(x, left, functional.pad(right, (0, beside)))
 
-    def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
+    def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None, more: Tensor | None = None) -> Tensor:
         if self.weights != "full":
-            return torch.addmm(self.bias[place], self._turned(place, h, made, inverse), self.right[place])
+            return torch.addmm(self.bias[place], self._turned(place, h, made, inverse, more), self.right[place])
         inside, outside = self.widths[place], self.widths[place + 1]
         weight = made[:, : inside * outside].reshape(-1, inside, outside)
+        h = h if more is None else torch.cat([h, more], 1)
         return grouped_matmul(h, weight, inverse) + of_rows(made[:, inside * outside :], inverse)
 
-    def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
+    def _turned(
+        self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None, more: Tensor | None = None
+    ) -> Tensor:
         """The rows between the two shared projections, `(B, rank)`: after the core and with the shift added."""
         r, left = self.rank, cast(Tensor, self.left[place])
-        left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))
+        if more is None:  # `h` may have further columns, which are not read
+            left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))
         if self.weights == "factored" and made.shape[0] == 1:  # one z for all rows, as in a request: one product over B
             scale, shift = made.split([made.shape[1] - r, r], 1)
-            return torch.addmm(shift, h, torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place]))
-        inner = h @ left
+            turned = torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place])
+            return torch.add(_product(h, more, turned), shift)
+        inner = _product(h, more, left)
         if self.weights == "low_rank":
             core = made[:, : r * r].reshape(-1, r, r)
             return inner + grouped_matmul(inner, core, inverse) + of_rows(made[:, r * r :], inverse)
         scale, shift = of_rows(made, inverse).split([made.shape[1] - r, r], 1)
         return torch.addmm(inner + shift, (inner @ self.inner[place]) * scale, self.outer[place])
+
+
+def _product(h: Tensor, more: Tensor | None, weight: Tensor) -> Tensor:
+    """`[h, more] @ weight` without concatenating the two."""
+    if more is None:
+        return h @ weight
+    first, second = weight.split([h.shape[1], more.shape[1]])
+    return torch.addmm(more @ second, h, first)
 
 
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:

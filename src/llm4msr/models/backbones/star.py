@@ -97,7 +97,8 @@ class PartitionedNorm(nn.Module):
         """Update the moving averages of scenario `d`, or of all, with the mean and biased variance of some rows.
 
         The variance over several batches is the mean of their biased variances plus the variance of their means. That
-        has the expected value of the rows' own variance, however few rows of a scenario a batch has. Scenarios with `taken` `(D,)` = 0 are unchanged. No value is read on the host, so the GPU is not synchronised.
+        has the expected value of the rows' own variance, however few rows of a scenario a batch has. Scenarios with
+        `taken` `(D,)` = 0 are unchanged. No value is read on the host, so the GPU is not synchronised.
         """
         self.updates[d] += taken
         weight = (self.updates[d].clamp(min=1).reciprocal().clamp(min=self.momentum) * taken)[..., None]

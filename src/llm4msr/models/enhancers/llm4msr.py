@@ -5,8 +5,9 @@ User-level meta layers transform the embeddings below the backbone. Scenario-lev
     h = backbone(h_u),   logit = alpha * h_s + (1 - alpha) * h          (equations 8 and 9)
 
 Additions to the paper: the candidate's vector as a field; match features (product and dot product of the projected
-user state and candidate); a gate that can close the user's layers. Both kinds of features are concatenated with the
-embeddings or added to them. By default `llm4msr` has the additions on; `llm4msr_paper` is the paper's model.
+user state and candidate); a gate that can close the user's layers below the backbone. The features are concatenated
+with the embeddings, or read by the user's parallel layers alone. By default `llm4msr` has the additions on;
+`llm4msr_paper` is the paper's model.
 """
 
 from __future__ import annotations
@@ -21,16 +22,12 @@ from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
 from llm4msr.models.enhancers.llm4msr_config import LLM4MSRConfig, PaperConfig, Placement
-from llm4msr.models.layers import plus_product
 from llm4msr.models.meta import MetaLayers
 from llm4msr.models.readers import given, of_rows, of_scenarios, scenario_vectors, together, user_states
 from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
 
 _SMALL = 0.1
-"""Factor on the initial weights of layers and projections whose output is added to the embeddings."""
-
-_Product = tuple[Tensor, Tensor]
-"""Two matrices `(B, n)`, `(n, E)`; their product is added to the embeddings."""
+"""Factor on the initial weights of layers whose output is added to the embeddings."""
 
 
 class _Users(NamedTuple):
@@ -44,7 +41,8 @@ class _Level(NamedTuple):
     """The meta layers of a level.
 
     `generated` are the tensors generated for them, `of_rows` each row's index into these (None: row b has number b),
-    `penalised` the tensors that the penalty counts, `gate` `(B, 1)` the factor on the layers' output.
+    `penalised` the tensors that the penalty counts, `gate` `(B, 1)` the factor on the layers' output, `features`
+    `(B, n)` what they read beside the embeddings.
     """
 
     layers: MetaLayers
@@ -53,6 +51,7 @@ class _Level(NamedTuple):
     of_rows: Tensor | None
     penalised: list[Tensor]
     gate: Tensor | None = None
+    features: Tensor | None = None
 
 
 def _flags(widths: Sequence[int]) -> Tensor:
@@ -76,22 +75,17 @@ class LLM4MSR(Enhancer):
     ) -> None:
         super().__init__()
         self.config = config
-        width = shape.width
         if "item" in config.needs:
             given(knowledge.item, "item vectors")
         of_one = config.match_dim + 1
         if config.candidate:
             self.candidate = nn.Linear(knowledge.item, of_one)
-        if config.features == "beside":
-            width += of_one * config.candidate
-        elif config.candidate or config.match:
-            start = nn.init.xavier_uniform_(torch.empty(of_one * (config.candidate + config.match), width))
-            self.feature_map = nn.Parameter(start * _SMALL)
-        self._width = width
+        width = self._width = shape.width + of_one * (config.widens and config.candidate)
+        beside = 0 if config.widens else of_one * (config.candidate + config.match)
         user_width = given(sum(knowledge.users), "user states") if config.user_sources else 0
         self.register_buffer("user_flags", _flags(knowledge.users), persistent=False)
         self.register_buffer("item_flags", _flags((knowledge.item,)), persistent=False)
-        self.user_layers = self._layers(config.user, user_width, width)
+        self.user_layers = self._layers(config.user, user_width, width + beside)
         if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
@@ -136,8 +130,7 @@ class LLM4MSR(Enhancer):
     @property
     def backbone_width(self) -> int:
         """`E`, plus the widths of the candidate and match features that are concatenated with the embeddings."""
-        beside = self.config.match and self.config.features == "beside"
-        return self._width + (self.config.match_dim + 1 if beside else 0)
+        return self._width + (self.config.match_dim + 1) * (self.config.widens and self.config.match)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -164,16 +157,16 @@ class LLM4MSR(Enhancer):
     def branches(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """The backbone's logits `(B,)`, the logits of each parallel level (user, scenario), and the penalty."""
         users = self._read_users(batch)
-        x, added = self._with_features(e, users, batch)
+        features = self._features(users, batch)
+        x = torch.cat([e, features], 1) if self.config.widens and features is not None else e
         below, beside = x, []
-        levels = [*self._user_level(users, batch), *self._scenario_level(batch)]
+        levels = [*self._user_level(users, features, batch), *self._scenario_level(batch)]
         for level in levels:
             if level.placement == "bottom":  # the scenario's layers read the output of the user's
-                below, added = self._bottom(level, below, added), None
+                below = self._bottom(level, below)
             else:  # each parallel level reads the input of the first bottom level
-                beside.append(level.layers(x[:, : self._width], level.generated, level.of_rows)[:, 0])
-        if added is not None:
-            below = plus_product(below, *added)
+                inside = x[:, : self._width]
+                beside.append(level.layers(inside, level.generated, level.of_rows, level.features)[:, 0])
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
@@ -197,11 +190,11 @@ class LLM4MSR(Enhancer):
         made = {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
         return _Users(made, states.inverse)
 
-    def _with_features(self, e: Tensor, users: _Users, batch: Batch) -> tuple[Tensor, _Product | None]:
-        """The embeddings with the candidate and match features concatenated, or the product to add to them later."""
+    def _features(self, users: _Users, batch: Batch) -> Tensor | None:
+        """The candidate's features and the match features side by side, `(B, n)`; None if the model has neither."""
         c = self.config
         if "item" not in c.needs:
-            return e, None
+            return None
         item = self._dropped(given(batch.item, "item vectors"), self.item_flags)
         readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
         read = together(item, readers)
@@ -209,11 +202,9 @@ class LLM4MSR(Enhancer):
         if c.match:
             product = of_rows(users.made["match"], users.inverse) * read[-1]
             features += [product, product.sum(1, keepdim=True)]
-        if c.features == "beside":
-            return torch.cat([e, *features], 1), None
-        return e, (torch.cat(features, 1), self.feature_map)
+        return torch.cat(features, 1)
 
-    def _user_level(self, users: _Users, batch: Batch) -> list[_Level]:
+    def _user_level(self, users: _Users, features: Tensor | None, batch: Batch) -> list[_Level]:
         """The user level, if there is one."""
         if self.user_layers is None:
             return []
@@ -221,7 +212,8 @@ class LLM4MSR(Enhancer):
         if self.config.gated:
             opened, ids = torch.sigmoid(users.made["gate"]), batch.scenario_ids()
             gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
-        return [_Level(self.user_layers, self.config.user, made, inverse, made, gate)]
+        beside = features if self.config.features == "parallel" else None
+        return [_Level(self.user_layers, self.config.user, made, inverse, made, gate, beside)]
 
     def _scenario_level(self, batch: Batch) -> list[_Level]:
         """The scenario level, if there is one."""
@@ -233,13 +225,12 @@ class LLM4MSR(Enhancer):
         seen, ids = of_scenarios(made, batch.offsets, batch.rows.device)
         return [_Level(layers, self.config.scenario, seen, ids, made)]
 
-    def _bottom(self, level: _Level, x: Tensor, added: _Product | None) -> Tensor:
-        """`x` after the layers of a bottom level, plus the product `added`. Match features bypass the layers."""
+    def _bottom(self, level: _Level, x: Tensor) -> Tensor:
+        """`x` after the layers of a bottom level. Match features bypass the layers."""
         layers, made, of_rows = level.layers, level.generated, level.of_rows
         if self.config.residual:
-            return layers.added(x, made, of_rows, level.gate, added)
-        out = torch.cat([layers(x[:, : self._width], made, of_rows), x[:, self._width :]], 1)
-        return out if added is None else plus_product(out, *added)
+            return layers.added(x, made, of_rows, level.gate)
+        return torch.cat([layers(x[:, : self._width], made, of_rows), x[:, self._width :]], 1)
 
 
 @ENHANCERS.register("llm4msr_paper", PaperConfig, replayable=True)
