@@ -48,6 +48,11 @@ def test_what_was_chosen_is_told(monkeypatch: pytest.MonkeyPatch, tiny_llm: Path
     assert engine.identity["engine"] == "transformers"
 
 
+def test_a_program_takes_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--model {tmp_path}: the program of --command has its own model"):
+        make_engine("command", tmp_path, "bfloat16", command="python x.py")
+
+
 @pytest.mark.parametrize(
     ("name", "command", "message"),
     [

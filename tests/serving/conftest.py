@@ -14,11 +14,24 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.explain import ExplainAnswer
 from llm4msr.serving.export import export_bundle
+from llm4msr.serving.people import UserHistory, UserKnowledge
+from llm4msr.serving.requests import (
+    BatchAnswer,
+    ErrorAnswer,
+    EventsAnswer,
+    ItemsAnswer,
+    RankAnswer,
+    ScenariosAnswer,
+    ScoreAnswer,
+    UsersAnswer,
+)
 from tests.serving.bundles import train_shop
 
 TOKEN = "a-token-for-tests"
@@ -83,7 +96,8 @@ def serving(bundle: Path, folder: Path, *options: str, token: str | None = None)
             [*command, "--state", str(folder / "state")], stdout=out, stderr=subprocess.STDOUT, env=environment
         )
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20) as client:
+    hooks = {"response": [as_declared]}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20, event_hooks=hooks) as client:
         try:
             eventually(lambda: process.poll() is not None or _answers(client), 60)
             assert process.poll() is None, log.read_text()
@@ -91,6 +105,29 @@ def serving(bundle: Path, folder: Path, *options: str, token: str | None = None)
         finally:
             process.terminate()
             process.wait(20)
+
+
+ANSWERS: dict[str, type[BaseModel]] = {
+    "/v1/score": ScoreAnswer,
+    "/v1/score/batch": BatchAnswer,
+    "/v1/rank": RankAnswer,
+    "/v1/explain": ExplainAnswer,
+    "/v1/events": EventsAnswer,
+    "/v1/items": ItemsAnswer,
+    "/v1/scenarios": ScenariosAnswer,
+    "/v1/users": UsersAnswer,
+    "knowledge": UserKnowledge,
+    "history": UserHistory,
+}
+"""What the server's OpenAPI schema declares, by address or by the end of an address."""
+
+
+def as_declared(response: httpx.Response) -> None:
+    """Fail unless an answer has exactly the fields and types that are declared for its address."""
+    path = response.request.url.path
+    model = ErrorAnswer if response.status_code >= 400 else ANSWERS.get(path) or ANSWERS.get(path.rpartition("/")[2])
+    if model is not None:
+        model.model_validate_json(response.read(), strict=True, extra="forbid")
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:

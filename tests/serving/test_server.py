@@ -8,12 +8,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.live import Live
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
-from tests.serving.conftest import TOKEN, Server, eventually, serving
+from tests.serving.conftest import TOKEN, Server, as_declared, eventually, serving
 
 EVENT = {"user": "u1", "item": "i5", "scenario": "feed"}
 ASK: dict[str, Any] = {"user": "u1", "scenario": "search", "items": ["i1", "i2", "i3"], "features": {"hour": 12}}
@@ -27,6 +28,14 @@ def test_scores_are_the_scorers(server: Server, bundle: Bundle, tmp_path: Path) 
     assert answer["unknown_items"] == []
     assert answer["user_known"]
     assert answer["knowledge_known"]
+
+
+def test_an_answer_that_is_not_as_declared_fails_every_test() -> None:
+    asked = httpx.Request("GET", "http://127.0.0.1/v1/users")
+    as_declared(httpx.Response(200, json={"users": ["u1"]}, request=asked))
+    for wrong in ({"users": [1]}, {"users": ["u1"], "more": 1}, {}):
+        with pytest.raises(ValidationError):
+            as_declared(httpx.Response(200, json=wrong, request=asked))
 
 
 def test_a_scenario_is_known_by_value_and_name_and_features_matter(server: Server) -> None:

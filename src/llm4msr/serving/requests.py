@@ -153,14 +153,19 @@ class ItemsRequest(_Message):
     items: list[NewItem] = Field(min_length=1, max_length=MOST_EVENTS)
 
 
-class ScoreAnswer(BaseModel):
-    """Click probabilities in the order of the items, and what was not known."""
+class _Scored(BaseModel):
+    """The bundle that scored, and what it did not know."""
 
     bundle: str
-    scores: list[float]
     unknown_items: list[str]
     user_known: bool
     knowledge_known: bool
+
+
+class ScoreAnswer(_Scored):
+    """Click probabilities in the order of the items, and what was not known."""
+
+    scores: list[float]
 
 
 class Ranked(BaseModel):
@@ -171,14 +176,10 @@ class Ranked(BaseModel):
     title: str
 
 
-class RankAnswer(BaseModel):
-    """The best items, best first."""
+class RankAnswer(_Scored):
+    """The best items, best first, and what was not known."""
 
-    bundle: str
     items: list[Ranked]
-    unknown_items: list[str]
-    user_known: bool
-    knowledge_known: bool
 
 
 class BatchAnswer(BaseModel):

@@ -74,6 +74,8 @@ def make_engine(
     if layers is not None and name not in ("openvino", "transformers"):
         raise InputError(f"--layers goes with the engines openvino and transformers, not with {name}")
     if name == "command":
+        if model is not None:
+            raise InputError(f"--model {model}: the program of --command has its own model; leave --model out")
         from llm4msr.knowledge.engines.command import CommandEngine
 
         return CommandEngine(shlex.split(command))
