@@ -369,6 +369,28 @@ def test_an_interrupt_ends_a_matrix_at_once(shop: PreparedData, tmp_path: Path, 
     assert process.wait(20) == 130
 
 
+@pytest.mark.slow
+def test_no_worker_outlives_a_command_that_is_killed(shop: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(f'{LONG}\n[data.shop]\nfolder = "{shop.path}"\n')
+    command = [sys.executable, "-m", "llm4msr", "benchmark", str(tmp_path / "m.toml"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (found := list(tmp_path.glob("out/**/checkpoint.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    with pytest.raises(InputError, match="at work here"), sole_writer(found[0].parent):
+        pass
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            with sole_writer(found[0].parent):
+                return
+        except InputError:
+            time.sleep(0.2)
+    pytest.fail("a worker trains on")
+
+
 DEADLY = """
 import os
 from llm4msr.models.backbones.star import STAR, STARConfig

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 
 import polars as pl
 import torch
@@ -167,7 +169,7 @@ def _at_once(
 ) -> Iterator[tuple[int, list[Run] | None]]:
     """Run cells in `jobs` processes; yield place and runs, or None for cells that a killed process left unfinished."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_threads, initargs=(threads,))
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,))
     try:
         waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in cells.items()}
         for future in as_completed(waiting):
@@ -181,8 +183,16 @@ def _at_once(
         pool.shutdown(cancel_futures=True)
 
 
-def _use_threads(count: int) -> None:
-    torch.set_num_threads(count)
+def _start_worker(threads: int) -> None:
+    """Set a worker's number of threads, and end it as soon as the process that started it is gone, even if killed."""
+    torch.set_num_threads(threads)
+    if (parent := parent_process()) is not None:
+        Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _write(rows: list[dict[str, object]], path: Path) -> None:
