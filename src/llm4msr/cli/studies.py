@@ -166,10 +166,14 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="Where to write the tables as Markdown.")] = None,
     half_life_days: Annotated[float, typer.Option(help="Half-life of the composed states that are checked.")] = 30.0,
 ) -> None:
-    """Check that no row knows anything from after its time, and measure how much each protocol leaks."""
+    """Check that no row knows anything from after its time, and measure what each protocol leaks.
+
+    The last table is what counting alone predicts: what a model must beat.
+    """
     from llm4msr.data.prepared import PreparedData
     from llm4msr.experiments.audit import audit as check
     from llm4msr.experiments.audit import checks_sheet
+    from llm4msr.experiments.counting import counting_sheet
     from llm4msr.experiments.probes import probes, probes_sheet
     from llm4msr.knowledge.config import KnowledgeConfig
     from llm4msr.knowledge.folder import KnowledgeFolder
@@ -180,7 +184,7 @@ def audit(
     say("planting markers")
     checks = check(opened, config, snapshots=folder.config.snapshots)
     say("probing each protocol")
-    sheets = [checks_sheet(checks), probes_sheet(probes(opened, folder, config))]
+    sheets = [checks_sheet(checks), probes_sheet(probes(opened, folder, config)), counting_sheet(opened)]
     for sheet in sheets:
         print_sheet(sheet)
     if out is not None:

@@ -31,7 +31,7 @@ class Choices:
         """The place of each pair of a user and an item that occur here, and whether the pair occurs."""
         keys = user * self._items + item
         place = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
-        return place, np.asarray(self._pairs[place] == keys)
+        return place, np.asarray((item < self._items) & (self._pairs[place] == keys))
 
     def before(self, user: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each user chose the item earlier than the time, `(n,)`."""
