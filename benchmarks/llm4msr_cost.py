@@ -38,6 +38,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "llm4msr": ("llm4msr", {}),
     "llm4msr, low_rank": ("llm4msr", {"weights": "low_rank"}),
+    "llm4msr, parallel": ("llm4msr", {"user": "parallel", "features": "parallel"}),
     "llm4msr, lighter": ("llm4msr", {"user": "parallel", "features": "parallel", "layers": 1}),
     "llm4msr, match alone": ("llm4msr", {"user": "none"}),
     "epnet": ("epnet", {}),
