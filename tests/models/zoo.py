@@ -47,7 +47,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm4msr-both-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "layers": 1}),
     "llm4msr-candidate-match": ("llm4msr", {**_SMALL, "candidate": True, "match": True, "layers": 3}),
     "llm4msr-lighter": ("llm4msr", {**_PARALLEL, "layers": 1}),
-    "llm4msr-parallel-features": ("llm4msr", {**_PARALLEL, "scenario": "parallel", "weights": "low_rank"}),
+    "llm4msr-parallel-features": ("llm4msr", {**_PARALLEL, "scenario": "parallel"}),
     "llm4msr-parallel-features-full": ("llm4msr", {**_PARALLEL, "weights": "full"}),
     "llm4msr-parallel-features-below": ("llm4msr", {**_PARALLEL, "scenario": "bottom"}),
     "llm4msr-match-only": ("llm4msr", {**_SMALL, "match": True, "user": "none", "scenario": "none"}),

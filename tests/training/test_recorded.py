@@ -29,7 +29,14 @@ from tests.models.zoo import BACKBONES, ENHANCERS
 
 CPU = torch.device("cpu")
 TRAIN = TrainConfig(batch_size=256, rows_together=1)
-EAGER = {"apg", "dynamic-network", "dynamic-network-full", "llm4msr-full", "llm4msr-paper"}
+EAGER = {
+    "apg",
+    "dynamic-network",
+    "dynamic-network-full",
+    "llm4msr-full",
+    "llm4msr-paper",
+    "llm4msr-parallel-features-full",
+}
 """What is not replayed: layers of many rows that are grouped by value."""
 
 
