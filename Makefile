@@ -24,8 +24,8 @@ demo: setup ## raw logs to an AUC table with and without knowledge (4 to 10 minu
 demo-full: setup ## the same with all households (well over an hour on 2 cores)
 	$(BIN)/llm4msr demo --full
 
-test: setup ## the tests
-	$(BIN)/pytest
+test: setup ## the tests, in up to four processes
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/pytest -m slow

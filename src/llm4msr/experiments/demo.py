@@ -54,7 +54,8 @@ _SERVED = "composed"
 LEGEND = (
     "prompted: the paper's user and scenario prompts, each user snapshot made only of what was before it. "
     "composed: item vectors composed into users event by event, with the candidate's vector, match features and gated "
-    "user layers. control: the same with a random vector for each item. All with low-rank meta layers."
+    "user layers. control: the same with a random vector for each item. Prompted has low-rank meta layers in place of "
+    "the paper's full ones, the others factored ones."
 )
 
 
