@@ -25,7 +25,7 @@ demo-full: setup ## the same with all households (well over an hour on 2 cores)
 	$(BIN)/llm4msr demo --full
 
 test: setup ## the tests, in up to four processes
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/pytest -m slow
