@@ -79,8 +79,7 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
             os.rename(aside, target)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if _names_no_file(error):
-            raise OSError(f"{target}: cannot be written ({error}); is the disk full?") from error
+        _raise_named(error, target)
         raise
     finally:
         if lock is not None:
@@ -134,11 +133,17 @@ def _remove_left_over(target: Path) -> None:
                 os.close(lock)
 
 
-def _names_no_file(error: BaseException) -> bool:
-    """Whether an error says that a file cannot be written, but not which: NumPy's, polars' and those of a full disk."""
+def _raise_named(error: BaseException, path: Path) -> None:
+    """Raise an `OSError` that names `path` if the error says that something cannot be written, but not what.
+
+    Such are NumPy's, polars' and those of a full disk.
+    """
     if isinstance(error, OSError):
-        return error.filename is None and error.errno in (None, errno.ENOSPC, errno.EDQUOT)
-    return f"(os error {errno.ENOSPC})" in str(error)
+        nameless = error.filename is None and error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+    else:
+        nameless = f"(os error {errno.ENOSPC})" in str(error)
+    if nameless:
+        raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from error
 
 
 def _check_replaceable(target: Path, kind: str | None) -> None:
@@ -174,8 +179,7 @@ def file_aside(path: Path, suffix: str = "") -> Iterator[Path]:
         os.replace(aside, path)
     except BaseException as error:
         aside.unlink(missing_ok=True)
-        if _names_no_file(error):
-            raise OSError(f"{path}: cannot be written ({error}); is the disk full?") from error
+        _raise_named(error, path)
         raise
 
 

@@ -7,6 +7,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 
+def among(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of `values` are in the sorted array `known`."""
+    if not len(known):
+        return np.zeros(len(values), dtype=bool)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.asarray(known[place] == values)
+
+
 class Choices:
     """The users' choices in one scenario.
 
@@ -38,7 +46,12 @@ class Choices:
         place, found = self._find(user, item)
         return found & (self._earliest[place] < time)
 
+    def until(self, user: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each user chose the item at the time or earlier, `(n,)`."""
+        place, found = self._find(user, item)
+        return found & (self._earliest[place] <= time)
+
     def at(self, user: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each user chose the item at the very time, one of a choice here, `(n,)`."""
         place, found = self._find(user, item)
-        return found & np.isin(self._moment(place, time), self._moments)
+        return found & among(self._moment(place, time), self._moments)

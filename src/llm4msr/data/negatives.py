@@ -20,7 +20,7 @@ positives as among items drawn by their local popularity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from llm4msr.data.choices import Choices
+from llm4msr.data.choices import Choices, among
 from llm4msr.data.ordering import ROW_ORDER
 from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
@@ -61,9 +61,10 @@ def sample_negatives(
     for scenario in sorted(rows["scenario"].unique()):
         choices = Choices(known.filter(pl.col("scenario") == scenario))
         inside = [_Positives.of(rows, scenario, split.range(part), config) for part in PARTS]
-        if _choose_again(inside[0], choices, config):
-            again.append(int(scenario))
-        parts += [_sample(positives, choices, config, again=scenario in again) for positives in inside]
+        habit = _choose_again(inside[0], choices, config)
+        again += [int(scenario)] * habit
+        not_these = choices.at if habit else choices.until
+        parts += [_sample(positives, not_these, config) for positives in inside]
     return pl.concat(parts).sort("place", "item"), again
 
 
@@ -120,8 +121,8 @@ def _choose_again(training: _Positives, choices: Choices, config: Negatives) -> 
     return bool(found > 0 and 2 * found >= by_chance)
 
 
-def _sample(positives: _Positives, choices: Choices, config: Negatives, *, again: bool) -> pl.DataFrame:
-    """Negatives for the positives of a scenario in one part; if users choose `again`, earlier choices may be some."""
+def _sample(positives: _Positives, chosen: Callable[..., NDArray[np.bool_]], config: Negatives) -> pl.DataFrame:
+    """Negatives for the positives of a scenario in one part; none that its user has `chosen` (user, item, time)."""
     p, count = positives, len(positives.place)
     items = int(p.item.max(initial=0)) + 1
     centre = np.arange(count)
@@ -140,12 +141,9 @@ def _sample(positives: _Positives, choices: Choices, config: Negatives, *, again
         begin = np.searchsorted(by_item, candidate * count + p.low[open_row])
         local = np.searchsorted(by_item, candidate * count + p.high[open_row]) - begin
         accepted = uniform(hash_keys(keys.view(np.int64), seed=config.seed)) < local ** (config.popularity - 1.0)
-        pair_and_time = (p.user[open_row], candidate, p.time[open_row])
-        accepted &= ~choices.at(*pair_and_time)
-        if not again:
-            accepted &= ~choices.before(*pair_and_time)
+        accepted &= ~chosen(p.user[open_row], candidate, p.time[open_row])
         pair = open_row * items + candidate
-        accepted &= ~_among(pair, taken)
+        accepted &= ~among(pair, taken)
         fresh = np.flatnonzero(accepted)
         fresh = fresh[np.unique(pair[fresh], return_index=True)[1]]  # drop equal draws for one positive
         taken = np.union1d(taken, pair[fresh])
@@ -153,11 +151,3 @@ def _sample(positives: _Positives, choices: Choices, config: Negatives, *, again
         left[fresh] = False
         open_row, draw = open_row[left], draw[left]
     return pl.DataFrame({"place": p.place[taken // items], "item": (taken % items).astype(np.int64)})
-
-
-def _among(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of `values` are in the sorted array `known`."""
-    if not len(known):
-        return np.zeros(len(values), dtype=bool)
-    position = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.asarray(known[position] == values)

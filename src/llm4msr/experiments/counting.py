@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from llm4msr.data.choices import Choices
 from llm4msr.data.prepared import PreparedData
@@ -24,19 +25,18 @@ def counting(data: PreparedData) -> dict[str, Scores]:
     Rows and click rates are those of the training part, in the row's own scenario. Earlier choices are all positives of
     the history before the row's time, in its scenario.
     """
-    item, user = _logits(data, data.item), _logits(data, data.user)
+    first, last = data.split.range("test")
+    (item_rows, item), (_, user) = _of_training(data, data.item), _of_training(data, data.user)
     counted = {
-        "training rows of the item": np.log1p(_rows(data, data.item)),
+        "training rows of the item": item_rows,
         "click rate of the item": item,
         "click rate of the user": user,
         "click rates of item and user": item + user,
         "whether the user chose the item before": _chosen_before(data),
     }
-    first, last = data.split.range("test")
     label, scenario = np.asarray(data.label[first:last]), np.asarray(data.scenario[first:last])
     return {
-        name: score(label, values[first:last].astype(np.float32), scenario, data.scenario_count)
-        for name, values in counted.items()
+        name: score(label, values.astype(np.float32), scenario, data.scenario_count) for name, values in counted.items()
     }
 
 
@@ -55,40 +55,31 @@ def _shown(auc: float | None) -> str:
     return "" if auc is None else f"{auc:.4f}"
 
 
-def _groups(data: PreparedData, ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """A number for each pair of a scenario and an id, `(N,)`."""
-    return np.asarray(ids).astype(np.int64) * data.scenario_count + np.asarray(data.scenario)
+def _of_training(data: PreparedData, ids: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each test row, what training says of its id in its scenario: `(n,)` each.
 
-
-def _rows(data: PreparedData, ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """How many training rows each row's id has in the row's scenario, `(N,)`."""
-    groups = _groups(data, ids)
-    return np.bincount(groups[: data.split.valid], minlength=int(groups.max(initial=0)) + 1)[groups]
-
-
-def _logits(data: PreparedData, ids: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The logit of the click rate of each row's id in the row's scenario, minus that of the scenario itself, `(N,)`."""
-    groups, split = _groups(data, ids), data.split.valid
-    scenario, label = np.asarray(data.scenario), np.asarray(data.label[:split])
-    rows = np.bincount(scenario[:split], minlength=data.scenario_count)
-    rate = (np.bincount(scenario[:split], weights=label, minlength=data.scenario_count) + 1) / (rows + 2)
-    most = int(groups.max(initial=0)) + 1
-    clicks = np.bincount(groups[:split], weights=label, minlength=most)[groups] + _PRIOR_ROWS * rate[scenario]
-    found = clicks / (_rows(data, ids) + _PRIOR_ROWS)
-    return np.asarray(_logit(found) - _logit(rate)[scenario])
-
-
-def _logit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.log(rate) - np.log1p(-rate))
+    The number of rows as log1p, and the logit of the click rate minus that of the scenario.
+    """
+    (first, last), valid, count = data.split.range("test"), data.split.valid, data.scenario_count
+    scenario, label = np.asarray(data.scenario), np.asarray(data.label[:valid])
+    groups = np.asarray(ids).astype(np.int64) * count + scenario  # a number for each pair of an id and a scenario
+    past, here, most = groups[:valid], groups[first:last], int(groups.max(initial=0)) + 1
+    rows, clicks = np.bincount(past, minlength=most)[here], np.bincount(past, weights=label, minlength=most)[here]
+    shown = np.bincount(scenario[:valid], minlength=count)
+    rate = (np.bincount(scenario[:valid], weights=label, minlength=count) + 1) / (shown + 2)
+    usual = rate[scenario[first:last]]
+    found = (clicks + _PRIOR_ROWS * usual) / (rows + _PRIOR_ROWS)
+    return np.log1p(rows), np.asarray(logit(found) - logit(usual))
 
 
 def _chosen_before(data: PreparedData) -> NDArray[np.bool_]:
-    """Whether each row's user has an earlier positive with the row's item in the row's scenario, `(N,)`."""
-    out = np.zeros(data.rows, dtype=bool)
+    """Whether each test row's user has an earlier positive with the row's item in the row's scenario, `(n,)`."""
+    rows = np.arange(*data.split.range("test"))
+    out = np.zeros(len(rows), dtype=bool)
     for d in range(data.scenario_count):
         events = data.positives.filter(pl.col("scenario") == d)
-        here = np.flatnonzero(np.asarray(data.scenario) == d)
-        if events.height and len(here):
-            row = (np.asarray(column)[here].astype(np.int64) for column in (data.user, data.item, data.time))
-            out[here] = Choices(events).before(*row)
+        places = np.flatnonzero(np.asarray(data.scenario)[rows] == d)
+        if events.height and len(places):
+            row = (np.asarray(c)[rows[places]].astype(np.int64) for c in (data.user, data.item, data.time))
+            out[places] = Choices(events).before(*row)
     return out

@@ -158,7 +158,7 @@ class LLM4MSR(Enhancer):
         """The backbone's logits `(B,)`, the logits of each parallel level (user, scenario), and the penalty."""
         users = self._read_users(batch)
         features = self._features(users, batch)
-        x = torch.cat([e, features], 1) if self.config.widens and features is not None else e
+        x = torch.cat([e, *features], 1) if self.config.widens else e
         below, beside = x, []
         levels = [*self._user_level(users, features, batch), *self._scenario_level(batch)]
         for level in levels:
@@ -190,11 +190,11 @@ class LLM4MSR(Enhancer):
         made = {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
         return _Users(made, states.inverse)
 
-    def _features(self, users: _Users, batch: Batch) -> Tensor | None:
-        """The candidate's features and the match features side by side, `(B, n)`; None if the model has neither."""
+    def _features(self, users: _Users, batch: Batch) -> list[Tensor]:
+        """The candidate's features and the match features, each `(B, n)`; none if the model has neither."""
         c = self.config
         if "item" not in c.needs:
-            return None
+            return []
         item = self._dropped(given(batch.item, "item vectors"), self.item_flags)
         readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
         read = together(item, readers)
@@ -202,9 +202,9 @@ class LLM4MSR(Enhancer):
         if c.match:
             product = of_rows(users.made["match"], users.inverse) * read[-1]
             features += [product, product.sum(1, keepdim=True)]
-        return torch.cat(features, 1)
+        return features
 
-    def _user_level(self, users: _Users, features: Tensor | None, batch: Batch) -> list[_Level]:
+    def _user_level(self, users: _Users, features: list[Tensor], batch: Batch) -> list[_Level]:
         """The user level, if there is one."""
         if self.user_layers is None:
             return []
@@ -212,7 +212,7 @@ class LLM4MSR(Enhancer):
         if self.config.gated:
             opened, ids = torch.sigmoid(users.made["gate"]), batch.scenario_ids()
             gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
-        beside = features if self.config.features == "parallel" else None
+        beside = torch.cat(features, 1) if features and not self.config.widens else None
         return [_Level(self.user_layers, self.config.user, made, inverse, made, gate, beside)]
 
     def _scenario_level(self, batch: Batch) -> list[_Level]:
