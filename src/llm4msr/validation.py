@@ -26,7 +26,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            found = explain_validation(error, cls)
+            found = explain_validation(error, cls, raw)
             raise InputError(f"{where}: {found}" if where else found) from error
 
 
@@ -60,14 +60,15 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return path.strip(), text
 
 
-def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
+def explain_validation(error: ValidationError, model: type[BaseModel], raw: Any = None) -> str:
     """Turn each of Pydantic's errors into one clause: the key, what is wrong with it and, for a wrong type, the value.
 
-    `model` is the model that the input was validated against. For an unknown key, its nearest known keys are named.
+    `model` is the model that the input `raw` was validated against. For an unknown key, its nearest known keys are
+    named.
     """
     findings = []
     for e in error.errors(include_url=False):
-        key = ".".join(str(part) for part in e["loc"]) or "the whole"
+        key = _readable(e["loc"], raw)
         if e["type"] == "extra_forbidden":
             *path, name = e["loc"]
             findings.append(f"unknown key {key!r}; {_nearest_keys(str(name), model, path)}")
@@ -82,6 +83,27 @@ def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
 
 _EXPECTED = {"tuple_type": 'a list, as in ["a", "b"]'} | dict.fromkeys(("dict_type", "model_type"), "a table of keys")
 """Plain words for errors that Pydantic describes with the names of Python types."""
+
+
+def _readable(path: Sequence[str | int], raw: Any) -> str:
+    """The path of a key as text. Entries of a list are counted from 1, with their own name if they have one.
+
+    >>> _readable(("fields", 1, "side"), {"fields": [{}, {"name": "brand", "side": "items"}]})
+    'fields #2 (brand).side'
+    """
+    parts: list[str] = []
+    for part in path:
+        try:
+            raw = raw[part]
+        except (LookupError, TypeError):
+            raw = None
+        if isinstance(part, str):
+            parts.append(part)
+            continue
+        name = (raw.get("name") or raw.get("value")) if isinstance(raw, dict) else None
+        place = f"#{part + 1}" + (f" ({name})" if isinstance(name, str) else "")
+        parts.append(f"{parts.pop()} {place}" if parts else place)
+    return ".".join(parts) or "the whole"
 
 
 def _nearest_keys(name: str, model: type[BaseModel], path: Sequence[str | int]) -> str:
