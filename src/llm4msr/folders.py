@@ -87,14 +87,14 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
 
 
 @contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Keep all other processes out of work on `path`, an existing file or folder, until the block ends.
 
-    Raises `InputError` if another process is at work on it. The system releases the lock of a process that was killed.
-    A file system without locks keeps nobody out.
+    With `shared`, only those that do not share it. Raises `InputError` if another process is at work on it. The system
+    releases the lock of a process that was killed. A file system without locks keeps nobody out.
     """
     try:
-        lock = _locked(path)
+        lock = _locked(path, shared=shared)
     except OSError:
         yield
         return
@@ -106,14 +106,14 @@ def sole_writer(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, *, shared: bool = False) -> int | None:
     """Lock a file or folder until this process ends or closes the returned descriptor.
 
     None if another process has the lock. Raises `OSError` if the file system has no locks.
     """
     found = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(found, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(found)
         return None

@@ -20,6 +20,11 @@ def test_proposals_are_spread_evenly_over_the_powers_of_ten() -> None:
     assert 1e-6 < median(settings["embedding_decay"] for settings in found) < 1e-4
 
 
+def test_any_seed_of_a_run_can_seed_a_search() -> None:
+    proposed = [propose(SEARCH, START, [(START, 0.5)], seed) for seed in (20240101, 2**63 - 1)]
+    assert proposed[0] != proposed[1]
+
+
 def test_the_first_trial_is_the_start_and_the_best_one_wins() -> None:
     assert propose(SEARCH, START, [], 0) == START
     other = {"learning_rate": 2e-3, "embedding_decay": 1e-6}

@@ -144,8 +144,13 @@ def test_two_processes_do_not_ask_the_same_prompts(data: PreparedData, tmp_path:
     with sole_writer(tmp_path):
         with pytest.raises(InputError, match="another process is at work here"):
             reason(data, engine, tmp_path, CONFIG)
+        with pytest.raises(InputError, match="another process is at work here"):
+            reason(data, engine, tmp_path, CONFIG, shard=Shard(0, 1))
         assert engine.asked == []
+    with sole_writer(tmp_path, shared=True):
         reason(data, engine, tmp_path, CONFIG, shard=Shard(0, 1))  # its file is its own
+        with pytest.raises(InputError, match="another process is at work here"):
+            reason(data, engine, tmp_path, CONFIG)
     asked = len(engine.asked)
     assert asked > 0
     reason(data, engine, tmp_path, CONFIG)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import sole_writer
 from llm4msr.knowledge.engines.base import Answer, Generation, Outcome, Refusal
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.plan import plan
@@ -155,6 +156,17 @@ def test_garbage_is_what_the_index_does_not_name(shop: PreparedData, folder: Pat
     with Stores(folder, read_only=True) as stores:
         assert len(stores.files[0]) == before
     KnowledgeFolder.open(folder, shop).level("user")
+
+
+@pytest.mark.parametrize("change", [compact, collect_garbage, lambda folder: altered(folder, remove=True)])
+def test_a_folder_at_work_is_not_changed(folder: Path, change: Callable[[Path], object]) -> None:
+    before = {path.name: path.read_bytes() for path in folder.glob("store*")}
+    with sole_writer(folder, shared=True):  # as a worker with a shard holds it
+        with pytest.raises(InputError, match=f"{folder}: another process is at work here"):
+            change(folder)
+        assert {path.name: path.read_bytes() for path in folder.glob("store*")} == before
+        assert not any(altered(folder).values())
+    change(folder)
 
 
 def test_an_export_has_a_row_a_subject(shop: PreparedData, folder: Path, tmp_path: Path) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from llm4msr.data.sources.frames import read_table
+from llm4msr.data.prepare import prepare
+from llm4msr.data.sources.frames import from_frames, read_table
 from llm4msr.errors import InputError
+from llm4msr.schema import Schema
 from llm4msr.serving import offline
 from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.export import export_bundle
 from llm4msr.serving.live import open_live
 from llm4msr.serving.log import EventRecord
 from llm4msr.serving.offline import Counts, score_table
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
-from tests.conftest import shop_frames
+from tests.conftest import SHOP, shop_frames
+from tests.serving.bundles import train_shop
 
 
 @pytest.fixture
@@ -72,6 +77,41 @@ def test_the_events_of_a_log_count_where_its_folder_is_named(
         score_table(bundle_path, read_table(pairs, "rows"), tmp_path / f"{name}.parquet", state=folder)
     before, after = (pl.read_parquet(tmp_path / f"{name}.parquet")["score"].to_numpy() for name in ("before", "after"))
     assert np.abs(before - after).max() > 1e-6
+
+
+def test_values_of_any_type_are_those_that_the_model_was_trained_with(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    size = 900
+    given = pl.DataFrame(
+        {
+            "discount": pl.Series(random.choice([0.1, 0.2, 2.0, np.nan], size), dtype=pl.Float32),
+            "day": pl.Series([date(2026, 1, 1 + d) for d in random.integers(0, 5, size)]),
+            "member": pl.Series(random.random(size) < 0.5),
+            "sizes": pl.Series(
+                [random.choice([0.1, 12.0, 0.3], n).tolist() for n in random.integers(0, 3, size)],
+                dtype=pl.List(pl.Float32),
+            ),
+        }
+    )
+    rows = shop_frames(rows=size)["interactions"].with_columns(*given, time=pl.int_range(size) + 1_000_000)
+    schema = {
+        **{key: SHOP[key] for key in ("name", "columns", "scenarios")},
+        "fields": [
+            {"name": "discount", "side": "context"},
+            {"name": "day", "side": "context"},
+            {"name": "member", "side": "context", "kind": "numeric"},
+            {"name": "sizes", "side": "context", "kind": "multi"},
+        ],
+    }
+    data = prepare(from_frames(Schema.checked(schema, "a shop"), rows), tmp_path / "data")
+    run = train_shop(tmp_path / "run", data, None, "shared_bottom", "none")
+    logits = np.load(run / "test_logits.npy")
+    score_table(
+        export_bundle(run, tmp_path / "bundle"), read_table(rows.tail(len(logits)), "rows"), tmp_path / "out.parquet"
+    )
+    found = pl.read_parquet(tmp_path / "out.parquet")["score"].to_numpy()
+    assert found.std() > 1e-4
+    assert found == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_two_processes_do_not_train_in_one_folder(shop: PreparedData, tmp_path: 
     folder.mkdir()
     with sole_writer(folder), pytest.raises(InputError, match=f"{folder}: another process is at work here"):
         train_run(config, folder)
-    assert not (folder / "metrics.jsonl").exists()
+    assert not any(folder.iterdir())  # not even its settings, which would replace those of the other process
     assert evaluate_run(train_run(config, folder).folder).mean_auc is not None
 
 
@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_named(shop: PreparedData, tmp_path: Path, change: di
 def test_a_wrong_setting_does_not_block_the_corrected_command(shop: PreparedData, tmp_path: Path) -> None:
     raw = _raw(shop)
     raw["model"]["backbone"]["settings"] = {"hidden": [-3]}
-    with pytest.raises(InputError, match=r"backbone star: hidden\.0"):
+    with pytest.raises(InputError, match="backbone star: hidden #1: "):
         train_run(RunConfig.checked(raw, "test"), tmp_path / "run")
     train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
     assert (tmp_path / "run" / "result.json").is_file()

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.positions import Positions
+from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.split import PARTS, Split
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
@@ -124,12 +125,14 @@ def _multi(spec: FieldSpec, raw: RowValues, split: Split) -> EncodedField:
 
 def _elements(spec: FieldSpec, values: pl.Series) -> pl.DataFrame:
     """The single values of a multi-valued column: row, value, and place in the row (below `max_values`)."""
-    lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
-    if not isinstance(lists.dtype, pl.List):
-        text = values.cast(pl.String)
-        lists = text.str.split(spec.separator if spec.separator is not None else SEPARATOR)
+    if values.dtype.is_nested():
+        lists = as_texts(pl.col(values.name), values.dtype)
+    else:
+        separator = spec.separator if spec.separator is not None else SEPARATOR
+        lists = as_text(pl.col(values.name), values.dtype).str.split(separator)
     return (
-        pl.DataFrame({"row": np.arange(len(lists), dtype=np.int64), "value": lists.cast(pl.List(pl.String))})
+        values.to_frame()
+        .select(lists.alias("value"), row=pl.int_range(pl.len()))
         .explode("value")
         .with_columns(pl.col("value").str.strip_chars())
         .filter(pl.col("value").is_not_null() & (pl.col("value") != MISSING))

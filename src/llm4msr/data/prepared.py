@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.ordering import EVENT_ORDER
-from llm4msr.data.raw import as_text
+from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.split import Part, Split
 from llm4msr.data.tables import EntitySide
 from llm4msr.data.vocabulary import Vocabulary
@@ -136,11 +136,12 @@ class PreparedData:
             (self.users, self.schema.columns.user) if side == "user" else (self.items, self.schema.columns.item)
         )
         values = frame[side if column == key else column]
-        if isinstance(values.dtype, pl.Array):
-            values = values.arr.to_list()
-        if isinstance(values.dtype, pl.List):
-            return values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
-        return values.to_frame().select(as_text(pl.col(values.name), values.dtype)).to_series()
+        value = pl.col(values.name)
+        if values.dtype.is_nested():
+            text = as_texts(value, values.dtype).list.join(", ", ignore_nulls=True)
+        else:
+            text = as_text(value, values.dtype)
+        return values.to_frame().select(text).to_series()
 
     @cached_property
     def positives(self) -> pl.DataFrame:

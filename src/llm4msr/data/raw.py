@@ -22,6 +22,15 @@ def as_text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
 
 
+def as_texts(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A list of raw values, of the type `pl.List` or `pl.Array`, as a list of their texts (see `as_text`)."""
+    if isinstance(dtype, pl.Array):
+        value, dtype = value.arr.to_list(), pl.List(dtype.inner)
+    assert isinstance(dtype, pl.List)
+    inner = pl.String() if dtype.inner is None else dtype.inner
+    return value.list.eval(as_text(pl.element(), inner))  # type: ignore[arg-type]
+
+
 def as_id(column: str, dtype: pl.DataType, *, whole: bool = False) -> pl.Expr:
     """The id of a user or an item: text, or int64 with `whole`. An empty text is missing."""
     if whole:

@@ -8,8 +8,6 @@ from optuna.trial import TrialState, create_trial
 
 from llm4msr.experiments.config import Search
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 Settings = dict[str, float]
 _AT_RANDOM = 3
 """Successful trials needed before the estimator chooses. It does not depend on how many trials the search has, so a
@@ -25,9 +23,10 @@ def propose(search: Search, start: Settings, history: list[tuple[Settings, float
     """
     if not history:
         return start
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     bounds = {"learning_rate": search.learning_rate, "embedding_decay": search.embedding_decay}
     space = {name: FloatDistribution(low, high, log=True) for name, (low, high) in bounds.items()}
-    sampler = optuna.samplers.TPESampler(seed=seed * 1009 + len(history), n_startup_trials=_AT_RANDOM)
+    sampler = optuna.samplers.TPESampler(seed=(seed * 1009 + len(history)) % 2**32, n_startup_trials=_AT_RANDOM)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for settings, value in history:
         inside = {name: min(max(settings[name], space[name].low), space[name].high) for name in space}

@@ -18,6 +18,7 @@ from llm4msr.knowledge import Level
 from llm4msr.knowledge.completion import complete, index_writer, kept_levels
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
 from llm4msr.knowledge.history import snapshot_times
+from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Block, blocks, count
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
@@ -81,23 +82,36 @@ def reason(
     that gets no answer is set aside in `rejected.parquet` with the reason, and its subject counts as unknown.
 
     With a `shard`, only that part of the missing prompts is asked, the answers go into a store file of its own, and the
-    folder is not completed. When all parts are done, a call without a shard completes it.
+    folder is not completed. When all parts are done, a call without a shard completes it. Calls with shards may work in
+    one folder side by side; otherwise one process at a time does.
 
     Levels that the config does not name are kept if they were asked of the same model about the same data, with the
     same templates, `text_limit` and `language`; otherwise they are dropped from the folder's index. Raises `InputError`
     for a store or a template that cannot be used, for a folder that holds anything else than knowledge, and if another
-    process completes this folder now.
+    process is at work in it.
     """
     check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer = make_writer(data, engine.special_tokens, config, templates)
+    with sole_writer(folder, shared=shard is not None):
+        return _reason(data, engine, folder, config, writer, shard, progress)
+
+
+def _reason(
+    data: PreparedData,
+    engine: Engine,
+    folder: Path,
+    config: ReasonConfig,
+    writer: PromptWriter,
+    shard: Shard | None,
+    progress: Callable[[Progress], None],
+) -> list[Summary]:
     moments = snapshot_times(data, config.snapshots)
     summaries: list[Summary] = []
     kept = kept_levels(folder, data, engine, config, writer)
     rejected = kept.rejected
     writing = index_writer(folder, kept) if shard is None else nullcontext()
-    alone = sole_writer(folder) if shard is None else nullcontext()
-    with alone, Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
+    with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
         for level in config.levels:
             level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
             total = count(level, data, moments)

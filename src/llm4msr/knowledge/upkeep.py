@@ -1,8 +1,12 @@
-"""Upkeep of a knowledge folder: show what it holds, check it, make it smaller, export it."""
+"""Upkeep of a knowledge folder: show what it holds, check it, make it smaller, export it.
+
+What changes the folder raises `InputError` if another process is at work in it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, file_aside, seal
+from llm4msr.folders import MANIFEST, file_aside, seal, sole_writer
 from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.completion import KIND, VERSION, read_index, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
@@ -99,15 +103,20 @@ def _far(stores: Stores, keys: list[bytes], block: int = 16_384) -> list[bytes]:
 def altered(folder: Path, *, remove: bool = False) -> dict[str, int]:
     """For each store file, how many answers do not match their checksum; with `remove` they are deleted."""
     found = {}
-    with Stores(folder, read_only=True) as stores:
-        names = [store.path.name for store in stores.files]
-    for name in names:
-        with Store(folder / name) as store:
-            bad = store.altered()
-            if bad and remove:
-                store.delete(bad)
-        found[name] = len(bad)
+    with sole_writer(folder) if remove else nullcontext():
+        for name in _names(folder):
+            with Store(folder / name, read_only=not remove) as store:
+                bad = store.altered()
+                if bad and remove:
+                    store.delete(bad)
+                found[name] = len(bad)
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of the folder's store files; raises `InputError` if there is none."""
+    with Stores(folder, read_only=True) as stores:
+        return [store.path.name for store in stores.files]
 
 
 def compact(folder: Path, *, int8: bool = False) -> int:
@@ -119,6 +128,11 @@ def compact(folder: Path, *, int8: bool = False) -> int:
     """
     if not Stores.paths(folder):
         raise InputError(f"{folder}: has no store of answers; name a folder that `llm4msr reason` wrote")
+    with sole_writer(folder):
+        return _compact(folder, int8)
+
+
+def _compact(folder: Path, int8: bool) -> int:
     with Stores(folder) as stores:
         main, *others = stores.files
         for other in others:
@@ -152,17 +166,15 @@ def collect_garbage(folder: Path) -> int:
 
     They belong to earlier prompts or settings, or are texts that `llm4msr explain` had written on request.
     """
-    _, index = read_index(folder)
-    named = set(index["key"].to_list())
     removed = 0
-    with Stores(folder, read_only=True) as stores:
-        names = [store.path.name for store in stores.files]
-    for name in names:
-        with Store(folder / name) as store:
-            unnamed = store.keys() - named
-            store.delete(unnamed)
-            store.shrink()
-            removed += len(unnamed)
+    with sole_writer(folder):
+        named = set(read_index(folder)[1]["key"].to_list())
+        for name in _names(folder):
+            with Store(folder / name) as store:
+                unnamed = store.keys() - named
+                store.delete(unnamed)
+                store.shrink()
+                removed += len(unnamed)
     return removed
 
 

@@ -168,7 +168,7 @@ class FieldReader:
         if value is None or value == "":
             return float("nan")
         try:
-            if isinstance(value, list | bool):
+            if isinstance(value, list):
                 raise ValueError
             record, number = self._records[spec.name], float(value)
         except (ValueError, OverflowError):
@@ -195,6 +195,8 @@ def _parts(value: Any, spec: FieldSpec) -> list[Any]:
 
 def raw_text(value: Any) -> str:
     """A JSON value as the text that `prepare` makes of it: whole numbers without a point, None as the missing value."""
+    if isinstance(value, list):
+        return ", ".join(raw_text(part) for part in value if part is not None)
     if value is None:
         return MISSING
     if isinstance(value, bool):

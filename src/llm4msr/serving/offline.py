@@ -13,10 +13,11 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llm4msr.data.raw import as_id, as_text
+from llm4msr.data.raw import as_id, as_text, as_texts
 from llm4msr.data.tables import Table
 from llm4msr.errors import InputError, nearest
 from llm4msr.folders import Scratch, file_aside
+from llm4msr.schema import FieldSpec
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.live import open_live
 from llm4msr.serving.requests import RequestError, ScoreRequest
@@ -121,6 +122,16 @@ def _score(
         counts.unknown_items += sum(item in unknown for item in request.items) if unknown else 0
 
 
+def _as_prepared(field: FieldSpec, dtype: pl.DataType) -> pl.Expr:
+    """A context field's values: texts as `prepare` makes them of this type, or numbers."""
+    value = pl.col(field.source)
+    if field.kind == "numeric":
+        return value
+    if not dtype.is_nested():
+        return as_text(value, dtype)
+    return as_texts(value, dtype) if field.kind == "multi" else value
+
+
 def _requests(bundle: Bundle, block: pl.DataFrame) -> Iterator[tuple[ScoreRequest, NDArray[np.intp]]]:
     """A request for each user and scenario of a block, of at most `_PASS` items, and its rows in the block."""
     schema, types = bundle.schema, block.schema
@@ -131,8 +142,8 @@ def _requests(bundle: Bundle, block: pl.DataFrame) -> Iterator[tuple[ScoreReques
         as_id(columns.item, types[columns.item]).alias("item"),
         pl.when(scenario.is_in(list(bundle.scenario_index))).then(scenario).alias("scenario"),
     ).with_row_index("row")
-    given = {f.name: f.source for f in schema.fields if f.side == "context" and f.source != columns.scenario}
-    context = block.select(pl.col(source).alias(name) for name, source in given.items() if source in block.columns)
+    given = [f for f in schema.fields if f.side == "context" and f.source in types and f.source != columns.scenario]
+    context = block.select(_as_prepared(f, types[f.source]).alias(f.name) for f in given)
     usable = raw.drop_nulls().sort("user", "scenario", maintain_order=True)
     if usable.is_empty():
         return

@@ -69,7 +69,6 @@ def is_claimed(folder: Path, run: dict[str, Any]) -> bool:
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
     """Mark the folder as this run's. Call it only after everything has been checked for errors."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", run)
     packages = ("torch", "numpy", "polars", "scikit-learn", "safetensors", "transformers")
     versions = {"llm4msr": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}

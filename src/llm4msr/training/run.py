@@ -74,11 +74,14 @@ def _train(config: RunConfig, folder: Path, progress: Callable[[TrainProgress], 
     source, model = build(config, data, knowledge, trains=True)
     group.wait()
     if group.writes:
-        claim(folder, run)
+        folder.mkdir(parents=True, exist_ok=True)
     group.wait()
     if not folder.is_dir():
         raise InputError(f"{folder}: is not seen by all processes; name a folder that all machines share")
     with sole_writer(folder) if group.writes else nullcontext():
+        if group.writes:
+            is_claimed(folder, run)  # again, since another process may have begun a run here meanwhile
+            claim(folder, run)
         position = fit(model, data, source, config.train, folder, progress, group)
         logits = predict(model, data, source, "test", group)
         if group.writes:

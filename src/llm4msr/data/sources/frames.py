@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from llm4msr.data.fields import SEPARATOR
-from llm4msr.data.raw import as_text
+from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.sources.delimited import read_delimited, separator_of
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
@@ -105,9 +105,7 @@ def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separato
     if len(types) == 1 or any(isinstance(dtype, pl.Struct) for dtype in types):
         return column
     if any(dtype.is_nested() for dtype in types):
-        if isinstance(own, pl.Array):
-            column = column.arr.to_list()
-        return column.cast(pl.List(pl.String)) if own.is_nested() else as_text(column, own).str.split(separator)
+        return as_texts(column, own) if own.is_nested() else as_text(column, own).str.split(separator)
     return as_text(column, own) if pl.String in types else column
 
 
