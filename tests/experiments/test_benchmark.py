@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
 from llm4msr.cli import studies
@@ -163,6 +164,25 @@ def test_models_are_compared_on_the_seeds_that_neither_failed(matrix: MatrixConf
     results = results.with_columns(pl.when(failed).then(pl.lit("failed")).otherwise("status").alias("status"))
     differences = next(s for s in sheets(results, twice, tmp_path) if s.title.startswith("Difference"))
     assert [cell.text for cell in differences.lines[0][2:4]] == ["+0.0000", "+0.0000 to +0.0000"]
+
+
+def test_the_backbone_alone_is_found_under_any_label(matrix: MatrixConfig, tmp_path: Path) -> None:
+    raw = matrix.model_dump() | {"backbones": {"shared_bottom": {"hidden": [8, 4]}}, "search": {"trials": 0}}
+    config = MatrixConfig.model_validate({**raw, "enhancers": {"gated": {"name": "epnet"}, "plain": {"name": "none"}}})
+    assert config.baseline == "plain"
+    results = run_matrix(config, tmp_path)
+    table, differences, _ = sheets(results, config, tmp_path)
+    assert "nothing is compared" not in table.note
+    assert [[cell.text for cell in line[:2]] for line in differences.lines] == [["shared_bottom", "gated"]]
+    without = config.model_copy(update={"enhancers": {"gated": config.enhancers["gated"]}})
+    titles = [sheet.title for sheet in sheets(results.filter(pl.col("enhancer") == "gated"), without, tmp_path)]
+    assert titles == ["Test AUC: shop", "Mean test AUC over scenarios, on slices: shop"]
+    assert "nothing is compared" in sheets(results, without, tmp_path)[0].note
+
+
+def test_the_label_of_the_backbone_alone_is_its_own(matrix: MatrixConfig) -> None:
+    with pytest.raises(ValidationError, match="the label 'none' is the backbone's alone; give epnet another label"):
+        MatrixConfig.model_validate(matrix.model_dump() | {"enhancers": {"none": {"name": "epnet"}}})
 
 
 def test_each_runs_progress_is_told_by_its_name(matrix: MatrixConfig, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
+from llm4msr.folders import read_manifest, seal
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
 from llm4msr.serving import current as current_module
-from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.bundle import KIND, VERSION, Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.lookup import LookupWriter, key_of, open_lookup
@@ -91,6 +92,18 @@ def test_a_damaged_file_is_refused_by_name(bundle_path: Path, tmp_path: Path, ho
         with pytest.raises(InputError, match=path.name if how != "removed" else "missing|has no"):
             Bundle.open(copy)
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("part", ["model", "sources", "states"])
+def test_a_bundle_with_a_setting_of_a_later_version_is_refused_by_its_name(
+    bundle_path: Path, tmp_path: Path, part: str
+) -> None:
+    shutil.copytree(bundle_path, tmp_path / "copy")
+    manifest = read_manifest(tmp_path / "copy", KIND, VERSION)
+    content = {name: value for name, value in manifest.items() if name not in ("kind", "version", "files")}
+    seal(tmp_path / "copy", KIND, VERSION, content | {part: {**content[part], "later": 1}})
+    with pytest.raises(InputError, match=f"manifest.json: {part}: unknown key 'later'"):
+        Bundle.open(tmp_path / "copy")
 
 
 def test_a_file_that_grew_beside_the_manifest_changes_nothing(bundle_path: Path, tmp_path: Path) -> None:

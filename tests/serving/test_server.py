@@ -281,6 +281,7 @@ def test_processes_whose_parent_was_killed_leave_the_port(bundle_path: Path, tmp
             "items.1",
         ),
         ("/v1/score/batch", {"requests": [ASK, ASK, {**ASK, "scenario": "sofa"}]}, "requests.2"),
+        ("/v1/score/batch", {"requests": [ASK, {**ASK, "features": {"hours": 3}}]}, "requests.1"),
     ],
 )
 def test_the_part_of_a_call_that_is_wrong_is_named(server: Server, path: str, body: Any, part: str) -> None:

@@ -15,7 +15,15 @@ DAY = 86_400_000_000
 
 
 def _rule(half_life_events: float | None) -> StateRule:
-    return StateRule(("own", "others"), 3, 4, 5.0, half_life_events, (1.0, 0.5), ((0.5, 0.7), (0.6, 0.9)))
+    return StateRule(
+        sources=("own", "others"),
+        scenarios=3,
+        width=4,
+        half_life_days=5.0,
+        half_life_events=half_life_events,
+        behaviour_weights=(1.0, 0.5),
+        counts=((0.5, 0.7), (0.6, 0.9)),
+    )
 
 
 def _events(rows: list[tuple[int, int, int, int]], user: int = 0) -> Events:

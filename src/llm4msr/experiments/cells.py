@@ -65,7 +65,7 @@ def cells_of(config: MatrixConfig) -> list[Cell]:
                 model = ModelConfig(
                     embedding_dim=config.embedding_dim,
                     backbone=PartChoice(name=backbone, settings=settings),
-                    enhancer=PartChoice(name=enhancer.name or label, settings=enhancer.settings),
+                    enhancer=PartChoice(name=enhancer.name, settings=enhancer.settings),
                 )
                 for control in ("none", *dict.fromkeys(enhancer.controls)):
                     knowledge = config.knowledge.model_copy(update={"control": control})

@@ -28,7 +28,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llm4msr.errors import InputError
 from llm4msr.experiments.presets import preset
@@ -38,7 +38,9 @@ from llm4msr.training.train_config import TrainConfig
 from llm4msr.validation import Settings, read_toml
 
 _BACKBONES = ("star", "omoe", "mmoe", "ple", "aitm", "shared_bottom")
-_ENHANCERS = ("none", "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")
+PLAIN = "none"
+"""The name of the enhancer that leaves the backbone alone."""
+_ENHANCERS = (PLAIN, "dynamic_network", "epnet", "llm4msr_paper", "llm4msr")
 
 
 class DataChoice(Settings):
@@ -49,7 +51,7 @@ class DataChoice(Settings):
 
 
 class EnhancerChoice(Settings):
-    """An enhancer under a label: its registered `name` (by default the label), its settings, and its controls.
+    """An enhancer under a label: its registered `name` (a matrix fills in the label), its settings, and its controls.
 
     `knowledge` is a knowledge folder to read instead of the data set's own.
     """
@@ -92,6 +94,19 @@ class MatrixConfig(Settings):
     search: Search = Search()
     train: TrainConfig = TrainConfig()
     knowledge: KnowledgeConfig = KnowledgeConfig()
+
+    @property
+    def baseline(self) -> str | None:
+        """The label of the backbone alone, which all other enhancers are compared with; None if it is not there."""
+        return next((label for label, choice in self.enhancers.items() if choice.name == PLAIN), None)
+
+    @field_validator("enhancers")
+    @classmethod
+    def _named(cls, enhancers: dict[str, EnhancerChoice]) -> dict[str, EnhancerChoice]:
+        named = {n: e if e.name else e.model_copy(update={"name": n}) for n, e in enhancers.items()}
+        if PLAIN in named and named[PLAIN].name != PLAIN:
+            raise ValueError(f"the label {PLAIN!r} is the backbone's alone; give {named[PLAIN].name} another label")
+        return named
 
     @model_validator(mode="before")
     @classmethod

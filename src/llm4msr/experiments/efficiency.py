@@ -12,7 +12,6 @@ import torch
 
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.tables import BASE
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
@@ -86,7 +85,7 @@ def efficiency(
                     contender.forget()
             contenders = [c for c in contenders if c.cell.name not in failed]
         lines = []
-        bases = {c.cell.backbone: c for c in contenders if c.cell.enhancer == BASE}
+        bases = {c.cell.backbone: c for c in contenders if c.cell.enhancer == config.baseline}
         for c in contenders:
             base = bases.get(c.cell.backbone)
             training = _figures(c.training, None if base is None else base.training)

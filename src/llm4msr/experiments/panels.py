@@ -10,7 +10,7 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.tables import BASE, finished_seeds, label_of
+from llm4msr.experiments.tables import finished_seeds, label_of
 from llm4msr.report.figures import Panel
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED
@@ -28,7 +28,7 @@ def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
         metrics = _metrics(PreparedData.open(choice.folder, check=False))
         for backbone in config.backbones:
             rows = _finished(results, name, backbone)
-            bases = {row["number"]: row for row in rows if row["enhancer"] == BASE}
+            bases = {row["number"]: row for row in rows if row["enhancer"] == config.baseline}
             series: dict[str, list[tuple[float, float]]] = {}
             for enhancer, control in _columns(config):
                 seeds = [
@@ -51,7 +51,7 @@ def swept(results: pl.DataFrame, config: MatrixConfig, setting: str) -> list[Pan
         metrics = _metrics(PreparedData.open(choice.folder, check=False))
         for backbone in config.backbones:
             rows = _finished(results, name, backbone)
-            labels = [label for label in config.enhancers if label != BASE]
+            labels = [label for label in config.enhancers if label != config.baseline]
             series = {
                 title: [_summary([row[metric] for row in rows if row["enhancer"] == label]) for label in labels]
                 for title, metric in metrics.items()
@@ -92,7 +92,7 @@ def _columns(config: MatrixConfig) -> list[tuple[str, str]]:
         (label, control)
         for label, choice in config.enhancers.items()
         for control in ("none", *choice.controls)
-        if label != BASE
+        if label != config.baseline
     ]
 
 

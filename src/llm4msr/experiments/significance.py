@@ -1,7 +1,8 @@
-"""Is a difference more than chance? Over seeds by a paired t-test, over the test rows by DeLong's interval."""
+"""Is a difference more than chance? Over seeds by a paired t-test, over the test users by an interval."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,9 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean AUC difference, its interval over the test rows, and the p-value over seeds (see `paired_p_value`).
+    """A mean AUC difference, its interval over the test users, and the p-value over seeds (see `paired_p_value`).
 
-    `telling` says whether any scenario has enough rows of each class; with fewer, DeLong's interval is too narrow.
+    `telling` says whether any scenario has enough rows of each class; with fewer, the interval is too narrow.
     """
 
     mean: float
@@ -31,7 +32,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval over the rows leaves out 0 and p is below 0.05.
+        """Whether the interval over the users leaves out 0 and p is below 0.05.
 
         Never without a p: the interval knows nothing of the chance in a training, and another seed alone often moves
         an AUC by more than it.
@@ -70,32 +71,45 @@ def components(label: NDArray[np.int8], score: NDArray[np.float32]) -> tuple[Arr
 def auc_difference(
     label: NDArray[np.int8],
     scenario: NDArray[np.int16],
+    user: NDArray[np.int32],
     ours: Sequence[NDArray[np.float32]],
     theirs: Sequence[NDArray[np.float32]],
-    confidence: float = 0.95,
 ) -> Difference | None:
     """The difference of two models' mean AUC over the scenarios. Each model gives its scores `(n,)` for the same seeds.
 
-    The variance over rows is DeLong's, from the components averaged over the seeds. Scenarios share no row, so their
-    variances add. As in the mean AUC, scenarios with few rows of a class are left out, unless all are so small. The
-    result is None if no scenario has an AUC, or if there is no seed.
+    The interval (95 %) is for other users: a user's rows are not independent, so DeLong's components, averaged over the
+    seeds, are added up for each user, over all scenarios (Obuchowski, 1997). It is infinite for one user. As in the
+    mean AUC, scenarios with few rows of a class are left out, unless all are so small. The result is None if no
+    scenario has an AUC, or if there is no seed.
     """
-    by_seed, variance, defined = np.zeros(len(ours)), 0.0, 0
-    chosen = averaged(_sizes(label, scenario)) if len(ours) else []
-    for d in np.unique(scenario)[np.flatnonzero(chosen)]:
+    by_seed, influence, defined = np.zeros(len(ours)), np.zeros(len(label)), 0
+    chosen = np.unique(scenario)[np.flatnonzero(averaged(_sizes(label, scenario)) if len(ours) else [])]
+    for d in chosen:
         rows = np.flatnonzero(scenario == d)
         defined += 1
         parts = [[components(label[rows], score[rows]) for score in model] for model in (ours, theirs)]
-        for side in (0, 1):
+        for side, of_class in enumerate((1, 0)):
             means = [np.mean([seed[side] for seed in model], axis=0) for model in parts]
-            variance += float(np.var(means[0] - means[1], ddof=1)) / len(means[0]) if len(means[0]) > 1 else 0.0
+            difference, members = means[0] - means[1], rows[label[rows] == of_class]
+            influence[members] = (difference - difference.mean()) / len(members)
         by_seed += [a[0].mean() - b[0].mean() for a, b in zip(*parts, strict=True)]
     if not defined:
         return None
     mean = float(np.mean(by_seed)) / defined
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5 / defined
+    counted = np.isin(scenario, chosen)
+    _, whose = np.unique(user[counted], return_inverse=True)
+    reach = _reach(np.bincount(whose, influence[counted]) / defined)
     p_value = paired_p_value(by_seed / defined)
     return Difference(mean, mean - reach, mean + reach, p_value, telling(label, scenario))
+
+
+def _reach(of_users: Array) -> float:
+    """Half of the 95 % interval of a sum of independent contributions, one for each user, whose mean is 0."""
+    users = len(of_users)
+    if users < 2:
+        return math.inf
+    deviation = math.sqrt(float(np.square(of_users).sum()) * users / (users - 1))
+    return float(stats.t.ppf(0.975, users - 1)) * deviation
 
 
 def paired_p_value(differences: Array) -> float | None:

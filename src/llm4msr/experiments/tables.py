@@ -18,8 +18,6 @@ from llm4msr.experiments.slices import test_slices
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
 
-BASE = "none"
-"""The name of the enhancer that all others are compared with: the backbone alone."""
 _NOTE = (
     "Mean over seeds ± standard deviation; the best of a line is bold. ★: above the backbone alone, ↓: below, by a "
     f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
@@ -27,10 +25,13 @@ _NOTE = (
 )
 
 
+_WITHOUT_BASE = "No enhancer here is the backbone alone (`[enhancers.none]`), so nothing is compared with it"
+
+
 def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Sheet]:
     """For each data set: test AUC per scenario, differences from the backbone alone, AUC on slices; then failed runs.
 
-    A note under the first table names models whose knowledge leaks, and what leaks.
+    A note under the first table names models whose knowledge leaks, and what leaks, and a missing backbone alone.
     """
     found = []
     done = finished_seeds(results)
@@ -38,8 +39,9 @@ def sheets(results: pl.DataFrame, config: MatrixConfig, root: Path) -> list[Shee
         part = done.filter(pl.col("data") == name)
         if part.height:
             data = PreparedData.open(choice.folder, check=False)
-            found += [_scenarios(name, part, data), _differences(name, part, data, root)]
-            found.append(_slices(name, part, data))
+            base = config.baseline
+            found += [_scenarios(name, part, data, base), _differences(name, part, data, root, base)]
+            found.append(_slices(name, part, data, base))
     return [sheet for sheet in [*found, *failures(results)] if sheet is not None]
 
 
@@ -85,11 +87,18 @@ def _columns(groups: dict[str, dict[str, pl.DataFrame]]) -> list[str]:
 
 
 def _line(
-    labels: Sequence[str], models: dict[str, pl.DataFrame], columns: Sequence[str], metric: str, *, telling: bool
+    labels: Sequence[str],
+    models: dict[str, pl.DataFrame],
+    columns: Sequence[str],
+    metric: str,
+    base: str | None,
+    *,
+    telling: bool,
 ) -> list[Cell]:
     """Mean and deviation of a metric for each column, the best mean strong.
 
-    A significant difference from the backbone alone gets a mark, but none if the rows are too few to be `telling`.
+    A significant difference from `base`, the backbone alone, gets a mark, but none if the rows are too few to be
+    `telling`.
     """
     values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
     means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
@@ -97,8 +106,8 @@ def _line(
     cells = []
     for c in columns:
         shown = cell(values[c]) if values[c] else ""
-        if telling and c in means and c != BASE and BASE in means:
-            shown += _mark(*_of_same_seeds(models[c], models[BASE]), metric)
+        if telling and c in means and c != base and base in means:
+            shown += _mark(*_of_same_seeds(models[c], models[base]), metric)
         cells.append(Cell(shown, c in means and means[c] == best))
     return [*(Cell(label) for label in labels), *cells]
 
@@ -112,7 +121,7 @@ def _mark(ours: pl.DataFrame, base: pl.DataFrame, metric: str) -> str:
     return " ★" if differences.mean() > 0 else " ↓"
 
 
-def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
+def _scenarios(name: str, part: pl.DataFrame, data: PreparedData, base: str | None) -> Sheet:
     groups = _groups(part)
     columns = _columns(groups)
     label, scenario = _test_rows(data)
@@ -122,13 +131,14 @@ def _scenarios(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
         for title, rows in parts:
             shown = f"{title} ({len(rows):,} rows, {int(rows.sum()):,} positive)"
             enough = tells(len(rows), int(rows.sum()))
-            lines.append(_line([backbone, shown], models, columns, f"auc all: {title}", telling=enough))
+            lines.append(_line([backbone, shown], models, columns, f"auc all: {title}", base, telling=enough))
         enough = telling(label, scenario)
-        lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all", telling=enough))
-    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, _noted(_NOTE, leaks(part)))
+        lines.append(_line([backbone, "mean over scenarios"], models, columns, "mean_auc all", base, telling=enough))
+    note = _noted(_NOTE, "" if base else _WITHOUT_BASE, leaks(part))
+    return Sheet(f"Test AUC: {name}", ["backbone", "scenario", *columns], lines, 2, note)
 
 
-def _slices(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
+def _slices(name: str, part: pl.DataFrame, data: PreparedData, base: str | None) -> Sheet:
     groups = _groups(part)
     columns = _columns(groups)
     label, scenario = _test_rows(data)
@@ -139,29 +149,30 @@ def _slices(name: str, part: pl.DataFrame, data: PreparedData) -> Sheet:
         for place in names:
             rows = next(iter(models.values()))[f"rows {place}"][0]
             shown, metric = f"{place} ({rows:,} rows)", f"mean_auc {place}"
-            lines.append(_line([backbone, shown], models, columns, metric, telling=enough.get(place, False)))
+            lines.append(_line([backbone, shown], models, columns, metric, base, telling=enough.get(place, False)))
     return Sheet(f"Mean test AUC over scenarios, on slices: {name}", ["backbone", "slice", *columns], lines, 2, _NOTE)
 
 
-def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path) -> Sheet | None:
+def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path, base: str | None) -> Sheet | None:
     """Compare each model with the backbone alone, and each enhancer with its controls; None if no pair exists."""
     label, scenario = _test_rows(data)
+    user = np.asarray(data.user[slice(*data.split.range("test"))])
     lines = []
     for backbone, models in _groups(part).items():
-        pairs = [(column, column, BASE) for column in models if column != BASE and BASE in models]
+        pairs = [(column, column, base) for column in models if base is not None and column != base and base in models]
         for column, rows in models.items():
             enhancer, control = rows.select("enhancer", "control").row(0)
             if control != "none" and enhancer in models:
                 pairs.append((f"{enhancer} over its {control} control", enhancer, column))
         for title, column, beside in pairs:
             ours, theirs = (_logits(side, root) for side in _of_same_seeds(models[column], models[beside]))
-            difference = auc_difference(label, scenario, ours, theirs)
+            difference = auc_difference(label, scenario, user, ours, theirs)
             lines.append([Cell(backbone), Cell(title), *_difference_cells(difference)])
     if not lines:
         return None
-    header = ["backbone", "enhancer", "difference", "95 % over test rows", "p over seeds"]
+    header = ["backbone", "enhancer", "difference", "95 % over test users", "p over seeds"]
     note = (
-        "Of the mean test AUC over the scenarios. Interval: DeLong, for independent rows; p: paired t-test; "
+        "Of the mean test AUC over the scenarios. Interval: DeLong's, for independent users; p: paired t-test; "
         f"bold if both agree (so never with one seed). Scenarios with fewer than {FEWEST} positives or negatives are "
         "left out. An enhancer over its control is beside that in place of the backbone. No correction for many "
         "comparisons."

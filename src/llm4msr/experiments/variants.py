@@ -12,8 +12,7 @@ from typing import Any
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
 from llm4msr.experiments.benchmark import claim
-from llm4msr.experiments.config import EnhancerChoice, MatrixConfig
-from llm4msr.experiments.tables import BASE
+from llm4msr.experiments.config import PLAIN, EnhancerChoice, MatrixConfig
 from llm4msr.folders import file_aside
 from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
@@ -39,11 +38,11 @@ parallel layers alone would read go to the backbone in variants without such lay
 
 def varied(config: MatrixConfig, label: str | None) -> tuple[str, EnhancerChoice]:
     """The matrix's llm4msr enhancer with that label, or its first. Raises `InputError` if there is none."""
-    ours = {name: e for name, e in config.enhancers.items() if (e.name or name) in OURS}
+    ours = {name: e for name, e in config.enhancers.items() if e.name in OURS}
     if label is None and ours:
         label = next(iter(ours))
     if label in ours:
-        return label, ours[label].model_copy(update={"name": ours[label].name or label})
+        return label, ours[label]
     if label is None:
         raise InputError("the matrix has no llm4msr enhancer; add [enhancers.llm4msr]")
     raise InputError(f"the matrix has no llm4msr enhancer {label!r}; {nearest(label, ours)}")
@@ -55,7 +54,7 @@ def ablation(config: MatrixConfig, label: str | None) -> MatrixConfig:
     As in the paper's section 4.3, the full variant also has a control with random vectors instead of the LLM's.
     """
     _, ours = varied(config, label)
-    enhancers = {BASE: EnhancerChoice(name="none")}
+    enhancers = {PLAIN: EnhancerChoice(name=PLAIN)}
     for name, placement in VARIANTS.items():
         settings = _with(ours, placement)
         controls = ("random",) if name == "full" else ()
@@ -72,7 +71,7 @@ def _with(ours: EnhancerChoice, change: dict[str, Any]) -> dict[str, Any]:
 def sweep_layers(config: MatrixConfig, label: str | None, values: Sequence[int]) -> MatrixConfig:
     """Figure 4(b): sweep the number of meta layers K."""
     _, ours = varied(config, label)
-    enhancers = {BASE: EnhancerChoice(name="none")}
+    enhancers = {PLAIN: EnhancerChoice(name=PLAIN)}
     for value in values:
         settings = _with(ours, {"layers": value})
         enhancers[f"K = {value}"] = EnhancerChoice(name=ours.name, settings=settings, knowledge=ours.knowledge)
@@ -113,7 +112,7 @@ def sweep_history(
     if llm is not None:
         known.require(llm)
         claim(root)
-    enhancers = {BASE: EnhancerChoice(name="none")}
+    enhancers = {PLAIN: EnhancerChoice(name=PLAIN)}
     for value in values:
         place = folder
         if llm is not None:

@@ -58,9 +58,9 @@ def kept_levels(folder: Path, data: PreparedData, engine: Engine, config: Reason
     try:
         manifest = read_manifest(folder, KIND, VERSION)
         verify(folder, manifest)
+        old = ReasonConfig.checked(manifest["config"])
     except InputError:  # incomplete, altered or of another version: keep nothing
         return nothing
-    old = ReasonConfig.model_validate(manifest["config"])
     kept = [level for level in old.levels if level not in config.levels]
     now = (data.fingerprint, engine.identity, list(engine.special_tokens), config.text_limit, config.language)
     before = (*(manifest[name] for name in ("prepared", "engine", "special_tokens")), old.text_limit, old.language)

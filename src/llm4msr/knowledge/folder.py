@@ -59,7 +59,7 @@ class KnowledgeFolder:
     @property
     def config(self) -> ReasonConfig:
         """What was asked, and how."""
-        return ReasonConfig.model_validate(self.manifest["config"])
+        return ReasonConfig.checked(self.manifest["config"], f"{self.path / MANIFEST}: config")
 
     @property
     def leaks(self) -> str:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
@@ -112,10 +111,11 @@ def _add_scores(app: FastAPI, current: Current, metrics: Metrics) -> None:
         serving = current.now
         if (items := sum(len(r.items) for r in body.requests)) > MOST_ITEMS:
             raise RequestError(422, "too_many_items", f"{items} items together; at the most {MOST_ITEMS}")
+        rows = []
         for place, request in enumerate(body.requests):
             with naming(f"requests.{place}"):
-                serving.scorer.scenario(request.scenario)
-        scored = serving.scorer.score(body.requests)
+                rows.append(serving.scorer.rows(request))
+        scored = serving.scorer.scored(body.requests, rows)
         _count(metrics, serving, body.requests, scored)
         return as_json({"answers": [_score_answer(serving, s) for s in scored]})
 
@@ -157,7 +157,7 @@ def _add_people(app: FastAPI, current: Current) -> None:
     async def scenarios() -> Response:
         """The scenarios: what people and the LLM say of them, and how alike their vectors are."""
         bundle = current.now.bundle
-        cards = [asdict(card) for card in bundle.scenarios]
+        cards = [card.model_dump() for card in bundle.scenarios]
         return as_json({"bundle": bundle.fingerprint, "name": bundle.schema.name, "scenarios": cards})
 
     @app.get("/v1/users", response_model=UsersAnswer, tags=["people"])

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from llm4msr.errors import InputError
@@ -40,16 +39,16 @@ from llm4msr.serving.fields import KINDS, Columns, FieldReader
 from llm4msr.serving.lookup import FILE as LOOKUP
 from llm4msr.serving.lookup import Lookup, open_lookup
 from llm4msr.serving.mapped import mapped_array, mapped_tensors
+from llm4msr.serving.requests import ScenarioCard
 from llm4msr.serving.states import Events, StateRule, Sums
+from llm4msr.validation import Settings
 
 KIND = "llm4msr bundle"
 VERSION = 3
 
 
-class Sources(BaseModel):
+class Sources(Settings):
     """The knowledge that the model reads: the widths of its vectors without flags, 0 if it is not read."""
-
-    model_config = ConfigDict(frozen=True)
 
     users: tuple[UserTable, ...] = ()
     prompted: int = 0
@@ -64,27 +63,6 @@ class Sources(BaseModel):
             item=self.item + 1 if self.item else 0,
             scenario=np.zeros((scenarios, self.scenario), np.float32) if self.scenario else None,
         )
-
-
-@dataclass(frozen=True)
-class ScenarioCard:
-    """A scenario's description, statistics and texts.
-
-    `similarity` has the cosines of its vector and every scenario's; it is None unless every scenario has a vector.
-    `context` has, from its training rows, the most frequent raw value of each categorical context field and the mean of
-    each numeric one.
-    """
-
-    value: str
-    title: str
-    description: str
-    notes: str
-    text: str
-    rows: int
-    click_rate: float | None
-    auc: float | None
-    similarity: list[float] | None
-    context: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -117,7 +95,8 @@ class Bundle:
         if fingerprint != trusted:
             verify(path, manifest)
         schema = Schema.checked(manifest["schema"], f"{path / MANIFEST}: schema")
-        sources, rule = Sources.model_validate(manifest["sources"]), _rule(manifest["states"])
+        sources = Sources.checked(manifest["sources"], f"{path / MANIFEST}: sources")
+        rule = StateRule.checked(manifest["states"], f"{path / MANIFEST}: states")
         model = _model(path, manifest, sources.widths(rule, len(schema.scenarios)), len(schema.scenarios))
         arrays = {
             file.relative_to(path).with_suffix("").as_posix(): mapped_array(file)
@@ -125,7 +104,7 @@ class Bundle:
         }
         lookup = open_lookup(path / LOOKUP)
         users, items = (_columns(arrays, side) for side in ("users", "items"))
-        cards = json.loads((path / "scenarios.json").read_text(encoding="utf-8"))
+        cards = path / "scenarios.json"
         return cls(
             path=path,
             fingerprint=fingerprint,
@@ -136,7 +115,7 @@ class Bundle:
             rule=rule,
             lookup=lookup,
             fields=FieldReader(schema, manifest["fields"], lookup, users, items),
-            scenarios=tuple(ScenarioCard(**card) for card in cards),
+            scenarios=tuple(ScenarioCard.checked(card, str(cards)) for card in json.loads(cards.read_bytes())),
             arrays=arrays,
             means=mapped_tensors(path / "means.safetensors"),
         )
@@ -193,15 +172,11 @@ def _fingerprint(path: Path) -> str:
     return checksum(path / MANIFEST)[:16]
 
 
-def _rule(raw: dict[str, Any]) -> StateRule:
-    lists = {name: tuple(raw[name]) for name in ("sources", "behaviour_weights")}
-    return StateRule(**{**raw, **lists, "counts": tuple(tuple(pair) for pair in raw["counts"])})
-
-
 def _model(path: Path, manifest: dict[str, Any], widths: KnowledgeWidths, scenarios: int) -> MultiScenarioModel:
     raw = manifest["layout"]
     layout = FieldLayout(tuple(raw["categorical"]), tuple(tuple(m) for m in raw["multi"]), raw["numeric"])
-    model = build_model(ModelConfig.model_validate(manifest["model"]), layout, scenarios, widths, 0, empty=True)
+    config = ModelConfig.checked(manifest["model"], f"{path / MANIFEST}: model")
+    model = build_model(config, layout, scenarios, widths, 0, empty=True)
     model.freeze()
     weights = path / "model.safetensors"
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm4msr.data.classes import tells
-from llm4msr.serving.bundle import ScenarioCard
+from llm4msr.serving.requests import ScenarioCard
 
 _LIMITS = """\
 - Scores are probabilities of the click that the data's label means, in the scenarios listed above and no others.

@@ -73,7 +73,7 @@ def export_bundle(
         write_histories(trained, folder)
         report("texts")
         cards = scenario_cards(trained)
-        write_json(folder / "scenarios.json", [asdict(card) for card in cards])
+        write_json(folder / "scenarios.json", [card.model_dump(mode="json") for card in cards])
         lookup.texts("knowledge", user_texts(trained))
         lookup.close()
         report("weights")
@@ -116,7 +116,7 @@ def _manifest(trained: Trained, sources: Sources, rule: StateRule) -> dict[str, 
         "model": trained.config.model.model_dump(mode="json"),
         "layout": {"categorical": list(layout.categorical), "multi": list(layout.multi), "numeric": layout.numeric},
         "sources": sources.model_dump(mode="json"),
-        "states": asdict(rule),
+        "states": rule.model_dump(mode="json"),
         "as_of": iso(trained.moment),
         "split": {"valid": iso(data.split.valid_time), "test": iso(data.split.test_time)},
         "counts": {name: data.manifest["counts"][name] for name in ("rows", "users", "items", "positives")},

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from llm4msr.validation import Settings
+
 MOST_ITEMS = 2000
 MOST_REQUESTS = 64
 MOST_EVENTS = 1000
@@ -210,8 +212,13 @@ class UsersAnswer(BaseModel):
     users: list[str]
 
 
-class ScenarioAnswer(BaseModel):
-    """A scenario. `context` has usual values of its context fields (most frequent or mean), to be sent as features."""
+class ScenarioCard(Settings):
+    """A scenario's description, statistics and texts.
+
+    `similarity` has the cosines of its vector and every scenario's; it is None unless every scenario has a vector.
+    `context` has usual values of its context fields, to be sent as features: from its training rows, the most frequent
+    raw value of each categorical field and the mean of each numeric one.
+    """
 
     value: str
     title: str
@@ -230,7 +237,7 @@ class ScenariosAnswer(BaseModel):
 
     bundle: str
     name: str
-    scenarios: list[ScenarioAnswer]
+    scenarios: list[ScenarioCard]
 
 
 class ErrorBody(BaseModel):

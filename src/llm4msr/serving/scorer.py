@@ -57,7 +57,10 @@ class Scorer:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
         """The probabilities of each request's items. Raises `RequestError` if one cannot be answered."""
-        rows = [self.rows(request) for request in requests]
+        return self.scored(requests, [self.rows(request) for request in requests])
+
+    def scored(self, requests: Sequence[ScoreRequest], rows: Sequence[Rows]) -> list[Scored]:
+        """The probabilities of each request's items, from its `rows`."""
         probabilities = self.probabilities(rows)
         return [
             Scored(p, self._unknown(request.items, row.codes), row.user_known, row.knowledge_known)

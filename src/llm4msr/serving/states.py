@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from llm4msr.knowledge.history import DAY
 from llm4msr.knowledge.states import Composed, begins_of, whole_users
+from llm4msr.validation import Settings
 
 
-@dataclass(frozen=True)
-class StateRule:
+class StateRule(Settings):
     """How composed states are computed: which `sources` a model reads, and how events are weighted.
 
     `behaviour_weights` has a weight for each behaviour of the schema. If the logarithm of the number of events is part
