@@ -167,7 +167,7 @@ def test_the_tables_are_prepared_with_sampled_negatives(tmp_path: Path) -> None:
     data = prepare(tables, tmp_path / "data", ratios=(4, 2, 1))
     rows = zip(data.users["user"].gather(data.user), data.items["item"].gather(data.item), data.label, strict=True)
     # Training holds b1, b2 of ann and bob, and s1 of ann; validation s2 of cat and b1 of dan; the test s2 of dan.
-    assert list(rows) == [
+    assert list(dict.fromkeys(rows)) == [  # the few negatives that there are occur several times
         ("ann", "b1", 1),
         ("ann", "b2", 0),  # she chooses it later
         ("ann", "s1", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,54 @@ def test_what_was_logged_is_told_from_what_was_sampled(plain: PreparedData, data
 def test_a_scenarios_prompt_counts_what_was_logged(plain: PreparedData, data: PreparedData) -> None:
     writers = [make_writer(d, (), ReasonConfig(), None) for d in (plain, data)]
     assert writers[0].scenarios() == writers[1].scenarios()
+
+
+def _with_context(random: np.random.Generator, value: pl.Series) -> pl.DataFrame:
+    rows = len(value)
+    frame = choices(number=1)[[0] * rows].drop("number", "moment")
+    return frame.with_columns(
+        user=pl.Series([f"u{k}" for k in random.integers(0, 900, rows)]),
+        item=pl.Series([f"i{k}" for k in random.integers(0, ITEMS, rows)]),
+        place=pl.Series(random.choice(["a", "b"], rows)),
+        time=np.arange(rows),
+        moment=value,
+    )
+
+
+@pytest.mark.parametrize("of_item", [lambda k: f"aisle {k % 4}", lambda k: 2.5 * k, lambda k: [f"tag {k}", "all"]])
+def test_a_context_that_goes_with_the_item_is_refused(tmp_path: Path, of_item: Callable[[int], object]) -> None:
+    random = np.random.default_rng(0)
+    frame = _with_context(random, pl.Series(["x"] * 600))
+    value = pl.Series([of_item(int(item[1:])) for item in frame["item"]])
+    with pytest.raises(InputError, match=r"the context field 'moment' .* goes with the item.* declare it as an item"):
+        sampled_from(tmp_path / "data", frame.with_columns(moment=value), Negatives())
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_context_that_partly_goes_with_the_item_gets_a_warning(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = _with_context(random, pl.Series(random.integers(0, 9, 600).astype(str)))
+    mixed = pl.when(pl.Series(random.random(600) < 0.5)).then("item").otherwise("moment")
+    told: list[str] = []
+    sampled_from(tmp_path / "data", frame.with_columns(moment=mixed), Negatives(), report=told.append)
+    assert [message for message in told if "'moment'" in message and "goes with the item" in message]
+
+
+@pytest.mark.parametrize("kind", ["hour", "place", "season", "constant", "rare"])
+def test_other_contexts_are_said_nothing_of(tmp_path: Path, kind: str) -> None:
+    """Also one that goes with the scenario or with the time, and so, by way of these, with the item."""
+    random = np.random.default_rng(0)
+    frame = _with_context(random, pl.Series(random.integers(0, 24, 3000).astype(str)))
+    place, half = frame["place"] == "a", pl.Series(np.arange(3000) < 1500)
+    item = random.integers(0, 5, 3000) + 5 * (place if kind == "place" else half).to_numpy()
+    value = {
+        "hour": frame["moment"],
+        "place": place.cast(pl.String),
+        "season": half.cast(pl.String),
+        "constant": pl.Series(["x"] * 3000),
+        "rare": pl.Series([f"m{k}" for k in range(3000)]),
+    }[kind]
+    frame = frame.with_columns(moment=value, item=pl.Series([f"i{k}" for k in item]))
+    told: list[str] = []
+    sampled_from(tmp_path / "data", frame, Negatives(window=100), report=told.append)
+    assert not [message for message in told if "goes with the item" in message]

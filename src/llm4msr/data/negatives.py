@@ -12,7 +12,11 @@ negatives depends on whether they may be positives. Otherwise a model would lear
 
 - where users do not choose items again, an earlier choice is never a positive, and so it is never a negative;
 - where they do, it may be both. If it could not be a negative, an item that a user chose before would be her positive
-  for certain, and popular items would be positives more often than by chance.
+  for certain.
+
+What cannot be a negative would make popular items positives more often than by chance: a positive's own item, and the
+user's choices, are popular. So the chance of an item also has a factor, fitted so that items are drawn as often as if
+nothing were left out, in each stretch of time. For the same reason an item may be drawn twice for a positive.
 
 Users of a scenario choose items again if, in its training part, earlier choices are at least half as frequent among the
 positives as among items drawn by their local popularity.
@@ -28,13 +32,19 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from llm4msr.data.choices import Choices, among
+from llm4msr.data.choices import Choices
 from llm4msr.data.ordering import ROW_ORDER
 from llm4msr.data.sampling import hash_keys, uniform
 from llm4msr.data.split import PARTS, Split
 from llm4msr.validation import Settings
 
-_ROUNDS = 100
+Array = NDArray[np.float64]
+Chosen = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+"""Whether each user chose the item at or before the time: users, items and times, each `(n,)`, give `(n,)`."""
+_ROUNDS = 300
+_FITS, _FEW, _LEAST, _STRETCH = 5, 20.0, 1 / 32, 2000
+"""To balance the items: how often their chances are fitted, the draws that tell little, the least factor beside the
+greatest, and the positives of a stretch of time (or those of a window, if these are more)."""
 
 
 class Negatives(Settings):
@@ -53,8 +63,8 @@ def sample_negatives(
 
     `user`, `item` and `scenario` are integer codes; the frames `chosen` have the same columns for the users' further
     choices. Returns a frame and the scenarios where users choose items again (see the module). The frame has `place`,
-    the position of a positive, and `item`, a negative drawn for it. A place has at most `ratio` negatives, all
-    different; it has fewer if 100 rounds of draws do not find enough items.
+    the position of a positive, and `item`, a negative drawn for it. A place has `ratio` negatives; it has fewer if 300
+    rounds of draws do not find enough.
     """
     known = pl.concat([frame.select("user", "item", "scenario", "time") for frame in (rows, *chosen)])
     parts, again = [], []
@@ -108,46 +118,87 @@ class _Positives:
         return cls(place, user, item, time, low, np.clip(low + 2 * half, None, count))
 
     def drawn(self, row: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """An item for each key, from the window of a row: each positive there with the same chance."""
+        """A positive for each key, from the window of a row, all with the same chance."""
         low, high = self.low[row], self.high[row]
-        return np.asarray(self.item[low + (uniform(keys) * (high - low)).astype(np.int64)])
+        return np.asarray(low + (uniform(keys) * (high - low)).astype(np.int64))
 
 
 def _choose_again(training: _Positives, choices: Choices, config: Negatives) -> bool:
     """Whether users choose items again, as far as the training part knows (see the module)."""
     keys = hash_keys(training.user, training.item, training.place, seed=config.seed)
-    by_chance = choices.before(training.user, training.drawn(np.arange(len(keys)), keys), training.time).sum()
+    drawn = training.item[training.drawn(np.arange(len(keys)), keys)]
+    by_chance = choices.before(training.user, drawn, training.time).sum()
     found = choices.before(training.user, training.item, training.time).sum()
     return bool(found > 0 and 2 * found >= by_chance)
 
 
-def _sample(positives: _Positives, chosen: Callable[..., NDArray[np.bool_]], config: Negatives) -> pl.DataFrame:
-    """Negatives for the positives of a scenario in one part; none that its user has `chosen` (user, item, time)."""
-    p, count = positives, len(positives.place)
-    items = int(p.item.max(initial=0)) + 1
-    centre = np.arange(count)
-    occurrence = np.argsort(p.item * max(count, 1) + centre, kind="stable")  # by item, then time
-    by_item = p.item[occurrence] * max(count, 1) + occurrence
-    base = hash_keys(p.user, p.item, p.place, seed=config.seed)
+def _sample(positives: _Positives, chosen: Chosen, config: Negatives) -> pl.DataFrame:
+    """Negatives for the positives of a scenario in one part; none that its user has `chosen`."""
+    draws = _Draws(positives, config)
+    row, drawn = draws.of_all(chosen, _balance(draws, chosen))
+    frame = pl.DataFrame({"place": positives.place[row], "item": positives.item[drawn]})
+    return frame.sort("place", "item")
 
-    open_row = np.repeat(centre, config.ratio)
-    draw = np.tile(np.arange(config.ratio), count)
-    taken = np.empty(0, dtype=np.int64)  # row * items + item, for each pair drawn
-    for turn in range(_ROUNDS):
-        if not len(open_row):
-            break
-        keys = hash_keys(base[open_row].view(np.int64), draw, np.full(len(draw), turn), seed=config.seed)
-        candidate = p.drawn(open_row, keys)
-        begin = np.searchsorted(by_item, candidate * count + p.low[open_row])
-        local = np.searchsorted(by_item, candidate * count + p.high[open_row]) - begin
-        accepted = uniform(hash_keys(keys.view(np.int64), seed=config.seed)) < local ** (config.popularity - 1.0)
-        accepted &= ~chosen(p.user[open_row], candidate, p.time[open_row])
-        pair = open_row * items + candidate
-        accepted &= ~among(pair, taken)
-        fresh = np.flatnonzero(accepted)
-        fresh = fresh[np.unique(pair[fresh], return_index=True)[1]]  # drop equal draws for one positive
-        taken = np.union1d(taken, pair[fresh])
-        left = np.ones(len(open_row), dtype=bool)
-        left[fresh] = False
-        open_row, draw = open_row[left], draw[left]
-    return pl.DataFrame({"place": p.place[taken // items], "item": (taken % items).astype(np.int64)})
+
+def _balance(draws: _Draws, chosen: Chosen) -> Array:
+    """For each group of `draws`, a factor on its chance that makes up for the rows for which it cannot be drawn.
+
+    These are the positives of its own item, and of users who chose it. The factors are fitted until the groups are
+    drawn as often as if nothing were left out; those of groups that are rarely drawn stay near 1.
+    """
+    factors = np.ones(draws.groups)
+    target = draws.times(None, factors)
+    for _ in range(_FITS):
+        factors *= (target + _FEW) / (draws.times(chosen, factors) + _FEW)
+        factors = np.maximum(factors / factors.max(initial=_LEAST), _LEAST)
+    return factors
+
+
+class _Draws:
+    """Draws for the positives of a scenario in one part. The same question gets the same answer.
+
+    What is drawn is a positive, for its item. Its group are the positives of the same item in the same stretch of time;
+    `groups` is their number.
+    """
+
+    def __init__(self, positives: _Positives, config: Negatives) -> None:
+        self._positives, self._config = positives, config
+        item, count = positives.item, len(positives.place)
+        place = np.arange(count)
+        occurrence = np.argsort(item * count + place, kind="stable")  # by item, then time
+        self._by_item = item[occurrence] * count + occurrence
+        self._base = hash_keys(positives.user, item, positives.place, seed=config.seed)
+        stretch = place // max(_STRETCH, config.window)
+        found, self._group = np.unique(item * (count + 1) + stretch, return_inverse=True)
+        self.groups = len(found)
+
+    def times(self, chosen: Chosen | None, factors: Array) -> NDArray[np.intp]:
+        """How often each group is drawn; see `of_all`."""
+        return np.bincount(self._group[self.of_all(chosen, factors)[1]], minlength=self.groups)
+
+    def of_all(self, chosen: Chosen | None, factors: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`ratio` draws for each row: the rows, and the positives that are drawn.
+
+        The chance of an item is also proportional to its group's factor. An item that the row's user has `chosen` is
+        not drawn; if `chosen` is None, every item may be. A row has fewer draws if 300 rounds do not find enough.
+        """
+        p, config, count = self._positives, self._config, len(self._group)
+        row, draw = np.repeat(np.arange(count), config.ratio), np.tile(np.arange(config.ratio), count)
+        rows, drawn = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for turn in range(_ROUNDS):
+            if not len(row):
+                break
+            keys = hash_keys(self._base[row].view(np.int64), draw, np.full(len(draw), turn), seed=config.seed)
+            place = p.drawn(row, keys)
+            item, chance = p.item[place], factors[self._group[place]]
+            if config.popularity != 1:
+                begin = np.searchsorted(self._by_item, item * count + p.low[row])
+                local = np.searchsorted(self._by_item, item * count + p.high[row]) - begin
+                chance = chance * local ** (config.popularity - 1.0)
+            accepted = uniform(hash_keys(keys.view(np.int64), seed=config.seed)) < chance
+            if chosen is not None:
+                accepted &= ~chosen(p.user[row], item, p.time[row])
+            rows.append(row[accepted])
+            drawn.append(place[accepted])
+            row, draw = row[~accepted], draw[~accepted]
+        return np.concatenate(rows), np.concatenate(drawn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.given_away import check_context_fields, check_item_fields, with_all_items
 from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
 from llm4msr.data.ordering import ROW_ORDER, in_order
@@ -61,7 +62,7 @@ def prepare(
     """
     negatives = negatives or tables.negatives
     if negatives is not None:
-        tables = _with_all_items(tables, report)
+        tables = with_all_items(tables, report)
     with written_aside(out, replaces=KIND if overwrite else None) as folder:
         content = _content(tables, ratios, history_share, negatives, max_rejected, report)
         fields = _write(content, tables, folder, report)
@@ -115,7 +116,8 @@ def _content(
     split = chronological_split(rows["time"].to_numpy(), ratios)
     if negatives is not None:
         report("sampling negatives")
-        _check_items_are_known_alone(tables)
+        check_item_fields(tables)
+        check_context_fields(tables, rows[: split.valid].filter(pl.col("label") == 1), negatives, report)
         rows, again = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
         tell_of_chosen_again([tables.schema.scenarios[d].title for d in again], report)
         split = split.over(rows["time"].to_numpy())
@@ -174,33 +176,6 @@ def _check_field_columns(tables: Tables) -> None:
 def _coded(rows: pl.DataFrame, users: Entities, items: Entities) -> pl.DataFrame:
     """Replace the ids of users and items by their codes."""
     return rows.with_columns(users.encode(rows["user"]), items.encode(rows["item"]))
-
-
-def _with_all_items(tables: Tables, report: Report) -> Tables:
-    """The tables with item fields that keep every value of the training part, for a log with sampled negatives.
-
-    Such a negative is an item that someone chose in the same part of the split. So an item with a single training row
-    always has the label 1, and `min_count = 2` would teach that unknown items are chosen.
-    """
-    rare = [f.name for f in tables.schema.fields if f.side == "item" and f.kind != "numeric" and f.min_count > 1]
-    if rare:
-        report(
-            f"min_count does not hold for {', '.join(rare)}: with sampled negatives, the rarest values tell the label"
-        )
-    fields = tuple(f.model_copy(update={"min_count": 1}) if f.name in rare else f for f in tables.schema.fields)
-    return replace(tables, schema=tables.schema.model_copy(update={"fields": fields}))
-
-
-def _check_items_are_known_alone(tables: Tables) -> None:
-    """A sampled negative has no row in the interactions, so its item fields must come from the table of items."""
-    schema = tables.schema
-    known = [schema.columns.item, *([] if tables.items is None else tables.items.columns())]
-    for spec in schema.fields:
-        if spec.side == "item" and spec.source not in known:
-            raise InputError(
-                f"{tables.interactions.name}: the item field {spec.name!r} (column {spec.source!r}) is in the "
-                "interactions only, so a sampled negative would have its positive's value; give a table of items"
-            )
 
 
 def _after_history(rows: pl.DataFrame, share: float) -> pl.DataFrame:
