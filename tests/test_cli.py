@@ -349,6 +349,18 @@ def test_a_table_is_scored_from_the_command_line(run: Run, logs: Path) -> None:
     assert f"{scores.height} rows; the bundle does not know the user of 0" in " ".join(out.split())
 
 
+def test_scores_worse_than_the_click_rate_get_advice_that_fits(run: Run, logs: Path) -> None:
+    _prepare(run, logs)
+    options = ("--set", "train.batch_size=8192", "--set", "train.learning_rate=1e-4")
+    code, out = run("train", "--out", logs / "run", "--data", logs / "data", "--set", "train.epochs=3", *options)
+    assert code == 0
+    assert "the log loss is above that of the click rate alone" in " ".join(out.split())
+    assert "it was still falling at the end, so try more epochs" in " ".join(out.split())
+    metrics = logs / "run" / "metrics.jsonl"
+    metrics.write_text('{"validation": {"overall": {"log_loss": 0.01}}}\n' + metrics.read_text())
+    assert "try a lower learning rate or fewer epochs" in " ".join(run("evaluate", logs / "run")[1].split())
+
+
 def test_knowledge_that_no_one_reads_is_told_of(run: Run, logs: Path, shop_knowledge: KnowledgeFolder) -> None:
     _prepare(run, logs)
     options = ("--set", "train.epochs=1", "--knowledge", shop_knowledge.path)

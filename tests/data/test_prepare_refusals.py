@@ -56,6 +56,11 @@ def test_the_table_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, log(), PRICE, items=tmp_path / "items.csv").startswith(f"{tmp_path / 'items.csv'}: ")
 
 
+def test_a_number_is_checked_even_of_an_item_without_a_row(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item": ["i0", "i1", "nobody was shown this"], "price": ["1", "2", " 3 "]})
+    assert "holds ' 3 ', which is not a number" in refusal(tmp_path, log(), PRICE, items=items)
+
+
 def test_the_nearest_name_of_either_table_is_offered(tmp_path: Path) -> None:
     items = pl.DataFrame({"item": ["i0", "i1"], "prices": [1, 2]})
     message = refusal(tmp_path, log(), PRICE, items=items)
@@ -71,6 +76,13 @@ def test_a_truncated_parquet_file_is_named(tmp_path: Path, keep: float) -> None:
     message = refusal(tmp_path, tmp_path / "log.parquet")
     assert message.startswith(f"{tmp_path / 'log.parquet'}: cannot be read: ")
     assert message.endswith("is the file whole and of the type its name says?")
+
+
+def test_the_truncated_one_of_several_files_is_named(tmp_path: Path) -> None:
+    for day in "abc":
+        log().write_parquet(tmp_path / f"{day}.parquet")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
+    assert refusal(tmp_path, tmp_path).startswith(f"{tmp_path / 'b.parquet'}: cannot be read: ")
 
 
 def test_a_parquet_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:

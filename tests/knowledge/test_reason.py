@@ -10,24 +10,27 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import PreparedData
+from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
 from llm4msr.folders import sole_writer
 from llm4msr.knowledge import LEVELS
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
-from llm4msr.knowledge.questions import ALWAYS
+from llm4msr.knowledge.questions import ALWAYS, left_out
 from llm4msr.knowledge.readings import reading_path, readings
 from llm4msr.knowledge.reason import Progress, Shard, Summary, reason
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.store import Store, answer_key
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.upkeep import altered, collect_garbage
-from tests.conftest import FAST
+from tests.conftest import FAST, shop_frames
 from tests.knowledge.kiosk import ROWS, SECOND, Event, kiosk
 from tests.knowledge.stub_engine import BATCH, StubEngine, stub_answer
 from tests.knowledge.test_upkeep import Picky
@@ -74,6 +77,20 @@ def test_an_item_that_never_occurs_is_not_asked(tmp_path: Path) -> None:
     reason(data, engine, tmp_path / "k", ReasonConfig(levels=("item",)))
     assert data.items.height == 3
     assert engine.asked == ['Item: "Sweet bun". Category: "bakery". Made by: "Oven & Co".', 'Item: "item tea".']
+
+
+def test_all_items_are_asked_about_on_request(shop: PreparedData, tmp_path: Path) -> None:
+    frames = shop_frames()
+    more = pl.concat([frames["items"], frames["items"].head(3).with_columns(item="new-" + pl.col("item"))])
+    data = prepare(from_frames(shop.schema, frames["interactions"], items=more), tmp_path / "data")
+    some, every = (FAST.model_copy(update={"levels": ("item",), "items": which}) for which in ("occurring", "all"))
+    asked = []
+    for config in (some, every):
+        (summary,) = reason(data, StubEngine(), tmp_path / "k", config)
+        asked.append((summary.prompts, left_out(data, config)))
+    occurring = len(set(frames["interactions"]["item"]))
+    assert asked == [(occurring, more.height - occurring), (more.height, 0)]
+    assert KnowledgeFolder.open(tmp_path / "k", data).subjects("item").height == more.height
 
 
 def test_a_second_run_asks_nothing_and_gives_the_same_folder(data: PreparedData, tmp_path: Path) -> None:

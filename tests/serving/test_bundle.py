@@ -23,6 +23,7 @@ from llm4msr.serving.bundle import KIND, VERSION, Bundle
 from llm4msr.serving.current import Current
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.lookup import LookupWriter, key_of, open_lookup
+from llm4msr.serving.requests import RequestError
 from llm4msr.serving.server import ServeConfig, serve
 from tests.conftest import FAST
 from tests.knowledge.stub_engine import SilentOnFirst
@@ -54,7 +55,16 @@ def test_fields_of_users_and_items_are_those_of_the_rows(bundle: Bundle, shop: P
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("colour", "red"), ("colour", "never seen"), ("colour", None), ("price", 2.5), ("price", "2.5"), ("price", None)],
+    [
+        ("colour", "red"),
+        ("colour", "never seen"),
+        ("colour", None),
+        ("price", 2.5),
+        ("price", "2.5"),
+        ("price", "1e1"),
+        ("price", " "),
+        ("price", None),
+    ],
 )
 def test_values_are_encoded_as_prepare_does(bundle: Bundle, shop: PreparedData, field: str, value: object) -> None:
     import polars as pl
@@ -67,6 +77,12 @@ def test_values_are_encoded_as_prepare_does(bundle: Bundle, shop: PreparedData, 
     series = pl.Series([value], dtype=dtype)
     expected = encode_fitted(spec, shop.manifest["fields"][field], vocabulary, series, "the test")
     np.testing.assert_allclose(np.float32(bundle.fields.encode(field, value)), np.float32(expected[0]))
+
+
+@pytest.mark.parametrize("value", [" 12 ", "1_000", "１２", "\t3", "0x10", "cheap"])  # noqa: RUF001 - as is
+def test_a_text_that_prepare_would_refuse_as_a_number_is_refused(bundle: Bundle, value: str) -> None:
+    with pytest.raises(RequestError, match="'price' takes a number"):
+        bundle.fields.encode("price", value)
 
 
 def _every_file(folder: Path) -> list[str]:

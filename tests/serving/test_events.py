@@ -20,10 +20,12 @@ from llm4msr.data.sources.frames import from_frames
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
 from llm4msr.serving.bundle import Bundle
+from llm4msr.serving.export import export_bundle
 from llm4msr.serving.harvest import harvest
 from llm4msr.serving.live import Live
 from llm4msr.serving.log import FILE, EventLog, EventRecord, ItemRecord, read_log
-from tests.conftest import shop_frames
+from tests.conftest import SHOP, shop_frames
+from tests.serving.bundles import train_shop
 from tests.serving.conftest import serving
 
 ASK: dict[str, Any] = {"user": "u1", "scenario": "search", "items": ["i1", "i2", "i3"], "features": {"hour": 12}}
@@ -89,6 +91,22 @@ def test_new_items_are_scored_by_their_fields_and_wait_for_reason(
     events, items = harvest(tmp_path / "state" / FILE, bundle.schema)
     assert events["item"].to_list() == ["brand new"]
     assert items.row(0, named=True) == {"item": "brand new", **columns}
+
+
+def test_the_columns_of_an_item_that_only_events_named_are_kept_for_the_next_night(tmp_path: Path) -> None:
+    frames = shop_frames()
+    known = frames["items"].filter(pl.col("item") != "i3")  # it is in the logs only
+    data = prepare(from_frames(Schema.checked(SHOP, "the shop"), frames["interactions"], items=known), tmp_path / "d")
+    bundle = export_bundle(train_shop(tmp_path / "run", data, None, "shared_bottom", "none"), tmp_path / "bundle")
+    with serving(bundle, tmp_path / "served") as running:
+        sent = [{"item": item, "columns": {"colour": "red", "title": "a thing"}} for item in ("i3", "i4")]
+        answer = running.client.post("/v1/items", json={"items": sent}).json()
+        assert (answer["queued_items"], answer["known_items"]) == (["i3"], ["i4"])
+        assert (
+            running.client.post("/v1/events", json={"events": [{**EVENT, "item": "i3"}]}).json()["queued_items"] == []
+        )
+    _, items = harvest(tmp_path / "served" / "state" / FILE, data.schema)
+    assert items.to_dicts() == [{"item": "i3", "colour": "red", "title": "a thing"}]
 
 
 def test_the_log_becomes_tables_for_prepare(bundle: Bundle, tmp_path: Path, bundle_path: Path) -> None:
@@ -215,6 +233,56 @@ def test_a_damaged_line_amid_others_is_named(tmp_path: Path) -> None:
     skipped: list[int] = []
     assert [record.item for record, _ in read_log(log.path, 0, end, skipped.append)] == ["i1", "i3"]
     assert skipped == [end // 3]
+
+
+def test_a_file_of_states_that_was_cut_off_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    live = Live(bundle, tmp_path)
+    live.write([_record(user=f"u{n}") for n in range(30)])
+    live.close()
+    (file,) = tmp_path.glob("live-*/data.mdb")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(InputError, match=f"{file.parent}: is cut off; remove it"):
+        Live(bundle, tmp_path)
+
+
+@pytest.mark.parametrize("then", ["nothing", "an empty file"])
+def test_a_log_that_is_moved_away_stays_as_it_is_and_a_new_one_is_begun(
+    bundle: Bundle, tmp_path: Path, then: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, other = Live(bundle, tmp_path), EventLog(tmp_path)
+    live.write([_record(item="i1"), _record(item="i2")])
+    archive = (tmp_path / FILE).rename(tmp_path / "archive.log")
+    before = archive.read_bytes()
+    if then == "an empty file":
+        (tmp_path / FILE).touch()
+    assert live.write([_record(item="i3")]) == [True]
+    assert archive.read_bytes() == before
+    assert live.history("u1") == [_record(item="i3")]
+    with other.locked():  # of another server, which had opened the log before it was moved
+        other.append([_record(item="i4")], other.size())
+    live.catch_up()
+    assert [record.item for record, _ in read_log(tmp_path / FILE, 0, other.size())] == ["i3", "i4"]
+    assert [event.item for event in live.history("u1")] == ["i3", "i4"]
+    assert archive.read_bytes() == before
+    assert "was moved away or replaced" in caplog.text
+    live.close()
+
+
+def test_a_damaged_last_line_is_kept_beside_the_log(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = EventLog(tmp_path)
+    first = log.append([_record(item="i1")], 0)
+    log.append([_record(item="i2")], first)
+    raw = bytearray(log.path.read_bytes())
+    raw[-5] ^= 1
+    log.path.write_bytes(raw)
+    live = Live(bundle, tmp_path)
+    live.write([_record(item="i3")])
+    live.close()
+    assert [record.item for record, _ in log.read(0)] == ["i1", "i3"]
+    assert (tmp_path / f"{FILE}.damaged-{first}").read_bytes() == raw[first:]
+    assert f"at byte {first}, is damaged" in caplog.text
 
 
 def test_a_log_is_read_up_to_where_no_line_was_being_written(tmp_path: Path) -> None:

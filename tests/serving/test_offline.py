@@ -17,7 +17,7 @@ from llm4msr.serving import offline
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.export import export_bundle
 from llm4msr.serving.live import open_live
-from llm4msr.serving.log import EventRecord
+from llm4msr.serving.log import FILE, EventLog, EventRecord
 from llm4msr.serving.offline import Counts, score_table
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
@@ -66,15 +66,14 @@ def test_rows_without_a_score_are_kept_and_counted(bundle_path: Path, rows: pl.D
 
 
 def test_the_events_of_a_log_count_where_its_folder_is_named(
-    bundle_path: Path, bundle: Bundle, rows: pl.DataFrame, tmp_path: Path
+    bundle_path: Path, rows: pl.DataFrame, tmp_path: Path
 ) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    event = EventRecord("u1", "i5", "feed", 2_100_000_000_000, "clicked")
-    open_live(bundle, state).write([event])
+    state, event = tmp_path / "state", EventRecord("u1", "i5", "feed", 2_100_000_000_000, "clicked")
+    EventLog(state).append([event], 0)
     pairs = rows.with_columns(user=pl.lit(event.user))
     for name, folder in (("before", None), ("after", state)):
         score_table(bundle_path, read_table(pairs, "rows"), tmp_path / f"{name}.parquet", state=folder)
+    assert [path.name for path in state.iterdir()] == [FILE]  # nothing is written there
     before, after = (pl.read_parquet(tmp_path / f"{name}.parquet")["score"].to_numpy() for name in ("before", "after"))
     assert np.abs(before - after).max() > 1e-6
 

@@ -271,6 +271,15 @@ def test_processes_whose_parent_was_killed_leave_the_port(bundle_path: Path, tmp
         eventually(refused)
 
 
+def test_a_title_may_be_long_and_not_endless(server: Server) -> None:
+    found = [
+        server.client.post("/v1/items", json={"items": [{"item": "long", "columns": {"title": "x" * size}}]})
+        for size in (10_000, 10_001)
+    ]
+    assert [answer.status_code for answer in found] == [200, 422]
+    assert "a text of at most 10,000 characters" in found[1].json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "part"),
     [

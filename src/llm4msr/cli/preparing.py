@@ -136,7 +136,7 @@ def _unit_that_fits(data: PreparedData) -> str:
         return ""
     number = int(data.time[-1]) // MICROSECONDS[unit]
     earliest, latest = np.datetime64(_LONG_AGO, "us"), np.datetime64("now", "us") + np.timedelta64(1, "D")
-    for other, factor in MICROSECONDS.items():
+    for other, factor in ((name, f) for name, f in MICROSECONDS.items() if name != unit):
         end = np.datetime64(number * factor, "us")
         if earliest < end < latest:
             return f" With {other!r}, the log would end on {_day(end)}"

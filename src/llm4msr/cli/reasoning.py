@@ -62,6 +62,9 @@ def reason(
     item_pooling: Annotated[
         Literal["last_prompt", "mean_prompt"], typer.Option(help="Which hidden state is an item's vector.")
     ] = "mean_prompt",
+    all_items: Annotated[
+        bool, typer.Option("--all-items", help="Read also items that occur in no row and no history.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a text.")] = 160,
     levels: Annotated[
         str | None,
@@ -89,6 +92,7 @@ def reason(
     from llm4msr.knowledge.engines.ray import RayEngine
     from llm4msr.knowledge.history import LEAKS
     from llm4msr.knowledge.plan import plan as make_plan
+    from llm4msr.knowledge.questions import left_out
     from llm4msr.knowledge.readings import reading_path
     from llm4msr.knowledge.reason import check_usable
     from llm4msr.knowledge.reason import reason as run_reason
@@ -105,6 +109,7 @@ def reason(
             "snapshots": {"protocol": protocol} | {name: value for name, value in moments.items() if value is not None},
             "language": language,
             "history": history,
+            "items": "all" if all_items else "occurring",
             "scenario": {"pooling": "last_generated", "max_new_tokens": max_new_tokens},
             "user": {"pooling": pooling, "max_new_tokens": max_new_tokens},
             "item": {"pooling": item_pooling, "chat": False},
@@ -115,6 +120,8 @@ def reason(
         knowledge = reading_path(knowledge, reading)
     opened = PreparedData.open(data)
     check_usable(knowledge, writes=not plan)  # before the model is loaded, which may take minutes
+    if unread := left_out(opened, config):
+        say(f"{unread} of {opened.items.height} items occur in no row and are not read; --all-items reads them, too")
     if ray is None:
         llm = make_engine(model, dtype, engine, command, layers)
     else:

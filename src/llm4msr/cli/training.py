@@ -99,7 +99,7 @@ def _print_scores(run: Path, config: RunConfig | None = None) -> None:
     from llm4msr.data.prepared import PreparedData
     from llm4msr.report.tables import Row, score_sheets
     from llm4msr.training.identity import run_config
-    from llm4msr.training.run import evaluate_run, read_result
+    from llm4msr.training.run import evaluate_run, read_result, validation_losses
 
     result = read_result(run)  # first, as an unfinished run has none
     scores = result.scores if config is None else evaluate_run(run, config)
@@ -110,9 +110,16 @@ def _print_scores(run: Path, config: RunConfig | None = None) -> None:
         print_sheet(sheet)
     loss, constant = scores.overall.log_loss, scores.overall.constant
     if loss is not None and constant is not None and loss > constant:
+        ranks = scores.mean_auc is not None and scores.mean_auc > scores.chance
+        losses = validation_losses(run)
         say(
-            "warning: the log loss is above that of the click rate alone, so the scores rank, but are no good "
-            "probabilities; try a lower learning rate or fewer epochs"
+            "warning: the log loss is above that of the click rate alone, so the scores "
+            + ("rank, but are no good probabilities; " if ranks else "are worth nothing; ")
+            + (
+                "it was still falling at the end, so try more epochs, or smaller batches"
+                if losses and losses[-1] == min(losses)
+                else "try a lower learning rate or fewer epochs"
+            )
         )
     if result.leaks:
         say(f"note: {result.leaks}")

@@ -159,6 +159,12 @@ def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encod
     return EncodedField(spec, _standardised(array, mean, deviation), None, record)
 
 
+def check_numbers(spec: FieldSpec, values: pl.Series, where: str) -> None:
+    """Raise `InputError` if a value of a numeric field, of the table `where`, is not a number."""
+    if not values.dtype.is_numeric() and not values.dtype.is_nested():
+        _numbers(spec, values, where)
+
+
 def _numbers(spec: FieldSpec, values: pl.Series, where: str) -> NDArray[np.float64]:
     """The values as numbers, NaN where there is none."""
     numbers = values.cast(pl.Float64, strict=False)

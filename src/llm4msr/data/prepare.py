@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
-from llm4msr.data.fields import EncodedField, encode_field
+from llm4msr.data.fields import EncodedField, check_numbers, encode_field
 from llm4msr.data.given_away import check_context_fields, check_item_fields, with_all_items
 from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
@@ -199,6 +199,8 @@ def _values(
         is_key = spec.source == entity.key_column
         if is_key or home is own:  # a column of the interactions may differ from row to row
             column = entity.frame[spec.side if is_key else spec.source]
+            if spec.kind == "numeric":
+                check_numbers(spec, column, home.name)  # also of those without a row, which are served too
             return home, RowValues(column.gather(occurrences.seen), occurrences, are_ids=is_key)
     values = tables.interactions.collect(pl.col(spec.source)).to_series()
     return tables.interactions, RowValues(values.gather(order))

@@ -72,6 +72,8 @@ def kept_levels(folder: Path, data: PreparedData, engine: Engine, config: Reason
     }
     if "user" in kept:
         update |= {"snapshots": old.snapshots, "history": old.history}
+    if "item" in kept:
+        update |= {"items": old.items}
     of_kept = pl.col("level").is_in(kept)
     index = pl.read_parquet(folder / "index.parquet").filter(of_kept).to_arrow().cast(_INDEX)
     rejected = pl.read_parquet(folder / "rejected.parquet").filter(of_kept).rows()

@@ -13,7 +13,6 @@ import numpy as np
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge import Level
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation
-from llm4msr.knowledge.history import snapshot_times
 from llm4msr.knowledge.questions import Block, blocks
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.store import answer_key
@@ -53,10 +52,10 @@ def plan(
 
     Raises `InputError` for a store or a template that cannot be used.
     """
-    writer, times = make_writer(data, engine.special_tokens, config, templates), snapshot_times(data, config.snapshots)
+    writer = make_writer(data, engine.special_tokens, config, templates)
     with Stores(folder, read_only=True) if Stores.paths(folder) else nullcontext() as stores:
         return [
-            _level(level, engine, config.generation(level), blocks(level, data, writer, times), stores)
+            _level(level, engine, config.generation(level), blocks(level, data, writer, config), stores)
             for level in config.levels
         ]
 

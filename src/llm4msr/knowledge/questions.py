@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge import Level
+from llm4msr.knowledge.history import snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
+from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.states import begins_of
 
 ALWAYS = np.iinfo(np.int64).min
@@ -26,41 +28,46 @@ class Block:
     prompts: list[str]
 
 
-def count(level: Level, data: PreparedData, moments: list[int]) -> int:
-    """The number of prompts of a level. `moments` are the users' snapshots."""
+def count(level: Level, data: PreparedData, config: ReasonConfig) -> int:
+    """The number of prompts of a level."""
     if level == "scenario":
         return data.scenario_count
     if level == "item":
-        return int(_occurring(data).sum())
+        return len(_items(data, config))
     user, time = data.positives["user"].to_numpy(), data.positives["time"].to_numpy()
     first = time[begins_of(user)]  # each user's earliest positive
-    return int(sum((first < moment).sum() for moment in moments))
+    return int(sum((first < moment).sum() for moment in snapshot_times(data, config.snapshots)))
 
 
 def blocks(
-    level: Level, data: PreparedData, writer: PromptWriter, moments: list[int], size: int = 4096
+    level: Level, data: PreparedData, writer: PromptWriter, config: ReasonConfig, size: int = 4096
 ) -> Iterator[Block]:
-    """Every prompt of a level: all scenarios, all users at their snapshots, all items that occur."""
+    """Every prompt of a level: all scenarios, all users at their snapshots, all items or those that occur."""
     if level == "scenario":
         prompts = writer.scenarios()
         yield Block(list(range(len(prompts))), [ALWAYS] * len(prompts), prompts)
         return
     if level == "item":
-        codes = np.flatnonzero(_occurring(data))
+        codes = _items(data, config)
         for start in range(0, len(codes), size):
             some = codes[start : start + size].tolist()
             yield Block(some, [ALWAYS] * len(some), writer.items(some))
         return
-    for moment in moments:
+    for moment in snapshot_times(data, config.snapshots):
         for start in range(0, data.users.height, size):
             found = list(writer.users(moment, range(start, min(start + size, data.users.height))))
             if found:
                 yield Block([code for code, _ in found], [moment] * len(found), [prompt for _, prompt in found])
 
 
-def _occurring(data: PreparedData) -> NDArray[np.bool_]:
-    """Which items occur in a row or in a user's history, `(items,)`."""
-    seen = np.zeros(data.items.height, dtype=bool)
-    seen[data.item] = True
-    seen[data.positives["item"].to_numpy()] = True
-    return seen
+def left_out(data: PreparedData, config: ReasonConfig) -> int:
+    """The number of items that are not asked about."""
+    return data.items.height - len(_items(data, config)) if "item" in config.levels else 0
+
+
+def _items(data: PreparedData, config: ReasonConfig) -> NDArray[np.intp]:
+    """The codes of the items to ask about: all, or those that occur in a row or in a user's history."""
+    asked = np.full(data.items.height, config.items == "all")
+    asked[data.item] = True
+    asked[data.positives["item"].to_numpy()] = True
+    return np.flatnonzero(asked)

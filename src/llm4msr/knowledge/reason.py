@@ -17,7 +17,6 @@ from llm4msr.folders import sole_writer
 from llm4msr.knowledge import Level
 from llm4msr.knowledge.completion import complete, index_writer, kept_levels
 from llm4msr.knowledge.engines.base import Answer, Engine, Generation, Outcome, Refusal
-from llm4msr.knowledge.history import snapshot_times
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Block, blocks, count
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
@@ -106,7 +105,6 @@ def _reason(
     shard: Shard | None,
     progress: Callable[[Progress], None],
 ) -> list[Summary]:
-    moments = snapshot_times(data, config.snapshots)
     summaries: list[Summary] = []
     kept = kept_levels(folder, data, engine, config, writer)
     rejected = kept.rejected
@@ -114,9 +112,9 @@ def _reason(
     with Stores(folder, writes=MAIN if shard is None else shard.file) as stores, writing as index:
         for level in config.levels:
             level_ = _Level(level, engine, config.generation(level), stores, shard, progress)
-            total = count(level, data, moments)
+            total = count(level, data, config)
             progress(Progress(level, 0, total, 0))
-            for block in blocks(level, data, writer, moments):
+            for block in blocks(level, data, writer, config):
                 keys = level_.settle(block, total)
                 answered = [place for place, key in enumerate(keys) if key not in level_.refused]
                 rejected += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -19,13 +20,14 @@ class ReasonConfig(Settings):
     """What is asked of the LLM, and how.
 
     `snapshots` says when users' prompts are made. `history` is the paper's T: the most positives per scenario in one
-    prompt. The paper's setting is the protocol `train_end`, `history=55`, and for users the pooling `last_generated`
-    without `close_cut`.
+    prompt. `items` are those that occur in a row or a history, or all of the table of items. The paper's setting is the
+    protocol `train_end`, `history=55`, and for users the pooling `last_generated` without `close_cut`.
     """
 
     levels: tuple[Level, ...] = LEVELS
     snapshots: Snapshots = Snapshots()
     history: int = Field(default=20, ge=1, le=1000)
+    items: Literal["occurring", "all"] = "occurring"
     text_limit: int = Field(default=100, ge=10, le=10_000)
     language: Language = "en"
     scenario: Generation = Generation(pooling="last_generated", max_new_tokens=160)

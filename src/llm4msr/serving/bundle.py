@@ -135,6 +135,11 @@ class Bundle:
                 part[there] = self.arrays[f"users/state_{name}"][first:last]
         return sums
 
+    def is_blank_item(self, item: int) -> bool:
+        """Whether nothing but its id is known of an item."""
+        named = self.lookup.text("title", item) != self.lookup.text("item id", item)
+        return not named and self.fields.is_blank_item(item)
+
     def history(self, user: int) -> Events:
         """A user's positives as they were at the export, in order of time."""
         if user < 0:

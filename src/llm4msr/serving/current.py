@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -21,12 +20,11 @@ from llm4msr.folders import MANIFEST, write_text_atomically
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.explain import Explainer
 from llm4msr.serving.live import Live, open_live
-from llm4msr.serving.log import Record
+from llm4msr.serving.log import LOG, Record
 from llm4msr.serving.metrics import Metrics
 from llm4msr.serving.requests import ScoreRequest
 from llm4msr.serving.scorer import Scorer
 
-LOG = logging.getLogger("llm4msr.serving")
 _PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 """Seconds between two checks of the bundle's folder and the log. The pause before another try at a bundle that cannot
 be opened (perhaps it is still being copied) doubles each time, up to the longest."""

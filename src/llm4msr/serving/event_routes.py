@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from llm4msr.errors import InputError, nearest
-from llm4msr.serving.current import LOG, Current, Serving
+from llm4msr.serving.current import Current, Serving
 from llm4msr.serving.fields import item_columns
-from llm4msr.serving.log import EventRecord, ItemRecord, Record
+from llm4msr.serving.log import LOG, EventRecord, ItemRecord, Record
 from llm4msr.serving.metrics import Metrics
 from llm4msr.serving.operation import as_json
 from llm4msr.serving.requests import (
@@ -59,7 +59,7 @@ def add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
             with naming(f"items.{place}"):
                 serving.bundle.fields.give_item(blank, item.columns, 0)
         names = list(dict.fromkeys(item.item for item in body.items))
-        queued = _queued(serving, names)
+        queued = _queued(serving, names, with_blank=True)
         waiting = set(queued)
         await _written(current, [ItemRecord(i.item, i.columns) for i in body.items if i.item in waiting])
         known = [name for name in names if name not in waiting]
@@ -81,11 +81,15 @@ def _event(serving: Serving, event: Event, now: datetime) -> EventRecord:
     return EventRecord(event.user, event.item, scenario, microseconds, behaviour)
 
 
-def _queued(serving: Serving, items: Sequence[str]) -> list[str]:
-    """The distinct items that the catalogue does not have; they wait for `reason`."""
+def _queued(serving: Serving, items: Sequence[str], *, with_blank: bool = False) -> list[str]:
+    """The distinct items that the bundle does not have and, `with_blank`, those that it has without any column.
+
+    The columns of these are not known yet: the item was in an event, and in no table.
+    """
     distinct = list(dict.fromkeys(items))
     codes = serving.bundle.lookup.numbers("item", distinct)
-    return [item for item, code in zip(distinct, codes, strict=True) if code < 0]
+    blank = serving.bundle.is_blank_item if with_blank else lambda code: False
+    return [item for item, code in zip(distinct, codes.tolist(), strict=True) if code < 0 or blank(code)]
 
 
 async def _written(current: Current, records: list[Record]) -> list[bool]:

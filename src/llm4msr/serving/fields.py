@@ -11,6 +11,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from llm4msr.data.fields import PADDING, SEPARATOR
@@ -121,6 +122,16 @@ class FieldReader:
             self.give(found, {name: self._schema.scenarios[scenario].value}, slice(None))
         return found
 
+    def is_blank_item(self, item: int) -> bool:
+        """Whether an item has no value in any field but its id's."""
+        own = {n for p in self._places.values() if is_id(p.spec, self._schema) for n in range(p.start, p.stop)}
+        for kind, columns in self._item_columns.items():
+            values = zip(columns.tolist(), self._items[kind][item].tolist(), strict=True)
+            blank = self._blank[kind]
+            if any(v != blank[n] and v == v for n, v in values if kind != "categorical" or n not in own):
+                return False
+        return True
+
     def give(self, rows: Columns, features: Mapping[str, Any], row: int | slice, side: Side | None = None) -> None:
         """Put a request's own values into rows, in place. With a `side`, only its fields are allowed.
 
@@ -165,12 +176,12 @@ class FieldReader:
         return ids
 
     def _number(self, spec: FieldSpec, value: Any) -> float:
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             return float("nan")
         try:
             if isinstance(value, list):
                 raise ValueError
-            record, number = self._records[spec.name], float(value)
+            record, number = self._records[spec.name], _as_number(value)
         except (ValueError, OverflowError):
             raise RequestError(422, "wrong_value", f"the field {spec.name!r} takes a number") from None
         with np.errstate(over="ignore", invalid="ignore"):
@@ -204,6 +215,16 @@ def raw_text(value: Any) -> str:
     if isinstance(value, float):
         return _float_text(value)
     return str(value)
+
+
+def _as_number(value: Any) -> float:
+    """A value as `prepare` reads it; raises `ValueError` for a text that is no number there, such as "1_000"."""
+    if not isinstance(value, str):
+        return float(value)
+    found = pl.Series([value]).cast(pl.Float64, strict=False)[0]
+    if found is None:
+        raise ValueError(value)
+    return float(found)
 
 
 def _float_text(value: float) -> str:

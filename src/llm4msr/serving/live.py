@@ -70,6 +70,8 @@ class Live:
                 max_readers=_READERS,
                 mode=0o600,
             )
+            if self._is_cut_off():
+                raise InputError(f"{self._path}: is cut off; remove it, it is made anew")
             self._env.reader_check()
             self._states, self._events, self._items = (
                 self._env.open_db(name) for name in (b"states", b"events", b"items")
@@ -80,6 +82,11 @@ class Live:
             raise InputError(f"{self._path}: cannot be opened: {error}") from error
         self._lock = Lock()
         self.catch_up()
+
+    def _is_cut_off(self) -> bool:
+        """Whether the file is shorter than what LMDB uses of it; reading it would end the process."""
+        used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        return (self._path / "data.mdb").stat().st_size < used
 
     def catch_up(self) -> None:
         """Apply lines of the log that the file does not have: written for other bundles, or left by a crash.
@@ -168,7 +175,8 @@ class Live:
     def _record_if_new(self, transaction: lmdb.Transaction, record: Record) -> bool:
         """Put a record into its table unless the table or the bundle has it already; return whether it was put."""
         if isinstance(record, ItemRecord):
-            known = self._bundle.lookup.number("item", record.item) >= 0
+            code = self._bundle.lookup.number("item", record.item)
+            known = code >= 0 and not (record.columns and self._bundle.is_blank_item(code))
             key, body = _digest(record.item), msgspec.json.encode(record)
             before = transaction.get(key, db=self._items)
             if known or before == body or (before is not None and not record.columns):

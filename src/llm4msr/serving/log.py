@@ -2,15 +2,17 @@
 
 A line is a JSON object after its CRC-32, which is written as eight hexadecimal digits and a blank. A lock on the file
 lets only one process write at a time; the system releases it when its holder dies. A line that a crash left unfinished
-was never acknowledged; the next writer cuts it off.
+was never acknowledged; the next writer cuts it off. If the file is moved away, the next writer begins a new one.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -19,6 +21,7 @@ import msgspec
 
 from llm4msr.errors import InputError
 
+LOG = logging.getLogger("llm4msr.serving")
 FILE = "events.log"
 
 
@@ -49,25 +52,41 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115 - closed with this object
-        directory = os.open(folder, os.O_RDONLY)
+        self._file = self._opened()
+
+    def _opened(self) -> FileIO:
+        file = FileIO(self.path, "ab", opener=_private)
+        directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the file's name is on the disk too
         finally:
             os.close(directory)
+        return file
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all other writers out."""
+        """Keep all other writers out. If the open file is not the one at the path any more, open that one."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        while not self._is_at_its_path():
+            LOG.warning("%s was moved away or replaced; events go on in the file that is there now", self.path)
+            self._file.close()
+            self._file = self._opened()
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
+    def _is_at_its_path(self) -> bool:
+        try:
+            there, own = os.stat(self.path), os.fstat(self._file.fileno())
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+
     def size(self) -> int:
-        """The size of the file in bytes now; it may include part of a line that is being written."""
-        return os.fstat(self._file.fileno()).st_size
+        """The size of the file at the path in bytes now; it may include part of a line that is being written."""
+        return self.path.stat().st_size
 
     def begins_with(self) -> bytes:
         """The log's first line, or the first 4 KiB of a longer one; empty while there is no whole line.
@@ -90,7 +109,7 @@ class EventLog:
         if self.size() < after:
             raise OSError(f"{self.path}: is shorter than what was read of it")
         if self.size() > after:
-            self._file.truncate(after)
+            self._cut_off(after)
         body = b"".join(_line(record) for record in records)
         try:
             written = 0
@@ -101,6 +120,18 @@ class EventLog:
             self._file.truncate(after)
             raise
         return after + len(body)
+
+    def _cut_off(self, after: int) -> None:
+        """Remove the unfinished line at the end. Whole lines there are damaged; they are kept in a file beside."""
+        with self.path.open("rb") as file:
+            file.seek(after)
+            rest = file.read()
+        if b"\n" in rest:
+            beside = self.path.with_name(f"{FILE}.damaged-{after}")
+            with FileIO(beside, "wb", opener=_private) as kept:
+                kept.write(rest)
+            LOG.error("%s: the last line, at byte %d, is damaged; it is now in %s", self.path, after, beside)
+        self._file.truncate(after)
 
     def close(self) -> None:
         """Close the file."""
@@ -137,6 +168,15 @@ def settled_size(path: Path) -> int:
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         return os.fstat(file.fileno()).st_size
+
+
+def copy_log(log: Path, to: Path) -> None:
+    """Copy what is in a log now; a server may be writing to it."""
+    left = settled_size(log)
+    with open(log, "rb") as file, open(to, "wb", opener=_private) as copy:
+        while left and (part := file.read(min(left, 1 << 20))):
+            copy.write(part)
+            left -= len(part)
 
 
 def _lines(path: Path, start: int, end: int) -> Iterator[tuple[bytes, int]]:

@@ -20,6 +20,7 @@ from llm4msr.folders import Scratch, file_aside
 from llm4msr.schema import FieldSpec
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.live import open_live
+from llm4msr.serving.log import FILE, copy_log
 from llm4msr.serving.requests import RequestError, ScoreRequest
 from llm4msr.serving.scorer import Scorer
 
@@ -84,13 +85,18 @@ def score_table(
     return counts
 
 
-def _scorer(bundle: Path, state: Path | None) -> tuple[Scorer, Scratch | None]:
-    """A scorer, and the temporary folder of the states of a bundle without events, which must outlive it."""
-    opened = Bundle.open(bundle)
-    if state is not None and not state.is_dir():
-        raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
-    scratch = Scratch() if state is None else None
-    return Scorer(opened, open_live(opened, state or scratch.path)), scratch  # type: ignore[union-attr]
+def _scorer(bundle: Path, state: Path | None) -> tuple[Scorer, Scratch]:
+    """A scorer, and the temporary folder of its states, which must outlive it.
+
+    The folder has a copy of the log of `state`: a server's own folder is only read.
+    """
+    opened, scratch = Bundle.open(bundle), Scratch()
+    if state is not None:
+        if not state.is_dir():
+            raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
+        if (state / FILE).is_file():
+            copy_log(state / FILE, scratch.path / FILE)
+    return Scorer(opened, open_live(opened, scratch.path)), scratch
 
 
 def _scored(scorer: Scorer, block: pl.DataFrame, counts: Counts) -> pl.Series:

@@ -13,11 +13,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from llm4msr.errors import InputError
-from llm4msr.serving.current import LOG, Current
+from llm4msr.serving.current import Current
 from llm4msr.serving.guard import error_body
+from llm4msr.serving.log import LOG
 from llm4msr.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from llm4msr.serving.requests import RequestError
 
+_ONE_OF_THESE = "expected a text of at most 10,000 characters, a finite number, true, false or null, or a list of these"
 _TYPES_OF_A_VALUE = ("str", "int", "float", "bool", "none")
 _PAGE = files("llm4msr.serving") / "page"
 _TYPES = {
@@ -128,7 +130,7 @@ def _place_and_message(error: Any) -> tuple[str, str]:
     inside = next((place for place, part in enumerate(path) if part in _TYPES_OF_A_VALUE or "[" in part), None)
     if inside is None:
         return ".".join(path), error["msg"][:200]
-    return ".".join(path[:inside]), "expected a short text, a finite number, true, false or null, or a list of these"
+    return ".".join(path[:inside]), _ONE_OF_THESE
 
 
 def _says_json(request: Request) -> bool:

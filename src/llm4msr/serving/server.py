@@ -23,9 +23,10 @@ from llm4msr.errors import InputError
 from llm4msr.serving import metrics
 from llm4msr.serving.app import make_app
 from llm4msr.serving.bundle import Bundle
-from llm4msr.serving.current import LOG, Current
+from llm4msr.serving.current import Current
 from llm4msr.serving.guard import Guard, Limits, is_loopback
 from llm4msr.serving.live import open_live
+from llm4msr.serving.log import LOG
 
 TOKEN = "LLM4MSR_TOKEN"
 _SETTINGS = "LLM4MSR_SERVE"

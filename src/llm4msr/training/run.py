@@ -7,6 +7,7 @@ vectors were standardised and reduced), `test_logits.npy` (the logit of each tes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -145,6 +146,13 @@ def open_trained(folder: Path, config: RunConfig | None = None) -> tuple[Prepare
     except RuntimeError as error:
         raise InputError(f"{folder / 'model.safetensors'}: the weights do not fit the config: {error}") from error
     return data, source, model
+
+
+def validation_losses(folder: Path) -> list[float]:
+    """The log loss of each validation of a run, in order."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line)["validation"]["overall"]["log_loss"] for line in lines]
 
 
 def read_result(folder: Path) -> RunResult:

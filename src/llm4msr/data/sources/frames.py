@@ -11,7 +11,7 @@ import polars as pl
 from llm4msr.data.fields import SEPARATOR
 from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.sources.delimited import read_delimited, separator_of
-from llm4msr.data.tables import Table, Tables
+from llm4msr.data.tables import Table, Tables, readable
 from llm4msr.errors import InputError
 from llm4msr.schema import Schema
 
@@ -75,10 +75,7 @@ def _scan(path: Path, paths: list[Path], separators: Mapping[str, str]) -> Table
     integer in some and a float in others; as lists of texts if it is a list in some. In that case texts are split by
     the column's separator.
     """
-    try:
-        schemas = [pl.read_parquet_schema(path) for path in paths]
-    except (pl.exceptions.PolarsError, OSError):
-        schemas = []  # reading the table will report what is wrong with the file
+    schemas = [_schema(path) for path in paths]
     if all(schema == schemas[0] and list(schema) == list(schemas[0]) for schema in schemas):
         return Table(str(path), pl.scan_parquet(paths, glob=False))
     types: dict[str, set[pl.DataType]] = {}
@@ -98,6 +95,12 @@ def _scan(path: Path, paths: list[Path], separators: Mapping[str, str]) -> Table
         if files
     }
     return Table(str(path), pl.concat(frames, how="diagonal_relaxed"), remarks=remarks)
+
+
+def _schema(path: Path) -> dict[str, pl.DataType]:
+    """The columns of a Parquet file; raises `InputError` that names it if it is no such file."""
+    with readable(str(path)):
+        return dict(pl.scan_parquet(path, glob=False).collect_schema())
 
 
 def _united(column: pl.Expr, own: pl.DataType, types: set[pl.DataType], separator: str) -> pl.Expr:
