@@ -14,6 +14,7 @@ import llm4msr
 SOURCE = Path(llm4msr.__file__).parent
 ROOMS = [
     "errors",
+    "times",
     "allocation",
     "validation",
     "schema",

@@ -64,6 +64,29 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
     assert names(tmp_path) == ["data"]
 
 
+def test_a_folder_that_was_being_replaced_when_its_process_was_killed_is_put_back(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    (tmp_path / ".data-old-killed").mkdir()
+    (tmp_path / "data").rename(tmp_path / ".data-old-killed" / "was")
+    with pytest.raises(InputError, match="exists already"), written_aside(tmp_path / "data"):
+        pass
+    assert names(tmp_path) == ["data"]
+    assert names(tmp_path / "data") == [MANIFEST, "sub"]
+    (tmp_path / ".data-old-killed").mkdir()
+    (tmp_path / ".data-old-killed" / "was").mkdir()
+    make(tmp_path / "data", overwrite=True)
+    assert names(tmp_path) == ["data"]
+
+
+def test_a_folder_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        make(tmp_path / "data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
+
+
 def test_one_process_at_a_time_works_on_a_folder(tmp_path: Path) -> None:
     with sole_writer(tmp_path):
         with pytest.raises(InputError, match="another process is at work here"), sole_writer(tmp_path):

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -54,27 +55,18 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
     `target` appeared meanwhile.
     """
     target = Path(os.path.abspath(target))
-    _check_replaceable(target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(target)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-aside-", dir=target.parent))
+    _check_replaceable(target, replaces)
+    aside = _hidden_beside(target, "aside")
     lock = None
     with suppress(OSError):  # on a file system without locks, nobody removes this folder
         lock = _locked(aside)
     try:
         yield aside
-        aside.chmod(0o755)
         _check_replaceable(target, replaces)
         if target.exists() and not _is_empty(target):
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            os.rename(target, old / "was")
-            try:
-                os.rename(aside, target)
-            except BaseException:
-                os.rename(old / "was", target)
-                old.rmdir()
-                raise
-            shutil.rmtree(old)
+            _replace(target, aside)
         else:
             os.rename(aside, target)
     except BaseException as error:
@@ -84,6 +76,27 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _hidden_beside(target: Path, role: str) -> Path:
+    """A new folder beside `target`, hidden, that `_remove_left_over` finds."""
+    folder = target.parent / f".{target.name}-{role}-{secrets.token_hex(6)}"
+    folder.mkdir()
+    return folder
+
+
+def _replace(target: Path, by: Path) -> None:
+    """Put one folder in the place of another. If the process is killed here, the next one repairs it."""
+    old = _hidden_beside(target, "old")
+    with sole_writer(old):
+        os.rename(target, old / "was")
+        try:
+            os.rename(by, target)
+        except BaseException:
+            os.rename(old / "was", target)
+            old.rmdir()
+            raise
+        shutil.rmtree(old)
 
 
 @contextmanager
@@ -124,11 +137,17 @@ def _locked(path: Path, *, shared: bool = False) -> int | None:
 
 
 def _remove_left_over(target: Path) -> None:
-    """Remove the temporary folders of processes that were killed while they wrote `target`."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}-aside-*"):
+    """Remove the temporary folders of processes that were killed while they wrote `target`.
+
+    If one was killed while it replaced `target`, what was there before is put back.
+    """
+    name = glob.escape(target.name)
+    for folder in [*target.parent.glob(f".{name}-aside-*"), *target.parent.glob(f".{name}-old-*")]:
         with suppress(OSError):  # another process may have renamed or removed it by now
             lock = _locked(folder)
             if lock is not None:
+                if (folder / "was").is_dir() and not target.exists():
+                    os.rename(folder / "was", target)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
 

@@ -44,6 +44,12 @@ def test_every_prompt_gets_its_own_answer(window: int) -> None:
     assert (first.vector.tolist(), first.finish_reason, first.prompt_tokens) == ([3, 1.5], "stop", 3)
 
 
+def test_answers_to_prompts_that_were_given_up_are_not_those_of_the_next() -> None:
+    program = engine("well")
+    next(program.run(PROMPTS, GENERATION))
+    assert texts(run(program, ["one", "two", "three"])) == ["ONE", "TWO", "THREE"]
+
+
 def test_answers_may_come_in_any_order() -> None:
     assert texts(run(engine("backwards"), PROMPTS[:3])) == ["TEA", "DEADLY", "COFFEE AND BUNS"]
 

@@ -285,6 +285,13 @@ def test_a_key_is_32_bytes_and_does_not_depend_on_the_order_of_the_identity() ->
     assert key({"dtype": "float32", "model": "m"}) == key()
 
 
+def test_keys_are_those_of_the_stores_that_exist() -> None:
+    """Other keys, as after a new setting, would ask every prompt again that was ever answered."""
+    vectors = Generation(pooling="mean_prompt", chat=False)
+    assert key().hex() == "ee755e907f65a7094c4562554926fedfee421a1d81599b16cd80318fe0fd3076"
+    assert key(generation=vectors).hex() == "d2fecfa02a7833b1a53886a2cfb19fb03c90e5ac3122f51d3e2f18e49591e628"
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import shutil
+import time
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_a_bundle_of_a_time_before_all_else_is_refused(run: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"1960-01-01.*nothing happened before; the data begin at"):
         export_bundle(run, tmp_path / "bundle", as_of_time=datetime(1960, 1, 1, tzinfo=UTC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_without_a_zone_is_utc(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        bundles = [
+            Bundle.open(export_bundle(run, tmp_path / name, as_of_time=moment))
+            for name, moment in (("naive", datetime(1970, 1, 20)), ("utc", datetime(1970, 1, 20, tzinfo=UTC)))
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [bundle.manifest["as_of"] for bundle in bundles] == ["1970-01-20T00:00:00+00:00"] * 2
 
 
 def test_a_scenario_that_the_llm_said_nothing_of_is_served(shop: PreparedData, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def _unit_that_fits(data: PreparedData) -> str:
     """A hint at the time unit with which the log ends between `_LONG_AGO` and tomorrow, if there is one."""
     import numpy as np
 
-    from llm4msr.data.validate import MICROSECONDS
+    from llm4msr.times import MICROSECONDS
 
     unit = data.schema.columns.time_unit
     if unit is None:

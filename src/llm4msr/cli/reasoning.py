@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,6 +26,7 @@ from llm4msr.errors import InputError
 from llm4msr.knowledge import SnapshotProtocol
 from llm4msr.knowledge.engines import Pooling
 from llm4msr.report.terminal import Bars, reasoning_costs
+from llm4msr.times import microseconds
 
 if TYPE_CHECKING:
     from llm4msr.knowledge.reason import Shard
@@ -165,8 +166,7 @@ def _moment(text: str) -> int:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise InputError(f"--times {text}: expected moments as in 2017-06-01 or 2017-06-01T12:00") from None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1e6)
+    return microseconds(moment)
 
 
 def _shard(text: str) -> Shard:

@@ -32,14 +32,11 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle.")] = False,
 ) -> None:
     """Make a bundle of a run: one folder with all that serving needs."""
-    from datetime import UTC
-
     from llm4msr.serving.export import export_bundle
     from llm4msr.training.identity import run_config
 
-    moment = None if as_of is None else as_of.replace(tzinfo=UTC)
     config = run_config(run, data, knowledge)
-    export_bundle(run, out, as_of_time=moment, onnx=onnx, overwrite=overwrite, report=say, config=config)
+    export_bundle(run, out, as_of_time=as_of, onnx=onnx, overwrite=overwrite, report=say, config=config)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     say(f"{out}: {size / 1e6:.1f} MB; {out / 'card.md'} describes it; serve it with `llm4msr serve {out}`")
 

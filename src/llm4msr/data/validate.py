@@ -10,8 +10,8 @@ from llm4msr.data.raw import as_id, as_text
 from llm4msr.data.tables import MALFORMED, EntitySide, Table, rejects
 from llm4msr.errors import InputError
 from llm4msr.schema import Columns, Rule, Schema
+from llm4msr.times import MICROSECONDS
 
-MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 """By the time units of a schema."""
 
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")

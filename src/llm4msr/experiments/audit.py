@@ -12,11 +12,12 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.data.raw import as_text
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.knowledge.history import DAY, Snapshots, snapshot_times
+from llm4msr.knowledge.history import Snapshots, snapshot_times
 from llm4msr.knowledge.item_vectors import ItemVectors, trained_items
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.states import COMPOSED, Composed
 from llm4msr.report.sheets import Cell, Sheet
+from llm4msr.times import DAY
 
 MARKER = "zqmarker"
 

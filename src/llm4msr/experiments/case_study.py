@@ -57,7 +57,7 @@ def case_study(
         raise InputError(f"{data.path}: the user {user!r} has no row in the test part; choose one who has")
     batch = source.make(rows)
     own = _scores(model, batch)
-    with_mean = _with_mean_state(batch, source.make(_sample(first, last)), source.widths.users)
+    with_mean = _with_mean_state(batch, source.population(), source.widths.users)
     everybody = _scores(model, with_mean)
     folder = KnowledgeFolder.open(config.knowledge_folder, data)
     sheet = _sheet(user, data, batch, own, everybody, folder.writer(data).title, most)
@@ -78,10 +78,6 @@ def telling_user(data: PreparedData) -> str:
         return str(data.users["user"][int(tested["user"][0])])
     best = counted.sort("scenario", "len", "user", descending=[True, True, False])["user"][0]
     return str(data.users["user"][int(best)])
-
-
-def _sample(first: int, last: int, most: int = 20_000) -> NDArray[np.int64]:
-    return np.unique(np.linspace(first, last - 1, min(most, last - first)).astype(np.int64))
 
 
 def _with_mean_state(batch: Batch, others: Batch, splits: tuple[int, ...]) -> Batch:

@@ -70,7 +70,7 @@ class Search(Settings):
 
     trials: int = Field(default=6, ge=0, le=1000)
     learning_rate: tuple[float, float] = (2e-4, 1e-2)
-    embedding_decay: tuple[float, float] = (1e-7, 1e-3)
+    embedding_decay: tuple[float, float] = (1e-5, 5e-3)
 
     @model_validator(mode="after")
     def _bounds(self) -> Search:

@@ -9,12 +9,10 @@ from pydantic import Field, model_validator
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge import SnapshotProtocol
+from llm4msr.times import DAY
 from llm4msr.validation import Settings
 
-DAY = 86_400_000_000
-"""A day in microseconds, the unit of all times."""
 _MOST = 10_000
-
 
 LEAKS: dict[SnapshotProtocol, str] = {
     "train_end": "protocol train_end: each training row's own label is in its user's prompt",

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.knowledge.history import DAY
+from llm4msr.times import DAY
 
 Source = Literal["scenario", "prompted", "own", "others", "item"]
 """A kind of knowledge: of a scenario; of a user, by their prompts (`prompted`), by their events in the row's scenario

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import polars as pl
 
@@ -14,6 +14,7 @@ from llm4msr.knowledge.engines.base import EngineFor
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.written import text_on_request
+from llm4msr.times import as_datetime
 
 _HOW = {
     "last_generated": "the hidden state of the last token that the LLM generated",
@@ -100,7 +101,7 @@ def explain_user(data: PreparedData, folder: KnowledgeFolder, user: str, engine:
         answer = text_on_request(folder, prompt, engine)
     return Explanation(
         user,
-        _as_datetime(latest["time"]),
+        as_datetime(latest["time"]),
         history,
         prompt,
         answer.text,
@@ -117,10 +118,6 @@ def _history(
     """The most recent positives of each scenario, oldest first."""
     shown = events.group_by("scenario", maintain_order=True).tail(most).sort("time", "scenario", "item")
     return [
-        Positive(_as_datetime(time), names[scenario], data.schema.behaviours[kind].name, title(item))
+        Positive(as_datetime(time), names[scenario], data.schema.behaviours[kind].name, title(item))
         for time, scenario, kind, item in shown.select("time", "scenario", "behaviour", "item").iter_rows()
     ]
-
-
-def _as_datetime(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC)

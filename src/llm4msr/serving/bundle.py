@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -161,11 +160,6 @@ class Bundle:
     def behaviours(self) -> dict[str, int]:
         """Behaviours' indices by name."""
         return {b.name: i for i, b in enumerate(self.schema.behaviours)}
-
-
-def iso(microseconds: int) -> str:
-    """A time as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(microseconds / 1e6, tz=UTC).isoformat()
 
 
 def read_schema(path: Path) -> Schema:

@@ -24,6 +24,7 @@ from llm4msr.serving.requests import (
     RequestError,
     naming,
 )
+from llm4msr.times import microseconds
 
 _AHEAD = timedelta(days=1)
 """How far the time of an event may be ahead of the server's clock."""
@@ -77,8 +78,7 @@ def _event(serving: Serving, event: Event, now: datetime) -> EventRecord:
     moment = now if event.time is None else event.time
     if moment > now + _AHEAD:
         raise RequestError(422, "time_ahead", f"the time {moment.isoformat()} is more than a day ahead")
-    microseconds = round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
-    return EventRecord(event.user, event.item, scenario, microseconds, behaviour)
+    return EventRecord(event.user, event.item, scenario, microseconds(moment), behaviour)
 
 
 def _queued(serving: Serving, items: Sequence[str], *, with_blank: bool = False) -> list[str]:

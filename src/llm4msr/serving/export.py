@@ -8,13 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from llm4msr.data.tables import EntitySide
 from llm4msr.folders import seal, write_json, write_text_atomically, written_aside
 from llm4msr.models.readers import mean_state
-from llm4msr.serving.bundle import KIND, VERSION, Sources, iso
+from llm4msr.serving.bundle import KIND, VERSION, Sources
 from llm4msr.serving.card import model_card
 from llm4msr.serving.entities import titles_of, write_fields, write_histories, write_vocabularies
 from llm4msr.serving.knowledge import write_knowledge
@@ -22,11 +21,11 @@ from llm4msr.serving.lookup import LookupWriter
 from llm4msr.serving.states import StateRule
 from llm4msr.serving.texts import scenario_cards, user_texts
 from llm4msr.serving.trained import Trained, open_for_export
+from llm4msr.times import iso
 from llm4msr.training.checkpoint import read_tensors, write_tensors
 from llm4msr.training.config import RunConfig
 from llm4msr.training.metrics import Score
 
-_SAMPLE = 20_000
 _SIDES: tuple[EntitySide, ...] = ("user", "item")
 
 
@@ -95,8 +94,7 @@ def export_bundle(
 
 def _write_means(trained: Trained, folder: Path) -> None:
     """Write the population's means over a sample of training rows."""
-    rows = np.unique(np.linspace(0, trained.data.split.valid - 1, _SAMPLE).astype(np.int64))
-    batch = trained.source.make(rows)
+    batch = trained.source.population()
     with torch.inference_mode():
         means = {"embedding": trained.model.embedding(batch).mean(0, keepdim=True)}
         if batch.users is not None:

@@ -32,6 +32,8 @@ from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.log import EventLog, EventRecord, ItemRecord, Record, settled_size
 from llm4msr.serving.states import Sums
 
+_LAYOUT = 1
+"""The version of the file's tables and of `Sums.to_bytes`: a file of another version is not read."""
 _APPLIED, _LOG = b"applied", b"log"
 _LAST = b"\xff" * 24
 """The bytes of an event's key after the user's digest are never greater than this."""
@@ -55,9 +57,9 @@ class Live:
         self._log = EventLog(folder)
         # Not synced: a power failure could damage the file, so each boot of the machine begins a new one from the log.
         boot = _BOOT.read_text().strip()[:8] if _BOOT.is_file() else "0"
-        self._path = folder / f"live-{bundle.fingerprint}-{boot}"
+        self._path = folder / f"live-{_LAYOUT}-{bundle.fingerprint}-{boot}"
         for other in folder.glob("live-*"):
-            if other != self._path and (_unused(other) or other.name.startswith(f"live-{bundle.fingerprint}-")):
+            if other != self._path and (_unused(other) or f"-{bundle.fingerprint}-" in other.name):
                 shutil.rmtree(other, ignore_errors=True)
         try:
             self._path.mkdir(mode=0o700, exist_ok=True)  # as private as the log

@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from llm4msr.errors import nearest
 from llm4msr.knowledge.summaries import parse_interests
-from llm4msr.serving.bundle import Bundle, iso
+from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.fields import raw_text
 from llm4msr.serving.live import Live
 from llm4msr.serving.requests import RequestError
 from llm4msr.serving.states import Events
+from llm4msr.times import iso
 
 
 class Positive(BaseModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from llm4msr.times import as_utc
 from llm4msr.validation import Settings
 
 MOST_ITEMS = 2000
@@ -56,7 +57,7 @@ def _all_unicode(values: list[str]) -> list[str]:
 
 
 def _inside(value: datetime) -> datetime:
-    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    moment = as_utc(value)
     if not _EARLIEST <= moment <= _LATEST:
         raise ValueError("expected a time from 1970 to 2200")
     return moment

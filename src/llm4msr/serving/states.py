@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm4msr.knowledge.history import DAY
 from llm4msr.knowledge.states import Composed, begins_of, whole_users
+from llm4msr.times import DAY
 from llm4msr.validation import Settings
 
 

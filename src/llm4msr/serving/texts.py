@@ -15,9 +15,9 @@ from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
 from llm4msr.knowledge.written import scenario_texts, text_of_snapshot
-from llm4msr.serving.bundle import iso
 from llm4msr.serving.requests import ScenarioCard
 from llm4msr.serving.trained import Trained
+from llm4msr.times import iso
 
 
 def scenario_cards(trained: Trained) -> list[ScenarioCard]:

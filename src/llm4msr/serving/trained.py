@@ -12,8 +12,8 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.model import MultiScenarioModel
-from llm4msr.serving.bundle import iso
 from llm4msr.serving.states import Events
+from llm4msr.times import iso, microseconds
 from llm4msr.training.batches import BatchSource
 from llm4msr.training.config import RunConfig
 from llm4msr.training.identity import run_config
@@ -64,7 +64,7 @@ def open_for_export(run: Path, as_of_time: datetime | None, config: RunConfig | 
         times = data.positives["time"].to_numpy()
         ends += [int(times.min()), int(times.max())]
     first, last = min(ends), max(ends)
-    moment = last + 1 if as_of_time is None else round(as_of_time.timestamp() * 1e6)
+    moment = last + 1 if as_of_time is None else microseconds(as_of_time)
     if moment <= first:
         raise InputError(f"the bundle as of {iso(moment)}: nothing happened before; the data begin at {iso(first)}")
     return Trained(config, read_result(run), data, source, model, folder, moment)

@@ -30,6 +30,8 @@ _SCORED, _SCORED_BY_GPU = 8192, 16_384
 """Rows in a batch that is only scored, by a CPU and by a GPU."""
 _LOOKED_AT = 2**20
 """Rows, in random blocks, from which `counts` makes its sample batches."""
+_POPULATION = 20_000
+"""At most so many rows stand for the population."""
 _OWN_STATES = 0.6
 """If a batch has more different states than this share of its rows, every row gets its own copy of its state."""
 
@@ -111,6 +113,11 @@ class BatchSource:
         scenario = self._scenario[rows]
         order = np.argsort(scenario, kind="stable")
         return rows[order], np.searchsorted(scenario[order], np.arange(self._data.scenario_count + 1))
+
+    def population(self) -> Batch:
+        """Training rows, evenly spaced, that stand for the whole population, as where its mean is asked for."""
+        last = self._data.split.valid - 1
+        return self.make(np.unique(np.linspace(0, last, _POPULATION).astype(np.int64)))
 
     def counts(self, drawing: Drawing, most: int = 64) -> NDArray[np.int64]:
         """The number of rows of each scenario in a sample of up to `most` training batches, `(n, D)`."""

@@ -122,6 +122,7 @@ class CommandEngine:
         self._command = list(command)
         self._seconds, self._restarts, self._window = seconds, restarts, window
         self._process: _Process | None = None
+        self._asked = 0
         try:
             self._hello = self._start()
         except _StoppedError as error:
@@ -161,18 +162,23 @@ class CommandEngine:
         flight: list[int] = []
         failed = [0] * len(prompts)
         silent = 0
+        first = self._asked  # ids go on from call to call: a late answer to an earlier call is no answer to this one
+        self._asked += len(prompts)
         while waiting or flight:
             try:
                 process = self._running()
                 while waiting and len(flight) < self._window:
                     flight.append(waiting.pop())
-                    process.send({"id": flight[-1], "prompt": prompts[flight[-1]], "generation": settings})
+                    asked = {"id": first + flight[-1], "prompt": prompts[flight[-1]], "generation": settings}
+                    process.send(asked)
                 reply: _Reply = _parsed(_Reply, process.receive(self._seconds))
-                if reply.id not in flight:
+                if 0 <= reply.id < first:
+                    continue
+                if reply.id - first not in flight:
                     raise _StoppedError(f"it answered {reply.id}, which was not asked")
-                flight.remove(reply.id)
+                flight.remove(reply.id - first)
                 silent = 0
-                yield [(reply.id, reply.outcome())]
+                yield [(reply.id - first, reply.outcome())]
             except _StoppedError as error:
                 self.close()
                 if not flight:  # it failed before it was sent a prompt
