@@ -7,7 +7,7 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig
-from llm4msr.knowledge.controls import disturbed
+from llm4msr.knowledge.controls import Control, disturbed
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.tables import Knowledge, load_knowledge
 
@@ -77,6 +77,6 @@ def test_a_seed_repeats_a_control_and_another_changes_it(shop: PreparedData, sho
 def test_no_vector_is_shuffled_to_its_own_subject(count: int) -> None:
     vectors, subjects = np.arange(3.0 * count, dtype=np.float32).reshape(count, 3), np.arange(count)
     for seed in range(20):
-        found = disturbed(vectors, subjects, "shuffled", seed, "scenario")
+        found = disturbed(vectors, subjects, Control("shuffled"), seed, "scenario")
         assert (found != vectors).any(axis=1).all()
         assert sorted(found.tolist()) == vectors.tolist()

@@ -108,7 +108,7 @@ def test_a_matrix_is_refused_before_it_runs_where_a_reading_is_missing(
         )
 
     assert [cell.control for cell in cells_of(matrix("stub"))] == ["none", "stub"]
-    with pytest.raises(InputError, match=r"the cell shop: shared_bottom with llm4msr, control nothing: .*no reading"):
+    with pytest.raises(InputError, match=r"the cell shop: shared_bottom with llm4msr, nothing control: .*no reading"):
         cells_of(matrix("nothing"))
 
 

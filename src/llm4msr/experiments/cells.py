@@ -9,7 +9,7 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.knowledge.controls import CONTROLS, DISTURBING
+from llm4msr.knowledge.controls import CONTROLS, NO_CONTROL, Control
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.readings import VECTORS, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
@@ -35,20 +35,20 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's name in errors and progress."""
-        control = "" if self.control == "none" else f", control {self.control}"
-        return f"{self.data}: {self.backbone} with {self.enhancer}{control}"
+        return f"{self.data}: {self.backbone} with {Control(self.control).label(self.enhancer)}"
 
     @property
     def folder(self) -> Path:
         """The folder of its runs, relative to the matrix's root folder."""
-        parts = (self.data, self.backbone, self.enhancer + ("" if self.control == "none" else f" {self.control}"))
+        control = self.control if Control(self.control).replaces else ""
+        parts = (self.data, self.backbone, f"{self.enhancer} {control}".strip())
         return Path(RUNS, *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
 
     def config(self, learning_rate: float, embedding_decay: float, seed: int) -> RunConfig:
         """The run config of one seed with the searched settings. A control that draws at random draws anew for it."""
         update = {"learning_rate": learning_rate, "embedding_decay": embedding_decay, "seed": seed}
         train, knowledge = self.base.train, self.base.knowledge
-        if self.control in DISTURBING:
+        if Control(self.control).disturbs:
             drawn = knowledge.control_seed + seed - train.seed
             knowledge = knowledge.model_copy(update={"control_seed": drawn})
         return self.base.model_copy(update={"train": train.model_copy(update=update), "knowledge": knowledge})
@@ -67,7 +67,7 @@ def cells_of(config: MatrixConfig) -> list[Cell]:
                     backbone=PartChoice(name=backbone, settings=settings),
                     enhancer=PartChoice(name=enhancer.name, settings=enhancer.settings),
                 )
-                for control in ("none", *dict.fromkeys(enhancer.controls)):
+                for control in (NO_CONTROL, *dict.fromkeys(enhancer.controls)):
                     knowledge = config.knowledge.model_copy(update={"control": control})
                     base = RunConfig(
                         data=choice.folder,
@@ -92,7 +92,7 @@ def _check(cell: Cell, data: PreparedData) -> None:
     try:
         BACKBONES.config(model.backbone.name, model.backbone.settings)
         needs = model.enhancer_config().needs
-        if cell.control != "none" and not needs:
+        if Control(cell.control).replaces and not needs:
             raise InputError(f"the enhancer {model.enhancer.name!r} reads no knowledge that a control could replace")
         if needs:
             if folder is None:
@@ -103,7 +103,10 @@ def _check(cell: Cell, data: PreparedData) -> None:
             for level in {_LEVEL[need] for need in needs}:
                 opened.subjects(level)  # type: ignore[arg-type]
             read = [kind for kind in cell.base.knowledge.vectors if kind not in VECTORS]
-            for kind in [*read, *([] if cell.control in ("none", *CONTROLS) else [cell.control])]:
+            instead = Control(cell.control).vectors
+            if instead is not None and instead not in CONTROLS:
+                read.append(instead)
+            for kind in read:
                 open_reading(opened, data, kind)
         for part in ("train", "valid", "test"):
             first, last = data.split.range(part)

@@ -13,6 +13,7 @@ from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete
 from llm4msr.errors import InputError
 from llm4msr.folders import read_manifest
 from llm4msr.knowledge.config import KnowledgeConfig
+from llm4msr.knowledge.controls import NO_CONTROL
 from llm4msr.knowledge.engines.base import Engine, Generation
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import Progress, reason
@@ -40,7 +41,7 @@ class Variant:
     name: str
     folder: str
     enhancer: PartChoice
-    control: str = "none"
+    control: str = NO_CONTROL
 
 
 VARIANTS = (

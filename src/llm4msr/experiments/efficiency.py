@@ -12,6 +12,7 @@ import torch
 
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
+from llm4msr.knowledge.controls import Control
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
@@ -68,7 +69,7 @@ def efficiency(
 
     A model that fails is named under the table with its reason; the others are still measured.
     """
-    cells = [cell for cell in cells_of(config) if cell.control == "none"]
+    cells = [cell for cell in cells_of(config) if not Control(cell.control).replaces]
     found = []
     for name in config.data:
         failed: dict[str, str] = {}

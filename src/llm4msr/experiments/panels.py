@@ -10,7 +10,8 @@ import polars as pl
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.experiments.tables import finished_seeds, label_of
+from llm4msr.experiments.tables import finished_seeds
+from llm4msr.knowledge.controls import NO_CONTROL, Control
 from llm4msr.report.figures import Panel
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED
@@ -36,7 +37,7 @@ def improvements(results: pl.DataFrame, config: MatrixConfig) -> list[Panel]:
                     for row in rows
                     if (row["enhancer"], row["control"]) == (enhancer, control) and row["number"] in bases
                 ]
-                series[label_of(enhancer, control)] = [
+                series[Control(control).label(enhancer)] = [
                     _summary([_above(row[metric], bases[row["number"]][metric]) for row in seeds])
                     for metric in metrics.values()
                 ]
@@ -91,7 +92,7 @@ def _columns(config: MatrixConfig) -> list[tuple[str, str]]:
     return [
         (label, control)
         for label, choice in config.enhancers.items()
-        for control in ("none", *choice.controls)
+        for control in (NO_CONTROL, *choice.controls)
         if label != config.baseline
     ]
 

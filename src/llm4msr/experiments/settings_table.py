@@ -8,6 +8,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import DataChoice, MatrixConfig
 from llm4msr.experiments.runs import Run
 from llm4msr.experiments.variants import varied
+from llm4msr.knowledge.controls import Control
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.models.registry import BACKBONES, ENHANCERS
 from llm4msr.report.sheets import Cell, Sheet
@@ -49,8 +50,7 @@ def chosen(config: MatrixConfig, runs: list[Run]) -> list[Sheet]:
         return []
     lines = {}
     for row in (run.row for run in runs if run.row["kind"] == "seed"):
-        control = "" if row["control"] == "none" else f", {row['control']} control"
-        names = (row["data"], row["backbone"], f"{row['enhancer']}{control}")
+        names = (row["data"], row["backbone"], Control(row["control"]).label(row["enhancer"]))
         values = (f"{row['learning_rate']:.2g}", f"{row['embedding_decay']:.2g}")
         lines[names] = [Cell(text) for text in (*names, *values)]
     header = ["data", "backbone", "enhancer", "learning rate", "embedding decay"]

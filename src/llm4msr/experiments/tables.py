@@ -15,6 +15,7 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.experiments.config import MatrixConfig
 from llm4msr.experiments.significance import LEVEL, Difference, auc_difference, paired_p_value, telling
 from llm4msr.experiments.slices import test_slices
+from llm4msr.knowledge.controls import Control
 from llm4msr.report.sheets import Cell, Sheet
 from llm4msr.report.tables import UNDEFINED, cell
 
@@ -68,17 +69,12 @@ def _noted(*notes: str) -> str:
     return " ".join(f"{note.rstrip('.')}." for note in notes if note)
 
 
-def label_of(enhancer: str, control: str) -> str:
-    """The name of a model in tables and figures."""
-    return enhancer if control == "none" else f"{enhancer}, {control} control"
-
-
 def _groups(part: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
     """The rows of the seeds, by backbone and by table column, in the order of the results."""
     groups: dict[str, dict[str, pl.DataFrame]] = {}
     keys = ["backbone", "enhancer", "control"]
     for (backbone, enhancer, control), rows in part.group_by(keys, maintain_order=True):
-        groups.setdefault(str(backbone), {})[label_of(str(enhancer), str(control))] = rows.sort("number")
+        groups.setdefault(str(backbone), {})[Control(str(control)).label(str(enhancer))] = rows.sort("number")
     return groups
 
 
@@ -162,7 +158,7 @@ def _differences(name: str, part: pl.DataFrame, data: PreparedData, root: Path, 
         pairs = [(column, column, base) for column in models if base is not None and column != base and base in models]
         for column, rows in models.items():
             enhancer, control = rows.select("enhancer", "control").row(0)
-            if control != "none" and enhancer in models:
+            if Control(control).replaces and enhancer in models:
                 pairs.append((f"{enhancer} over its {control} control", enhancer, column))
         for title, column, beside in pairs:
             ours, theirs = (_logits(side, root) for side in _of_same_seeds(models[column], models[beside]))

@@ -28,7 +28,7 @@ def composed_tables(
     Tables that need the same states share them, unless counts are added: of two scenarios, the `own` states of one are
     the `others` states of the other.
     """
-    if config.counts or config.control == "counts":
+    if config.counts or config.replacement.counts:
         return {source: _with_counts(data, items, config, source, reductions) for source in sources}
     pool = _Pool(data, items, config, sources)
     return {source: StateTable(pool.vectors, pool.seen(source)) for source in sources}
@@ -50,7 +50,7 @@ def _with_counts(
     if reductions is not None:
         reductions[f"counts {source}"] = reduction
     column = np.concatenate([np.zeros((1, 1), np.float32), reduction.apply(count)])
-    vectors = column if config.control == "counts" else np.concatenate([pool.vectors, column], 1)
+    vectors = column if config.replacement.counts else np.concatenate([pool.vectors, column], 1)
     return StateTable(vectors, pool.seen(source))
 
 
@@ -64,7 +64,7 @@ class _Pool:
         events = data.positives
         user, time, item = (events[name].to_numpy() for name in ("user", "time", "item"))
         weight = behaviour_weights(data, config)[events["behaviour"].to_numpy()]
-        usable = weight > 0 if config.control == "counts" else (weight > 0) & items.known[item]
+        usable = weight > 0 if config.replacement.counts else (weight > 0) & items.known[item]
         scenario = events["scenario"].to_numpy()
         wanted = dict.fromkeys(some for source in sources for some in self._scenarios(source))
         chosen = {some: np.flatnonzero(usable & np.isin(scenario, list(some))) for some in wanted}

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError, nearest
+from llm4msr.knowledge.controls import NO_CONTROL, Control
 from llm4msr.validation import Settings
 
 
@@ -27,8 +28,13 @@ class KnowledgeConfig(Settings):
     half_life_events: float | None = Field(default=None, gt=0)
     behaviour_weights: dict[str, float] = Field(default_factory=dict)
     counts: bool = False
-    control: str = "none"
+    control: str = NO_CONTROL
     control_seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def replacement(self) -> Control:
+        """What replaces the knowledge."""
+        return Control(self.control)
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,25 +21,50 @@ from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.history import recent_positives
 
-DISTURBING = ("random", "shuffled")
-"""The controls that put something else in the place of each vector (`disturbed`)."""
-CONTROLS = (*DISTURBING, "counts", "text", "categories")
+NO_CONTROL = "none"
+CONTROLS = ("random", "shuffled", "counts", "text", "categories")
 """The controls that every data set has."""
 
 
-def takes_items_place(control: str) -> bool:
-    """Whether the control replaces the LLM's item vectors by other item vectors."""
-    return control not in ("none", "counts", *DISTURBING)
+@dataclass(frozen=True)
+class Control:
+    """What is in the place of the LLM's vectors, by its name; with `NO_CONTROL` nothing is, and they are read."""
+
+    name: str = NO_CONTROL
+
+    @property
+    def replaces(self) -> bool:
+        """Whether anything is replaced."""
+        return self.name != NO_CONTROL
+
+    @property
+    def disturbs(self) -> bool:
+        """Whether something else takes the place of each vector; see `disturbed`."""
+        return self.name in ("random", "shuffled")
+
+    @property
+    def counts(self) -> bool:
+        """Whether numbers of positives take the place of all vectors."""
+        return self.name == "counts"
+
+    @property
+    def vectors(self) -> str | None:
+        """The kind of item vectors that take the place of the LLM's: of their text or category, or a reading's name."""
+        return self.name if self.replaces and not self.disturbs and not self.counts else None
+
+    def label(self, enhancer: str) -> str:
+        """The name of an enhancer with this control in tables, figures and errors."""
+        return f"{enhancer}, {self.name} control" if self.replaces else enhancer
 
 
 def disturbed(
-    vectors: NDArray[np.float32], subjects: NDArray[Any], control: str, seed: int, level: Level
+    vectors: NDArray[np.float32], subjects: NDArray[Any], control: Control, seed: int, level: Level
 ) -> NDArray[np.float32]:
-    """The vectors, replaced for the controls `random` and `shuffled`, unchanged for all others."""
-    if control not in DISTURBING:
+    """The vectors, replaced for a control that disturbs them, unchanged for all others."""
+    if not control.disturbs:
         return vectors
     random = np.random.default_rng((seed, LEVELS.index(level)))
-    if control == "random":
+    if control.name == "random":
         drawn = random.standard_normal((int(subjects.max()) + 1, vectors.shape[1]), dtype=np.float32)
         return np.asarray(drawn[subjects])
     order, given = random.permutation(len(vectors)), np.empty_like(vectors)

@@ -15,13 +15,11 @@ from llm4msr.knowledge import Level
 from llm4msr.knowledge.composed import composed_tables
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import (
-    DISTURBING,
     count_vectors,
     disturbed,
     history_vectors,
     scenario_counts,
     scenario_items,
-    takes_items_place,
 )
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.item_vectors import ItemVectors, item_vectors
@@ -84,7 +82,8 @@ def fingerprint(folder: KnowledgeFolder, config: KnowledgeConfig) -> str:
 
 def _kinds(config: KnowledgeConfig) -> tuple[str, ...]:
     """The kinds of item vectors to read: those of the config, or the control that replaces them."""
-    return (config.control,) if takes_items_place(config.control) else config.vectors
+    instead = config.replacement.vectors
+    return config.vectors if instead is None else (instead,)
 
 
 def _items_read(folder: KnowledgeFolder, data: PreparedData, config: KnowledgeConfig) -> ItemVectors:
@@ -97,9 +96,9 @@ def _scenario_vectors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float16] | NDArray[np.float32]]:
     """The scenarios that have a vector, ascending, and their vectors."""
     everyone = np.arange(data.scenario_count)
-    if config.control == "counts":
+    if config.replacement.counts:
         return everyone, scenario_counts(data)
-    if takes_items_place(config.control):
+    if config.replacement.vectors is not None:
         return everyone, scenario_items(data, items_read().vectors)
     return folder.scenarios()
 
@@ -118,8 +117,9 @@ def prompted_states(
     index = folder.subjects("user")
     user, time = index["subject"].to_numpy(), index["time"].to_numpy()
     training = time <= data.split.valid_time
-    if config.control == "counts" or takes_items_place(config.control):
-        if config.control == "counts":
+    control = config.replacement
+    if control.counts or control.vectors is not None:
+        if control.counts:
             raw = count_vectors(data, user, time)
         else:
             raw = history_vectors(data, user, time, folder.config.history, items_read().vectors)
@@ -128,7 +128,7 @@ def prompted_states(
     else:
         fitted = training if training.any() else np.ones_like(training)  # the only snapshot of `all` is after all rows
         _, vectors, reduction = folder.reduced("user", config.dimensions, lambda _: fitted)
-    if config.control == "shuffled":
+    if control.name == "shuffled":
         for moment in np.unique(time):
             there = np.flatnonzero(time == moment)
             vectors[there] = _disturbed(vectors[there], user[there], config, "user")
@@ -150,10 +150,10 @@ def items_of(
 
     `items_read` gives those that are read, if they are at hand.
     """
-    if config.control == "counts":  # this control has no item vectors
+    if config.replacement.counts:  # this control has no item vectors
         return ItemVectors.of(np.zeros((data.items.height, 1), np.float32), np.zeros(data.items.height, bool))
     found = items_read() if items_read is not None else _items_read(folder, data, config)
-    if config.control not in DISTURBING:
+    if not config.replacement.disturbs:
         return found
     codes, table = np.flatnonzero(found.known), found.table.copy()
     table[codes + 1] = _disturbed(found.vectors[codes], codes, config, "item")
@@ -163,4 +163,4 @@ def items_of(
 def _disturbed(
     vectors: NDArray[np.float32], subjects: NDArray[Any], config: KnowledgeConfig, level: Level
 ) -> NDArray[np.float32]:
-    return disturbed(vectors, subjects, config.control, config.control_seed, level)
+    return disturbed(vectors, subjects, config.replacement, config.control_seed, level)

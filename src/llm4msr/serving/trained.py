@@ -52,7 +52,7 @@ def open_for_export(run: Path, as_of_time: datetime | None, config: RunConfig | 
     if nothing happened before `as_of_time`.
     """
     config = config or run_config(run)
-    if config.knowledge.control != "none":
+    if config.knowledge.replacement.replaces:
         raise InputError(
             f"{run}: was trained with the control {config.knowledge.control!r} in the place of knowledge, "
             "to be compared and not to be served; export the run without it"

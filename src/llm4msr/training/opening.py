@@ -33,7 +33,7 @@ def open_knowledge(config: RunConfig, data: PreparedData) -> KnowledgeFolder | N
     Raises `InputError` if the folder is needed but not named, or if there is a control but no knowledge to replace.
     """
     if not config.needs:
-        if config.knowledge.control != "none":
+        if config.knowledge.replacement.replaces:
             raise InputError(
                 f"the enhancer {config.model.enhancer.name!r} reads no knowledge that the control "
                 f"{config.knowledge.control!r} could replace"
