@@ -51,7 +51,7 @@ DTypeOption = Annotated[DType, typer.Option(help="Number format of the LLM.")]
 
 
 _INTERRUPTED = 130
-"""Typer's exit code after Ctrl-C, about which it says nothing."""
+"""Typer's exit code after Ctrl-C. Typer itself prints nothing then."""
 
 
 def _version(asked: bool) -> None:

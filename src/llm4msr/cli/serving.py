@@ -1,4 +1,4 @@
-"""The serving commands: export, serve, events."""
+"""The serving commands: export, serve, score, events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that run experiments: demo, benchmark, ablation, sweep, efficiency, case-study."""
+"""The commands that run experiments: demo, benchmark, ablation, sweep, efficiency, case-study, audit."""
 
 from __future__ import annotations
 

@@ -125,22 +125,14 @@ def run_demo(folder: Path, settings: DemoSettings, engine: Callable[[], Engine],
 
 
 def _prepared(folder: Path, settings: DemoSettings, listener: Listener) -> PreparedData:
-    recipe = {
-        "source": "completejourney",
-        "households": settings.households,
-        "negatives_per_visit": settings.negatives_per_visit,
-        "seed": 0,
-    }
+    config = CompleteJourneyConfig(households=settings.households, negatives_per_visit=settings.negatives_per_visit)
     if folder.exists():
-        if read_manifest(folder, KIND, VERSION)["recipe"] != recipe:
+        if read_manifest(folder, KIND, VERSION)["recipe"] != config.recipe():
             raise InputError(f"{folder}: holds another selection of the data; choose another --out or remove it")
         listener.say(f"reusing the prepared data in {folder}")
         return PreparedData.open(folder)
     listener.say("reading the Complete Journey")
-    tables = complete_journey(
-        CompleteJourneyConfig(households=settings.households, negatives_per_visit=settings.negatives_per_visit)
-    )
-    return prepare(tables, folder, report=listener.say)
+    return prepare(complete_journey(config), folder, report=listener.say)
 
 
 def _reasoned(folder: Path, data: PreparedData, engine: Callable[[], Engine], listener: Listener) -> KnowledgeFolder:

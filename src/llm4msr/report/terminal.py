@@ -134,7 +134,7 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
     if explanation.prompt is None:
         return
     print_text(console, "prompt", explanation.prompt)
-    title = "text, written for this page" if explanation.on_request else "text"
+    title = "text, written on request" if explanation.on_request else "text"
     cut = " (cut off by the token limit)" if explanation.finish_reason == "length" else ""
     print_text(console, title + cut, explanation.text or "")
     interests = parse_interests(explanation.text or "", list(explanation.counts))

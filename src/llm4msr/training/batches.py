@@ -30,6 +30,8 @@ _SCORED, _SCORED_BY_GPU = 8192, 16_384
 """Rows in a batch that is only scored, by a CPU and by a GPU."""
 _LOOKED_AT = 2**20
 """Rows, in random blocks, from which `counts` makes its sample batches."""
+_AHEAD = 2
+"""How many batches are made ahead."""
 _POPULATION = 20_000
 """At most so many rows stand for the population."""
 _OWN_STATES = 0.6
@@ -152,9 +154,9 @@ def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArra
     return found
 
 
-def prefetched(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Iterator[T]:
     """The same items, made ahead by one thread. An error while making them is raised in the consumer."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()
 
     def offer(entry: tuple[str, Any]) -> bool:

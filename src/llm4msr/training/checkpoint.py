@@ -42,8 +42,8 @@ class Position:
         """Record a validation after `step` of an epoch's `steps`; returns whether it is the best so far.
 
         Training is done after `patience` validations in a row that were not, and at least 100 steps: with few steps
-        between validations, the values are noisy. Validations count only once one was better than chance: many models
-        of sparse ids learn nothing that is seen for some hundred steps, and then much. After an epoch's last step, the
+        between validations, the values are noisy. Validations count only once one was better than chance, since models
+        of sparse ids often stay at chance for hundreds of steps before they improve. After an epoch's last step, the
         position moves to the next epoch.
         """
         selection = scores.selection

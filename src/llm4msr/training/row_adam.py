@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+"""Adam's constants, those of PyTorch."""
+
 
 class RowAdam:
     """Adam (Kingma and Ba, 2014) over the looked-up rows of a table.
@@ -17,20 +20,11 @@ class RowAdam:
         table: `(V, k)`; its gradient is sparse, as from `FeatureEmbedding`, and may have several entries for a row.
         learning_rate: Adam's learning rate.
         decay: L2, added to the gradient of the rows.
-        betas, epsilon: Adam's constants.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        *,
-        learning_rate: float,
-        decay: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-    ) -> None:
+    def __init__(self, table: Tensor, *, learning_rate: float, decay: float) -> None:
         self._table = table
-        self._rate, self._decay, self._betas, self._epsilon = learning_rate, decay, betas, epsilon
+        self._rate, self._decay = learning_rate, decay
         self._moments = torch.zeros_like(table.data), torch.zeros_like(table.data)
         self._steps = torch.zeros((), dtype=torch.float32, device=table.device)
         self._place: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
@@ -56,10 +50,10 @@ class RowAdam:
             [],
             [self._steps],
             lr=self._rate,
-            beta1=self._betas[0],
-            beta2=self._betas[1],
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
             weight_decay=self._decay,
-            eps=self._epsilon,
+            eps=_EPSILON,
             amsgrad=False,
             maximize=False,
         )

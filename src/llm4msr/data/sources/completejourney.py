@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -99,6 +100,10 @@ class CompleteJourneyConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     folder: Path | None = None
 
+    def recipe(self) -> dict[str, Any]:
+        """What the tables depend on, for the prepared folder's manifest."""
+        return {"source": "completejourney", **self.model_dump(exclude={"folder"})}
+
 
 def complete_journey(config: CompleteJourneyConfig) -> Tables:
     """Read the tables of the exposure task.
@@ -146,12 +151,7 @@ def _tables(config: CompleteJourneyConfig, folder: Path) -> Tables:
             str(folder / "products.parquet"), products.drop("department").with_columns(_TEXTS.str.to_lowercase())
         ),
         positives=Table("the Complete Journey's purchases", purchases.lazy().drop("store_id", "week")),
-        recipe={
-            "source": "completejourney",
-            "households": households,
-            "negatives_per_visit": negatives_per_visit,
-            "seed": seed,
-        },
+        recipe=config.recipe(),
     )
 
 

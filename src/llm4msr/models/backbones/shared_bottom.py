@@ -12,7 +12,10 @@ from llm4msr.models.registry import BACKBONES, Backbone, ModelPartConfig, Width
 
 
 class SharedBottomConfig(ModelPartConfig):
-    """`hidden`: all widths but the last are the shared layers; the last is the hidden layer of each tower."""
+    """`hidden`: all widths but the last are the shared layers; the last is the hidden layer of each tower.
+
+    `dropout` follows each layer while training.
+    """
 
     hidden: tuple[Width, ...] = Field(default=(256, 128, 64), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
