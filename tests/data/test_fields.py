@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm4msr.data.fields import PADDING, EncodedField, encode_field
+from llm4msr.data.fields import PADDING, EncodedField, FieldRecord, encode_field
 from llm4msr.data.split import Split
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError
@@ -40,25 +40,25 @@ def test_ids_are_kept_in_the_smallest_type(kind: str, different: int, dtype: str
 
 def test_the_record_says_what_share_of_each_part_is_unknown() -> None:
     field = encode(["a", "a", "b", "b", "z", "a", None], training=4, min_count=2)
-    assert field.record["size"] == 3
-    assert field.record["unknown_share"] == {"train": 0.0, "valid": 1.0, "test": 0.0}
+    assert field.record.size == 3
+    assert field.record.unknown_share == {"train": 0.0, "valid": 1.0, "test": 0.0}
 
 
 def test_the_share_of_an_empty_part_is_unknown() -> None:
-    assert encode(["a", "a"]).record["unknown_share"] == {"train": 0.0, "valid": None, "test": None}
+    assert encode(["a", "a"]).record.unknown_share == {"train": 0.0, "valid": None, "test": None}
 
 
 def test_numbers_are_standardised_by_training_rows() -> None:
     field = encode([1, 3, 100, -2], training=2, kind="numeric")
     assert field.column.tolist() == [-1.0, 1.0, 98.0, -4.0]
-    assert field.record == {"kind": "numeric", "side": "item", "mean": 2.0, "deviation": 1.0, "infinite": 0}
+    assert field.record == FieldRecord(kind="numeric", side="item", mean=2.0, deviation=1.0)
     assert field.vocabulary is None
 
 
 def test_a_missing_number_stays_missing_and_counts_for_nothing() -> None:
     field = encode([1.0, None, float("nan"), 3.0, float("inf"), None], training=5, kind="numeric")
     np.testing.assert_array_equal(field.column, np.array([-1, math.nan, math.nan, 1, math.nan, math.nan], np.float32))
-    assert field.record["infinite"] == 1
+    assert field.record.infinite == 1
 
 
 def test_numbers_may_be_text() -> None:
@@ -72,13 +72,13 @@ def test_a_constant_is_only_centred() -> None:
 
 def test_a_constant_whose_sum_is_rounded_is_only_centred() -> None:
     field = encode([9.99] * 1000 + [10.99], training=1000, kind="numeric")
-    assert field.record["deviation"] == 1.0
+    assert field.record.deviation == 1.0
     np.testing.assert_allclose(field.column, [0.0] * 1000 + [1.0], atol=1e-6)
 
 
 def test_a_number_that_training_never_has_keeps_its_scale() -> None:
     field = encode([None, None, 7.0], training=2, kind="numeric")
-    assert (field.record["mean"], field.record["deviation"]) == (0.0, 1.0)
+    assert (field.record.mean, field.record.deviation) == (0.0, 1.0)
     assert field.column[2] == 7.0
 
 
@@ -125,7 +125,7 @@ def test_many_values_are_counted_in_training_rows_only() -> None:
     assert field.vocabulary is not None
     assert field.vocabulary.values.to_list() == ["a", "b"]
     assert field.column.tolist() == [[1, 1, 2], [2, 0, PADDING], [0, 0, 0]]
-    assert field.record["unknown_share"] == {"train": 0.5, "valid": 1.0, "test": None}
+    assert field.record.unknown_share == {"train": 0.5, "valid": 1.0, "test": None}
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,14 @@ def training(data: PreparedData) -> dict[str, Any]:
     ids = [data.users["user"][data.user[rows]].to_list(), data.items["item"][data.item[rows]].to_list()]
     titles = data.items["title"][data.item[rows]].to_list()
     words = {spec.name: data.vocabulary(spec.name).values.to_list() for spec in FIELDS.fields if spec.kind != "numeric"}
-    price = data.manifest["fields"]["price"]
+    price = data.records["price"]
     return {
         **columns,
         **core,
         "ids": ids,
         "titles": titles,
         "words": words,
-        "price": [price["mean"], price["deviation"]],
+        "price": [price.mean, price.deviation],
     }
 
 

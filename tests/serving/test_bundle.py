@@ -76,7 +76,7 @@ def test_values_are_encoded_as_prepare_does(bundle: Bundle, shop: PreparedData, 
     vocabulary = None if spec.kind == "numeric" else shop.vocabulary(field)
     dtype = pl.String if isinstance(value, str) or spec.kind == "categorical" else pl.Float64
     series = pl.Series([value], dtype=dtype)
-    expected = encode_fitted(spec, shop.manifest["fields"][field], vocabulary, series, "the test")
+    expected = encode_fitted(spec, shop.records[field], vocabulary, series, "the test")
     np.testing.assert_allclose(np.float32(bundle.fields.encode(field, value)), np.float32(expected[0]))
 
 

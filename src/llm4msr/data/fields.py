@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,42 @@ from numpy.typing import NDArray
 
 from llm4msr.data.positions import Positions
 from llm4msr.data.raw import as_text, as_texts
-from llm4msr.data.split import PARTS, Split
+from llm4msr.data.split import PARTS, Part, Split
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.data.vocabulary import MISSING, UNKNOWN, Vocabulary
 from llm4msr.errors import InputError
-from llm4msr.schema import FieldSpec
+from llm4msr.folders import MANIFEST
+from llm4msr.schema import FieldSpec, Kind, Side
+from llm4msr.validation import Settings
 
 PADDING = -1
 """Fills the unused places of a row in a multi-valued field."""
 SEPARATOR = "|"
 """Splits the text of a multi-valued field if the schema names no separator."""
+
+
+class FieldRecord(Settings):
+    """What a prepared folder says of a field.
+
+    `size` is the number of ids with that of unknown values, and `unknown_share` the share of each part's rows that have
+    an unknown value (None without rows); a numeric field has neither. `mean` and `deviation` standardise numbers, and
+    `infinite` counts rows. `of_rows`: the values are of the rows, not of users or items.
+    """
+
+    kind: Kind
+    side: Side
+    size: int = 0
+    unknown_share: dict[Part, float | None] | None = None
+    mean: float = 0.0
+    deviation: float = 1.0
+    infinite: int = 0
+    of_rows: bool = False
+
+
+def records_of(manifest: dict[str, Any], folder: Path) -> dict[str, FieldRecord]:
+    """The records in the manifest of `folder`, by the field's name."""
+    fields = manifest["fields"].items()
+    return {name: FieldRecord.checked(raw, f"{folder / MANIFEST}: fields: {name}") for name, raw in fields}
 
 
 @dataclass(frozen=True)
@@ -29,13 +56,12 @@ class EncodedField:
 
     `column` has ids, `(N,)` for a categorical field and `(N, L)` padded with -1 for a multi-valued one, in the smallest
     type that holds them (int8, int16 or int32). For a numeric field it has float32 numbers, `(N,)`, NaN where missing.
-    `record` goes into the manifest.
     """
 
     spec: FieldSpec
     column: NDArray[Any]
     vocabulary: Vocabulary | None
-    record: dict[str, Any]
+    record: FieldRecord
 
 
 def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> EncodedField:
@@ -54,19 +80,19 @@ def encode_field(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> E
 
 
 def encode_fitted(
-    spec: FieldSpec, record: dict[str, Any], vocabulary: Vocabulary | None, values: pl.Series, where: str
+    spec: FieldSpec, record: FieldRecord, vocabulary: Vocabulary | None, values: pl.Series, where: str
 ) -> NDArray[Any]:
     """Encode further values, such as those of users without a row, with what was fitted before.
 
     Args:
         spec: the field.
-        record: its record in the manifest.
+        record: what the prepared folder says of it.
         vocabulary: its vocabulary; None for a numeric field.
         values: the raw values.
         where: the name of their table, for errors.
     """
     if vocabulary is None:
-        return _standardised(_numbers(spec, values, where), record["mean"], record["deviation"])
+        return _standardised(_numbers(spec, values, where), record.mean, record.deviation)
     if spec.kind == "multi":
         return _padded(spec, _elements(spec, values), vocabulary, len(values))
     return vocabulary.encode(values)
@@ -155,7 +181,7 @@ def _numeric(spec: FieldSpec, raw: RowValues, split: Split, where: str) -> Encod
     if len(known) and known.min() == known.max():  # rounding may leave a deviation other than 0
         mean, deviation = float(known[0]), 1.0
     infinite = int(np.isinf(array).sum())
-    record = {"kind": spec.kind, "side": spec.side, "mean": mean, "deviation": deviation, "infinite": infinite}
+    record = FieldRecord(kind=spec.kind, side=spec.side, mean=mean, deviation=deviation, infinite=infinite)
     return EncodedField(spec, _standardised(array, mean, deviation), None, record)
 
 
@@ -189,6 +215,6 @@ def _standardised(array: NDArray[np.float64], mean: float, deviation: float) -> 
 
 def _record(
     spec: FieldSpec, vocabulary: Vocabulary, raw: RowValues, unknown: NDArray[np.bool_], split: Split
-) -> dict[str, Any]:
+) -> FieldRecord:
     shares = {part: raw.share(unknown, part, split) for part in PARTS}
-    return {"kind": spec.kind, "side": spec.side, "size": vocabulary.size, "unknown_share": shares}
+    return FieldRecord(kind=spec.kind, side=spec.side, size=vocabulary.size, unknown_share=shares)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from llm4msr.data.entities import Entities, gather_entities
-from llm4msr.data.fields import EncodedField, check_numbers, encode_field
+from llm4msr.data.fields import EncodedField, FieldRecord, check_numbers, encode_field
 from llm4msr.data.given_away import check_context_fields, check_item_fields, with_all_items
 from llm4msr.data.logs import read_logs
 from llm4msr.data.negatives import Negatives, with_negatives
@@ -142,17 +142,18 @@ def _write(content: _Content, tables: Tables, folder: Path, report: Report) -> d
         ]
         sides = {e.side: (e, Occurrences(rows[e.side].to_numpy(), e.frame.height, split)) for e in (users, items)}
 
-        def encoded(spec: FieldSpec) -> dict[str, Any]:
+        def encoded(spec: FieldSpec) -> FieldRecord:
             table, values = _values(spec, tables, rows["row"], sides)
             field = encode_field(spec, values, split, table.name)
             _save(field, folder)
-            return {**field.record, "of_rows": values.occurrences is None}  # not of users or items
+            return field.record.model_copy(update={"of_rows": values.occurrences is None})
 
         found = pool.map(encoded, tables.schema.fields)
         for spec in tables.schema.fields:
             report(f"encoding the field {spec.name}")
-            records[spec.name] = next(found)
-            warn_of_field(spec.name, records[spec.name], report)
+            record = next(found)
+            records[spec.name] = record.model_dump(mode="json", exclude_defaults=True)
+            warn_of_field(spec.name, record, report)
         for done in written:
             done.result()
     return records

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm4msr.data.fields import FieldRecord, records_of
 from llm4msr.data.ordering import EVENT_ORDER
 from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.split import Part, Split
@@ -105,6 +106,11 @@ class PreparedData:
             return slice(first, last)
         return first + np.flatnonzero(self.label[first:last])
 
+    @cached_property
+    def records(self) -> dict[str, FieldRecord]:
+        """What was recorded of each field, by name."""
+        return records_of(self.manifest, self.path)
+
     def vocabulary(self, name: str) -> Vocabulary:
         """The vocabulary of a categorical or multi-valued field."""
         return Vocabulary.load(self.path / "vocabulary" / f"{name}.parquet")
@@ -115,7 +121,7 @@ class PreparedData:
 
     def vocabulary_size(self, name: str) -> int:
         """The number of ids of a field, including the id of unknown values."""
-        return int(self.manifest["fields"][name]["size"])
+        return self.records[name].size
 
     @cached_property
     def users(self) -> pl.DataFrame:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import polars as pl
 
 from llm4msr.data.entities import Entities
+from llm4msr.data.fields import FieldRecord
 from llm4msr.data.logs import Logs
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
@@ -65,13 +65,13 @@ def tell_of_chosen_again(titles: Sequence[str], report: Report) -> None:
         report(f"users choose items again in {', '.join(titles)}: their earlier choices may be negatives there, too")
 
 
-def warn_of_field(name: str, record: dict[str, Any], report: Report) -> None:
+def warn_of_field(name: str, record: FieldRecord, report: Report) -> None:
     """Warn of infinite numbers, and of a field whose test rows mostly have values unknown to training."""
-    if infinite := record.get("infinite"):
-        report(f"warning: the field {name} is infinite in {infinite} rows; they count as missing")
-    shares = record.get("unknown_share")
-    if shares and shares["test"] is not None and shares["test"] > _DRIFT:
+    if record.infinite:
+        report(f"warning: the field {name} is infinite in {record.infinite} rows; they count as missing")
+    unseen = (record.unknown_share or {}).get("test")
+    if unseen is not None and unseen > _DRIFT:
         report(
-            f"warning: {shares['test']:.0%} of the test values of the field {name} were not seen in "
+            f"warning: {unseen:.0%} of the test values of the field {name} were not seen in "
             "training; a field that only counts upwards in time is of no use"
         )

@@ -55,4 +55,4 @@ class RowValues:
         if first == last:
             return None
         found = chosen[first:last].sum() if self.occurrences is None else self.occurrences.times[part] @ chosen
-        return round(float(found / (last - first)), 6)
+        return float(found / (last - first))

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm4msr.data.fields import records_of
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
 from llm4msr.models.batch import FieldLayout, KnowledgeWidths
@@ -113,7 +114,7 @@ class Bundle:
             sources=sources,
             rule=rule,
             lookup=lookup,
-            fields=FieldReader(schema, manifest["fields"], lookup, users, items),
+            fields=FieldReader(schema, records_of(manifest, path), lookup, users, items),
             scenarios=tuple(ScenarioCard.checked(card, str(cards)) for card in json.loads(cards.read_bytes())),
             arrays=arrays,
             means=mapped_tensors(path / "means.safetensors"),

@@ -37,10 +37,10 @@ def write_fields(trained: Trained, folder: Path, side: EntitySide) -> None:
 
 def _entity_column(trained: Trained, spec: FieldSpec, side: EntitySide, entities: pl.DataFrame) -> NDArray[Any]:
     data = trained.data
-    record = data.manifest["fields"][spec.name]
+    record = data.records[spec.name]
     vocabulary = None if spec.kind == "numeric" else data.vocabulary(spec.name)
     name = side if is_id(spec, data.schema) else spec.source
-    if name in entities.columns and not record.get("of_rows"):  # a text column of the rows has the earliest row's value
+    if name in entities.columns and not record.of_rows:  # a text column of the rows has the earliest row's value
         missing = pl.Series([None], dtype=entities[name].dtype)
         column = encode_fitted(spec, record, vocabulary, pl.concat([entities[name], missing]), f"{side}s.parquet")
         if is_id(spec, data.schema):

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm4msr.data.fields import PADDING, SEPARATOR
+from llm4msr.data.fields import PADDING, SEPARATOR, FieldRecord
 from llm4msr.data.vocabulary import MISSING, UNKNOWN
 from llm4msr.errors import nearest
 from llm4msr.schema import FieldSpec, Schema, Side
@@ -79,13 +79,13 @@ class FieldReader:
 
     Args:
         schema: the schema of the data.
-        records: the entry of each field in the prepared data's manifest.
+        records: what the prepared data say of each field.
         lookup: the vocabularies.
         users, items: the encoded fields of each, by kind; the last row is for unknown ones.
     """
 
     def __init__(
-        self, schema: Schema, records: Mapping[str, Any], lookup: Lookup, users: Columns, items: Columns
+        self, schema: Schema, records: Mapping[str, FieldRecord], lookup: Lookup, users: Columns, items: Columns
     ) -> None:
         self._schema = schema
         self._records = records
@@ -185,7 +185,7 @@ class FieldReader:
         except (ValueError, OverflowError):
             raise RequestError(422, "wrong_value", f"the field {spec.name!r} takes a number") from None
         with np.errstate(over="ignore", invalid="ignore"):
-            standard = np.float32((number - record["mean"]) / record["deviation"])
+            standard = np.float32((number - record.mean) / record.deviation)
         return float(standard) if np.isfinite(standard) else float("nan")
 
     def _ids(self, name: str, texts: Sequence[str]) -> NDArray[np.int32]:

@@ -59,8 +59,8 @@ def _usual_context(data: PreparedData, rows: NDArray[np.intp]) -> dict[str, Any]
             continue
         column = np.asarray(data.field(spec.name)[rows])
         if spec.kind == "numeric":
-            record, mean = data.manifest["fields"][spec.name], float(np.nanmean(column)) if len(column) else 0.0
-            found[spec.name] = round(mean * record["deviation"] + record["mean"], 6) if np.isfinite(mean) else None
+            record, mean = data.records[spec.name], float(np.nanmean(column)) if len(column) else 0.0
+            found[spec.name] = round(mean * record.deviation + record.mean, 6) if np.isfinite(mean) else None
         elif (counts := np.bincount(column)[1:]).any():
             found[spec.name] = data.vocabulary(spec.name).values[int(counts.argmax())]
     return found

@@ -26,7 +26,8 @@ class UnknownValues:
         device = embedding.table.weight.device
         self._fields: list[tuple[int, Tensor]] = []
         for spec, start in zip(specs, embedding.offsets.tolist(), strict=True):
-            if data.manifest["fields"][spec.name]["unknown_share"]["train"] == 0:
+            shares = data.records[spec.name].unknown_share
+            if shares is not None and shares["train"] == 0:
                 counts = torch.from_numpy(data.value_counts(spec.name))
                 if len(counts):
                     self._fields.append((start, (counts / counts.sum()).to(device, torch.float32)))
