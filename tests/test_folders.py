@@ -51,7 +51,7 @@ def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path: Path) -> None:
-    left = tmp_path / ".data-aside-killed"
+    left = tmp_path / ".data-aside-0123456789ab"
     (left / "columns").mkdir(parents=True)
     with written_aside(tmp_path / "data") as running:
         assert not left.exists()
@@ -66,16 +66,29 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
 
 def test_a_folder_that_was_being_replaced_when_its_process_was_killed_is_put_back(tmp_path: Path) -> None:
     make(tmp_path / "data")
-    (tmp_path / ".data-old-killed").mkdir()
-    (tmp_path / "data").rename(tmp_path / ".data-old-killed" / "was")
+    (tmp_path / ".data-old-0123456789ab").mkdir()
+    (tmp_path / "data").rename(tmp_path / ".data-old-0123456789ab" / "was")
     with pytest.raises(InputError, match="exists already"), written_aside(tmp_path / "data"):
         pass
     assert names(tmp_path) == ["data"]
     assert names(tmp_path / "data") == [MANIFEST, "sub"]
-    (tmp_path / ".data-old-killed").mkdir()
-    (tmp_path / ".data-old-killed" / "was").mkdir()
+    (tmp_path / ".data-old-0123456789ab" / "was").mkdir(parents=True)
     make(tmp_path / "data", overwrite=True)
     assert names(tmp_path) == ["data"]
+
+
+def test_what_was_being_replaced_is_put_back_in_place_of_an_empty_folder(tmp_path: Path) -> None:
+    make(tmp_path / ".data-old-0123456789ab" / "was", "precious")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match="exists already"), written_aside(tmp_path / "data"):
+        pass
+    assert (tmp_path / "data" / "sub" / "a.txt").read_text() == "precious"
+
+
+def test_the_left_overs_of_another_folder_are_not_taken(tmp_path: Path) -> None:
+    make(tmp_path / ".data-old-may-old-0123456789ab" / "was")
+    make(tmp_path / "data")
+    assert names(tmp_path) == [".data-old-may-old-0123456789ab", "data"]
 
 
 def test_a_folder_has_the_permissions_of_any_other(tmp_path: Path) -> None:
@@ -115,17 +128,19 @@ def test_the_old_folder_stays_where_the_new_one_cannot_take_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "data", "old")
-    rename, calls = os.rename, []
+    rename = os.rename
+    calls: list[Path] = []
 
     def fails_once(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == 2:
+        if "-aside-" in source.name and source.suffix != ".new" and not calls:
+            calls.append(target)
             raise OSError(5, "Input/output error")
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fails_once)
     with pytest.raises(OSError, match="Input/output"):
         make(tmp_path / "data", "new", overwrite=True)
+    assert calls == [tmp_path / "data"]
     assert (tmp_path / "data" / "sub" / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["data"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -58,37 +58,40 @@ def written_aside(target: Path, *, replaces: str | None = None) -> Iterator[Path
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(target)
     _check_replaceable(target, replaces)
-    aside = _hidden_beside(target, "aside")
+    with _hidden_beside(target, "aside") as aside:
+        try:
+            yield aside
+            _check_replaceable(target, replaces)
+            if target.exists() and not _is_empty(target):
+                _replace(target, aside)
+            else:
+                os.rename(aside, target)
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            _raise_named(error, target)
+            raise
+
+
+@contextmanager
+def _hidden_beside(target: Path, role: str) -> Iterator[Path]:
+    """A new folder beside `target` that is hidden, and locked until the block ends; see `_remove_left_over`."""
+    folder = target.parent / f".{target.name}-{role}-{secrets.token_hex(6)}"
+    new = folder.with_name(f"{folder.name}.new")  # nobody looks for this name before it is locked
+    new.mkdir()
     lock = None
     with suppress(OSError):  # on a file system without locks, nobody removes this folder
-        lock = _locked(aside)
+        lock = _locked(new)
     try:
-        yield aside
-        _check_replaceable(target, replaces)
-        if target.exists() and not _is_empty(target):
-            _replace(target, aside)
-        else:
-            os.rename(aside, target)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        _raise_named(error, target)
-        raise
+        new.rename(folder)
+        yield folder
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def _hidden_beside(target: Path, role: str) -> Path:
-    """A new folder beside `target`, hidden, that `_remove_left_over` finds."""
-    folder = target.parent / f".{target.name}-{role}-{secrets.token_hex(6)}"
-    folder.mkdir()
-    return folder
-
-
 def _replace(target: Path, by: Path) -> None:
     """Put one folder in the place of another. If the process is killed here, the next one repairs it."""
-    old = _hidden_beside(target, "old")
-    with sole_writer(old):
+    with _hidden_beside(target, "old") as old:
         os.rename(target, old / "was")
         try:
             os.rename(by, target)
@@ -141,14 +144,17 @@ def _remove_left_over(target: Path) -> None:
 
     If one was killed while it replaced `target`, what was there before is put back.
     """
-    name = glob.escape(target.name)
-    for folder in [*target.parent.glob(f".{name}-aside-*"), *target.parent.glob(f".{name}-old-*")]:
+    own = re.compile(rf"\.{re.escape(target.name)}-(aside|old)-[0-9a-f]{{12}}")
+    for folder in [path for path in target.parent.iterdir() if own.fullmatch(path.name)]:
         with suppress(OSError):  # another process may have renamed or removed it by now
             lock = _locked(folder)
-            if lock is not None:
-                if (folder / "was").is_dir() and not target.exists():
+            if lock is None:
+                continue
+            try:
+                if (folder / "was").is_dir() and (not target.exists() or _is_empty(target)):
                     os.rename(folder / "was", target)
                 shutil.rmtree(folder, ignore_errors=True)
+            finally:
                 os.close(lock)
 
 

@@ -271,7 +271,7 @@ def _with_context(random: np.random.Generator, value: pl.Series) -> pl.DataFrame
 @pytest.mark.parametrize("of_item", [lambda k: f"aisle {k % 4}", lambda k: 2.5 * k, lambda k: [f"tag {k}", "all"]])
 def test_a_context_that_goes_with_the_item_is_refused(tmp_path: Path, of_item: Callable[[int], object]) -> None:
     random = np.random.default_rng(0)
-    frame = _with_context(random, pl.Series(["x"] * 600))
+    frame = _with_context(random, pl.Series(["x"] * 900))
     value = pl.Series([of_item(int(item[1:])) for item in frame["item"]])
     with pytest.raises(InputError, match=r"the context field 'moment' .* goes with the item.* declare it as an item"):
         sampled_from(tmp_path / "data", frame.with_columns(moment=value), Negatives())
@@ -287,7 +287,25 @@ def test_a_context_that_partly_goes_with_the_item_gets_a_warning(tmp_path: Path)
     assert [message for message in told if "'moment'" in message and "goes with the item" in message]
 
 
-@pytest.mark.parametrize("kind", ["hour", "place", "season", "constant", "rare"])
+def test_a_context_that_goes_with_the_item_where_it_has_a_value_is_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = _with_context(random, pl.Series(["x"] * 3000))
+    offer = pl.when(pl.Series(random.random(3000) < 0.2)).then("item")
+    for value in (offer, offer.otherwise(pl.lit("no offer"))):
+        with pytest.raises(InputError, match=r"'moment' .*goes with the item"):
+            sampled_from(tmp_path / "data", frame.with_columns(moment=value), Negatives())
+
+
+def test_missing_negatives_are_told_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    sampled_from(tmp_path / "some", choices(), Negatives(), report=told.append)
+    assert not any("negatives could be drawn" in message for message in told)
+    only = choices(user=[f"u{k}" for k in range(ROWS)], item="i0")
+    sampled_from(tmp_path / "none", only, Negatives(), report=told.append)
+    assert any("only 0 of 400 negatives could be drawn" in message for message in told)
+
+
+@pytest.mark.parametrize("kind", ["hour", "place", "season", "constant", "rare", "city"])
 def test_other_contexts_are_said_nothing_of(tmp_path: Path, kind: str) -> None:
     """Also one that goes with the scenario or with the time, and so, by way of these, with the item."""
     random = np.random.default_rng(0)
@@ -300,7 +318,10 @@ def test_other_contexts_are_said_nothing_of(tmp_path: Path, kind: str) -> None:
         "season": half.cast(pl.String),
         "constant": pl.Series(["x"] * 3000),
         "rare": pl.Series([f"m{k}" for k in range(3000)]),
+        "city": (frame["user"].str.slice(1).cast(pl.Int64) % 5).cast(pl.String),
     }[kind]
+    if kind == "city":  # where users choose the items of their city alone
+        item = 2 * value.cast(pl.Int64).to_numpy() + random.integers(0, 2, 3000)
     frame = frame.with_columns(moment=value, item=pl.Series([f"i{k}" for k in item]))
     told: list[str] = []
     sampled_from(tmp_path / "data", frame, Negatives(window=100), report=told.append)

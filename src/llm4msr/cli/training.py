@@ -117,7 +117,7 @@ def _print_scores(run: Path, config: RunConfig | None = None) -> None:
             + ("rank, but are no good probabilities; " if ranks else "are worth nothing; ")
             + (
                 "it was still falling at the end, so try more epochs, or smaller batches"
-                if losses and losses[-1] == min(losses)
+                if len(losses) > 1 and losses[-1] == min(losses)
                 else "try a lower learning rate or fewer epochs"
             )
         )

@@ -17,7 +17,7 @@ from llm4msr.schema import FieldSpec
 
 _OF_THE_ITEM, _LIKE_THE_ITEM = 0.8, 0.2
 """A context field this dependent on the item is refused, or gets a warning: 0 is chance, 1 one value for each item."""
-_FEWEST, _LITTLE = 50, 0.05
+_FEWEST, _LITTLE = 200, 0.05
 """Nothing is said with fewer rows of items that have several, or if the share differs by less from that by chance."""
 
 
@@ -49,19 +49,25 @@ def check_item_fields(tables: Tables) -> None:
 
 
 def check_context_fields(tables: Tables, training: pl.DataFrame, negatives: Negatives, report: Report) -> None:
-    """Raise `InputError` if the values of a context field go with the item, such as its price; warn if they partly do.
+    """Raise `InputError` if the values of a context field go with the item, such as its shelf; warn if they partly do.
 
     A negative has its positive's context, so a model would see which item the context belongs to. `training` has the
-    positives of the training part in order of time (item, scenario, and the number of the row in the interactions).
+    positives of the training part in order of time (user, item, scenario, and the number of the row in the
+    interactions). What cannot be seen is a value that is different in nearly every row, as a price with noise.
     """
+    stretch = (pl.int_range(pl.len()).over("scenario") // negatives.window).alias("stretch")
+    rows = training.with_columns(stretch)
     for spec in tables.schema.fields:
         if spec.side != "context" or spec.source == tables.schema.columns.scenario:
             continue
         values = tables.interactions.collect(pl.col(spec.source)).to_series().gather(training["row"])
-        found = _dependence(training.select("scenario", "item", value=values.hash()), negatives.window)
+        found = _dependence(rows.with_columns(value=pl.when(values.is_not_null()).then(values.hash())))
         told = f"{_field(tables, spec)} goes with the item, and a sampled negative has its positive's value"
         if found >= _OF_THE_ITEM:
-            raise InputError(f"{told}; declare it as an item field, in a table of items, or leave it out")
+            raise InputError(
+                f"{told}; declare it as an item field, in a table of items, or leave it out (or, if items are short-"
+                "lived and it goes with the time, take a smaller --window)"
+            )
         if found >= _LIKE_THE_ITEM:
             report(f"warning: {told} ({found:.0%} of what one value for each item would be), which may tell the label")
 
@@ -70,17 +76,30 @@ def _field(tables: Tables, spec: FieldSpec) -> str:
     return f"{tables.interactions.name}: the context field {spec.name!r} (column {spec.source!r})"
 
 
-def _dependence(frame: pl.DataFrame, window: int) -> float:
+def _dependence(frame: pl.DataFrame) -> float:
     """How far values go with items: 0 as by chance, 1 if each item has one value.
 
-    It is the share of rows that have the most frequent value of their item, beside that of values shuffled within the
-    scenario and stretch of time; a small difference of the two is chance. Items with one row say nothing.
+    The greater of two: over all rows, and over those that have another value than the most frequent one (or none).
+    A value that goes with the user goes with the item only by way of the user, who is the same in a negative.
     """
-    stretch = (pl.int_range(pl.len()).over("scenario") // window).alias("stretch")
-    frame = frame.with_columns(stretch).filter(pl.len().over("scenario", "item") > 1)
+    usual = frame["value"].mode().first() if frame.height else None
+    unusual = frame.filter(pl.col("value").is_not_null() & pl.col("value").ne_missing(usual))
+    found = max(_beyond_chance(frame, "stretch"), _beyond_chance(unusual, "stretch"))
+    several = frame.filter(pl.len().over("scenario", "user") > 1)
+    if found >= _LIKE_THE_ITEM and several.height >= _FEWEST:
+        found = min(found, max(_beyond_chance(rows, "user") for rows in (several, unusual)))
+    return found
+
+
+def _beyond_chance(frame: pl.DataFrame, within: str) -> float:
+    """The share of rows with the most frequent value of their item, beside that of values shuffled `within` groups.
+
+    0 if there are few rows, or if the two differ little. Items with one row say nothing.
+    """
+    frame = frame.filter(pl.len().over("scenario", "item") > 1)
     if frame.height < _FEWEST:
         return 0.0
-    shuffled = frame.with_columns(pl.col("value").shuffle(seed=0).over("scenario", "stretch"))
+    shuffled = frame.with_columns(pl.col("value").shuffle(seed=0).over("scenario", within))
     share, chance = (_share_of_the_most_frequent(rows) for rows in (frame, shuffled))
     return 0.0 if share - chance < _LITTLE else (share - chance) / (1 - chance)
 

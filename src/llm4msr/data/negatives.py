@@ -171,21 +171,46 @@ class _Draws:
         stretch = place // max(_STRETCH, config.window)
         found, self._group = np.unique(item * (count + 1) + stretch, return_inverse=True)
         self.groups = len(found)
+        self._stretch_of_row = stretch
+        self._stretch_of_group, self._item_of_group = found % (count + 1), found // (count + 1)
+
+    def _limits(self, factors: Array, *, own: bool) -> Array:
+        """For each row, the greatest factor of an item that it may draw; without `own`, of another item than its own.
+
+        The window of a row reaches at most into the stretches before and after its own.
+        """
+        stretches = int(self._stretch_of_row[-1]) + 1 if len(self._stretch_of_row) else 0
+        order = np.lexsort((-factors, self._stretch_of_group))
+        second = np.zeros(stretches)
+        begins = np.searchsorted(self._stretch_of_group[order], np.arange(stretches))
+        ends = np.append(begins[1:], len(order))
+        first, item = factors[order[begins]], self._item_of_group[order[begins]]
+        there = np.flatnonzero(ends - begins > 1)
+        second[there] = factors[order[begins[there] + 1]]
+        limits = np.zeros(len(self._stretch_of_row))
+        for step in (-1, 0, 1):
+            stretch = np.clip(self._stretch_of_row + step, 0, stretches - 1)
+            is_own = (item[stretch] == self._positives.item) & (not own)
+            limits = np.maximum(limits, np.where(is_own, second[stretch], first[stretch]))
+        return np.where(limits > 0, limits, 1.0)
 
     def times(self, chosen: Chosen | None, factors: Array) -> NDArray[np.intp]:
         """How often each group is drawn; see `of_all`."""
-        return np.bincount(self._group[self.of_all(chosen, factors)[1]], minlength=self.groups)
+        return np.bincount(self._group[self.of_all(chosen, factors, _ROUNDS // 10)[1]], minlength=self.groups)
 
-    def of_all(self, chosen: Chosen | None, factors: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def of_all(
+        self, chosen: Chosen | None, factors: Array, rounds: int = _ROUNDS
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`ratio` draws for each row: the rows, and the positives that are drawn.
 
         The chance of an item is also proportional to its group's factor. An item that the row's user has `chosen` is
-        not drawn; if `chosen` is None, every item may be. A row has fewer draws if 300 rounds do not find enough.
+        not drawn; if `chosen` is None, every item may be. A row has fewer draws if the rounds do not find enough.
         """
         p, config, count = self._positives, self._config, len(self._group)
+        limits = self._limits(factors, own=chosen is None)
         row, draw = np.repeat(np.arange(count), config.ratio), np.tile(np.arange(config.ratio), count)
         rows, drawn = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for turn in range(_ROUNDS):
+        for turn in range(rounds):
             if not len(row):
                 break
             keys = hash_keys(self._base[row].view(np.int64), draw, np.full(len(draw), turn), seed=config.seed)
@@ -195,7 +220,7 @@ class _Draws:
                 begin = np.searchsorted(self._by_item, item * count + p.low[row])
                 local = np.searchsorted(self._by_item, item * count + p.high[row]) - begin
                 chance = chance * local ** (config.popularity - 1.0)
-            accepted = uniform(hash_keys(keys.view(np.int64), seed=config.seed)) < chance
+            accepted = uniform(hash_keys(keys.view(np.int64), seed=config.seed)) * limits[row] < chance
             if chosen is not None:
                 accepted &= ~chosen(p.user[row], item, p.time[row])
             rows.append(row[accepted])

@@ -22,6 +22,7 @@ from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.remarks import (
     Report,
     tell_of_chosen_again,
+    tell_of_missing_negatives,
     tell_of_missing_rows,
     tell_of_repeats,
     warn_of_field,
@@ -119,6 +120,7 @@ def _content(
         check_item_fields(tables)
         check_context_fields(tables, rows[: split.valid].filter(pl.col("label") == 1), negatives, report)
         rows, again = with_negatives(rows, split, negatives, [logged.filter(pl.col("label") == 1), positives])
+        tell_of_missing_negatives(rows, negatives.ratio, report)
         tell_of_chosen_again([tables.schema.scenarios[d].title for d in again], report)
         split = split.over(rows["time"].to_numpy())
     return _Content(rows, split, users, items, positives, rejected)

@@ -143,7 +143,7 @@ class PreparedData:
         )
         values = frame[side if column == key else column]
         value = pl.col(values.name)
-        if values.dtype.is_nested():
+        if isinstance(values.dtype, pl.List | pl.Array):
             text = as_texts(value, values.dtype).list.join(", ", ignore_nulls=True)
         else:
             text = as_text(value, values.dtype)

@@ -15,6 +15,8 @@ from llm4msr.errors import InputError
 Report = Callable[[str], None]
 
 _SAME = ("time", "user", "item", "scenario")
+_MISSING = 0.01
+"""The share of negatives that may be missing without a warning."""
 _DRIFT = 0.5
 """A field gets a warning if more than this share of its test rows has an unknown value."""
 
@@ -63,6 +65,17 @@ def tell_of_chosen_again(titles: Sequence[str], report: Report) -> None:
     """Report in which scenarios users choose items again, so that earlier choices may be sampled as negatives."""
     if titles:
         report(f"users choose items again in {', '.join(titles)}: their earlier choices may be negatives there, too")
+
+
+def tell_of_missing_negatives(rows: pl.DataFrame, ratio: int, report: Report) -> None:
+    """Warn if many negatives could not be drawn; `rows` are those of a log of choices, with its negatives."""
+    positive = int(rows["label"].sum())
+    drawn, wanted = rows.height - positive, ratio * positive
+    if drawn < (1 - _MISSING) * wanted:
+        report(
+            f"warning: only {drawn} of {wanted} negatives could be drawn: too few items in a window that a user has "
+            "not chosen; take a larger --window, or fewer --negatives"
+        )
 
 
 def warn_of_field(name: str, record: FieldRecord, report: Report) -> None:

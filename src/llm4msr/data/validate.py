@@ -12,8 +12,6 @@ from llm4msr.errors import InputError
 from llm4msr.schema import Columns, Rule, Schema
 from llm4msr.times import MICROSECONDS
 
-"""By the time units of a schema."""
-
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NO_LABEL = 2
 """Marks a label that is neither 0 nor 1."""

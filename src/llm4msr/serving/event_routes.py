@@ -52,6 +52,7 @@ def add_events(app: FastAPI, current: Current, metrics: Metrics) -> None:
         """New items by their raw columns: scored by their fields from now on, and queued for the next `reason`.
 
         An item that is sent again has only the columns of the last time.
+        One that only events had named when the bundle was made is scored by them from the next bundle on.
         Items that the catalogue has stay as they are until the next bundle.
         """
         serving = current.now

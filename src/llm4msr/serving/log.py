@@ -56,11 +56,15 @@ class EventLog:
 
     def _opened(self) -> FileIO:
         file = FileIO(self.path, "ab", opener=_private)
-        directory = os.open(self.path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the file's name is on the disk too
-        finally:
-            os.close(directory)
+            directory = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)  # the file's name is on the disk too
+            finally:
+                os.close(directory)
+        except OSError:
+            file.close()
+            raise
         return file
 
     @contextmanager
@@ -69,8 +73,9 @@ class EventLog:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         while not self._is_at_its_path():
             LOG.warning("%s was moved away or replaced; events go on in the file that is there now", self.path)
+            there = self._opened()  # if this fails, the next call tries again
             self._file.close()
-            self._file = self._opened()
+            self._file = there
             fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
@@ -128,8 +133,10 @@ class EventLog:
             rest = file.read()
         if b"\n" in rest:
             beside = self.path.with_name(f"{FILE}.damaged-{after}")
-            with FileIO(beside, "wb", opener=_private) as kept:
+            with open(beside, "ab", opener=_private) as kept:
                 kept.write(rest)
+                kept.flush()
+                os.fsync(kept.fileno())
             LOG.error("%s: the last line, at byte %d, is damaged; it is now in %s", self.path, after, beside)
         self._file.truncate(after)
 

@@ -96,7 +96,10 @@ def _scorer(bundle: Path, state: Path | None) -> tuple[Scorer, Scratch]:
             raise InputError(f"--state {state}: no such folder; a server keeps its log of events in it")
         if (state / FILE).is_file():
             copy_log(state / FILE, scratch.path / FILE)
-    return Scorer(opened, open_live(opened, scratch.path)), scratch
+    try:
+        return Scorer(opened, open_live(opened, scratch.path)), scratch
+    except InputError as error:
+        raise InputError(str(error).replace(str(scratch.path), str(state))) from error
 
 
 def _scored(scorer: Scorer, block: pl.DataFrame, counts: Counts) -> pl.Series:
@@ -132,7 +135,7 @@ def _as_prepared(field: FieldSpec, dtype: pl.DataType) -> pl.Expr:
     """A context field's values: texts as `prepare` makes them of this type, or numbers."""
     value = pl.col(field.source)
     if field.kind == "numeric":
-        return value
+        return value if dtype == pl.String or dtype.is_nested() else value.cast(pl.Float64)
     if not dtype.is_nested():
         return as_text(value, dtype)
     return as_texts(value, dtype) if field.kind == "multi" else value

@@ -152,7 +152,8 @@ def validation_losses(folder: Path) -> list[float]:
     """The log loss of each validation of a run, in order."""
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line)["validation"]["overall"]["log_loss"] for line in lines]
+    found = [json.loads(line)["validation"]["overall"]["log_loss"] for line in lines]
+    return [loss for loss in found if loss is not None]
 
 
 def read_result(folder: Path) -> RunResult:

@@ -122,7 +122,6 @@ class CommandEngine:
         self._command = list(command)
         self._seconds, self._restarts, self._window = seconds, restarts, window
         self._process: _Process | None = None
-        self._asked = 0
         try:
             self._hello = self._start()
         except _StoppedError as error:
@@ -162,39 +161,40 @@ class CommandEngine:
         flight: list[int] = []
         failed = [0] * len(prompts)
         silent = 0
-        first = self._asked  # ids go on from call to call: a late answer to an earlier call is no answer to this one
-        self._asked += len(prompts)
-        while waiting or flight:
-            try:
-                process = self._running()
-                while waiting and len(flight) < self._window:
-                    flight.append(waiting.pop())
-                    asked = {"id": first + flight[-1], "prompt": prompts[flight[-1]], "generation": settings}
-                    process.send(asked)
-                reply: _Reply = _parsed(_Reply, process.receive(self._seconds))
-                if 0 <= reply.id < first:
-                    continue
-                if reply.id - first not in flight:
-                    raise _StoppedError(f"it answered {reply.id}, which was not asked")
-                flight.remove(reply.id - first)
-                silent = 0
-                yield [(reply.id - first, reply.outcome())]
-            except _StoppedError as error:
+        try:
+            while waiting or flight:
+                try:
+                    process = self._running()
+                    while waiting and len(flight) < self._window:
+                        flight.append(waiting.pop())
+                        process.send({"id": flight[-1], "prompt": prompts[flight[-1]], "generation": settings})
+                    reply: _Reply = _parsed(_Reply, process.receive(self._seconds))
+                    if reply.id not in flight:
+                        raise _StoppedError(f"it answered {reply.id}, which was not asked")
+                    flight.remove(reply.id)
+                    silent = 0
+                    yield [(reply.id, reply.outcome())]
+                except _StoppedError as error:
+                    self.close()
+                    if not flight:  # it failed before it was sent a prompt
+                        silent += 1
+                        if silent > self._restarts:
+                            raise InputError(f"{self._name}: could not be started again: {error}") from error
+                        continue
+                    given_up: list[tuple[int, Outcome]] = []
+                    # Only the first prompt in flight is blamed, since programs answer roughly in order.
+                    failed[flight[0]] += 1
+                    if failed[flight[0]] > self._restarts:
+                        given_up = [
+                            (flight.pop(0), Refusal(f"{self._name} failed {self._restarts + 1} times: {error}"))
+                        ]
+                    waiting += flight[::-1]
+                    flight = []
+                    if given_up:
+                        yield given_up
+        finally:
+            if flight:  # what the program still answers is not an answer to the next call
                 self.close()
-                if not flight:  # it failed before it was sent a prompt
-                    silent += 1
-                    if silent > self._restarts:
-                        raise InputError(f"{self._name}: could not be started again: {error}") from error
-                    continue
-                given_up: list[tuple[int, Outcome]] = []
-                # Only the first prompt in flight is blamed, since programs answer roughly in order.
-                failed[flight[0]] += 1
-                if failed[flight[0]] > self._restarts:
-                    given_up = [(flight.pop(0), Refusal(f"{self._name} failed {self._restarts + 1} times: {error}"))]
-                waiting += flight[::-1]
-                flight = []
-                if given_up:
-                    yield given_up
 
     def _running(self) -> _Process:
         if self._process is None:
