@@ -268,6 +268,19 @@ def test_a_log_that_is_moved_away_stays_as_it_is_and_a_new_one_is_begun(
     live.close()
 
 
+def test_a_folder_that_is_away_for_a_moment_stops_no_later_event(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    live = Live(bundle, folder)
+    live.write([_record(item="i1")])
+    folder.rename(tmp_path / "away")
+    with pytest.raises(OSError, match="No such file"):
+        live.write([_record(item="i2")])
+    (tmp_path / "away").rename(folder)
+    assert live.write([_record(item="i2")]) == [True]
+    assert [record.item for record, _ in EventLog(folder).read(0)] == ["i1", "i2"]
+    live.close()
+
+
 def test_a_damaged_last_line_is_kept_beside_the_log(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ def test_values_of_any_type_are_those_that_the_model_was_trained_with(tmp_path: 
             {"name": "discount", "side": "context"},
             {"name": "day", "side": "context"},
             {"name": "member", "side": "context", "kind": "numeric"},
+            {"name": "date", "column": "day", "side": "context", "kind": "numeric"},
             {"name": "sizes", "side": "context", "kind": "multi"},
         ],
     }
