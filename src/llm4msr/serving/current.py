@@ -89,8 +89,9 @@ class Current:
             if found is not self.now:
                 LOG.info("serving the bundle %s", found.bundle.fingerprint)
                 self.metrics.serves(found.bundle.fingerprint, self.now.bundle.fingerprint)
+            if self._failures.pop(_SERVED_ON, None) is not None and found is self.now:
+                LOG.info("%s leads to the served bundle again", self._path)
             self.now, self._seen = found, identity
-            self._failures.pop(_SERVED_ON, None)
             return found
 
     async def watch(self) -> None:
@@ -115,7 +116,8 @@ class Current:
             before = Path(remembered.read_text(encoding="utf-8")) if remembered.is_file() else None
             if before is None or not before.is_dir():
                 raise
-            LOG.error("%s: %s", _SERVED_ON, error)
+            self._failures[_SERVED_ON] = f"{_SERVED_ON}: {error}"
+            LOG.error(self._failures[_SERVED_ON])
             self._seen = None  # so that the path is tried again
             return self._open(before)
 
