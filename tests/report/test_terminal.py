@@ -62,7 +62,7 @@ def test_an_explanation_shows_texts_as_they_are_and_says_when_they_were_cut_off(
         "positives: feed 3",
         "2024-05-06 07:08  feed: clicked a [red] thing",
         "the [bold]prompt[/]",
-        "text, written for this page (cut off by the token limit)",
+        "text, written on request (cut off by the token limit)",
         "the user's vector is the last state",
     ):
         assert shown in text
