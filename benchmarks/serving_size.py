@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.serving import finished, report, server, started, write_bodies
-from llm4msr.folders import MANIFEST, read_manifest, seal
+from llm4msr.folders import MANIFEST
 from llm4msr.schema import Schema
+from llm4msr.seals import read_manifest, seal
 from llm4msr.serving.bundle import KIND, VERSION
 from llm4msr.serving.fields import is_id, places, vocabulary_table
 from llm4msr.serving.lookup import FILE, LookupWriter, open_lookup

@@ -19,6 +19,7 @@ ROOMS = [
     "validation",
     "schema",
     "folders",
+    "seals",
     "data",
     "knowledge",
     "models",

@@ -12,17 +12,8 @@ import polars
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.folders import (
-    MANIFEST,
-    checksum,
-    file_aside,
-    read_manifest,
-    seal,
-    sole_writer,
-    verify,
-    write_text_atomically,
-    written_aside,
-)
+from llm4msr.folders import MANIFEST, file_aside, sole_writer, write_text_atomically, written_aside
+from llm4msr.seals import checksum, read_manifest, seal, verify
 
 KIND = "llm4msr test"
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from llm4msr.errors import InputError
-from llm4msr.folders import checksum
 from llm4msr.knowledge.engines import embedded
 from llm4msr.knowledge.engines.base import Answer, Generation
 from llm4msr.knowledge.engines.embedded import embedded_model, find_gguf
 from llm4msr.knowledge.engines.transformers import TransformersEngine
+from llm4msr.seals import checksum
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import read_manifest, seal
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.reason import reason
+from llm4msr.seals import read_manifest, seal
 from llm4msr.serving import current as current_module
 from llm4msr.serving.bundle import KIND, VERSION, Bundle
 from llm4msr.serving.current import Current

@@ -32,8 +32,9 @@ from llm4msr.data.split import PARTS, Split, chronological_split
 from llm4msr.data.tables import EntitySide, Table, Tables
 from llm4msr.data.values import Occurrences, RowValues
 from llm4msr.errors import InputError, nearest
-from llm4msr.folders import seal, written_aside
+from llm4msr.folders import written_aside
 from llm4msr.schema import FieldSpec, Schema, Side
+from llm4msr.seals import seal
 
 _COMPRESSION = 1
 """The compression level of the Parquet files; higher levels take longer and make them hardly smaller."""

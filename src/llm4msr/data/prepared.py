@@ -17,8 +17,9 @@ from llm4msr.data.raw import as_text, as_texts
 from llm4msr.data.split import Part, Split
 from llm4msr.data.tables import EntitySide
 from llm4msr.data.vocabulary import Vocabulary
-from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.folders import MANIFEST
 from llm4msr.schema import FieldSpec, Schema
+from llm4msr.seals import checksum, read_manifest, verify
 
 KIND = "llm4msr prepared data"
 VERSION = 1

@@ -11,7 +11,6 @@ from llm4msr.data.prepare import prepare
 from llm4msr.data.prepared import KIND, VERSION, PreparedData
 from llm4msr.data.sources.completejourney import CompleteJourneyConfig, complete_journey
 from llm4msr.errors import InputError
-from llm4msr.folders import read_manifest
 from llm4msr.knowledge.config import KnowledgeConfig
 from llm4msr.knowledge.controls import NO_CONTROL
 from llm4msr.knowledge.engines.base import Engine, Generation
@@ -21,6 +20,7 @@ from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.models.model import ModelConfig, PartChoice
 from llm4msr.report.explain import Explanation, explain_user
 from llm4msr.report.tables import Row
+from llm4msr.seals import read_manifest
 from llm4msr.serving.export import export_bundle
 from llm4msr.training.config import RunConfig
 from llm4msr.training.fit import TrainProgress

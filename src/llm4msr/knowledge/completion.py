@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, file_aside, read_manifest, seal, verify, write_text_atomically
+from llm4msr.folders import MANIFEST, file_aside, write_text_atomically
 from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.engines.base import Engine
 from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.questions import Block
 from llm4msr.knowledge.reason_config import ReasonConfig
 from llm4msr.knowledge.stores import Stores
+from llm4msr.seals import read_manifest, seal, verify
 
 KIND = "llm4msr knowledge"
 VERSION = 2

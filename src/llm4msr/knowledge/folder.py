@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, checksum
+from llm4msr.folders import MANIFEST
 from llm4msr.knowledge import Level
 from llm4msr.knowledge.completion import read_index
 from llm4msr.knowledge.engines.base import Engine
@@ -22,6 +22,7 @@ from llm4msr.knowledge.prompts import PromptWriter
 from llm4msr.knowledge.reason_config import ReasonConfig, make_writer
 from llm4msr.knowledge.stores import Stores
 from llm4msr.knowledge.vectors import Reduction
+from llm4msr.seals import checksum
 
 _FITTED = 100_000
 _BLOCK = 16_384

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, file_aside, seal, sole_writer
+from llm4msr.folders import MANIFEST, file_aside, sole_writer
 from llm4msr.knowledge import LEVELS, Level
 from llm4msr.knowledge.completion import KIND, VERSION, read_index, vectors_kept
 from llm4msr.knowledge.eightbit import Scale
 from llm4msr.knowledge.store import Store
 from llm4msr.knowledge.stores import Stores
+from llm4msr.seals import seal
 
 _FEWEST = 1000
 """A level needs at least this many distinct answers for its vectors to be kept in 8 bits."""

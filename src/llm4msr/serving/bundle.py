@@ -30,11 +30,12 @@ from torch import Tensor
 
 from llm4msr.data.fields import records_of
 from llm4msr.errors import InputError
-from llm4msr.folders import MANIFEST, checksum, read_manifest, verify
+from llm4msr.folders import MANIFEST
 from llm4msr.models.batch import FieldLayout, KnowledgeWidths
 from llm4msr.models.model import ModelConfig, MultiScenarioModel, build_model
 from llm4msr.models.readers import UserTable
 from llm4msr.schema import Schema
+from llm4msr.seals import checksum, read_manifest, verify
 from llm4msr.serving.fields import KINDS, Columns, FieldReader
 from llm4msr.serving.lookup import FILE as LOOKUP
 from llm4msr.serving.lookup import Lookup, open_lookup

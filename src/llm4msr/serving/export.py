@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from llm4msr.data.tables import EntitySide
-from llm4msr.folders import seal, write_json, write_text_atomically, written_aside
+from llm4msr.folders import write_json, write_text_atomically, written_aside
 from llm4msr.models.readers import mean_state
+from llm4msr.seals import seal
 from llm4msr.serving.bundle import KIND, VERSION, Sources
 from llm4msr.serving.card import model_card
 from llm4msr.serving.entities import titles_of, write_fields, write_histories, write_vocabularies

@@ -10,7 +10,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from llm4msr.errors import InputError
-from llm4msr.folders import checksum, read_manifest, seal, written_aside
+from llm4msr.folders import written_aside
+from llm4msr.seals import checksum, read_manifest, seal
 
 NAME = "SmolLM2-135M-Instruct"
 _GGUF = f"{NAME}.Q4_1.gguf"

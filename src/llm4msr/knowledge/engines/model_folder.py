@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm4msr.errors import InputError
-from llm4msr.folders import checksums
+from llm4msr.seals import checksums
 
 _SMALL_FILES = (
     "config.json",

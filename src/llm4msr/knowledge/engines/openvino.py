@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from llm4msr.errors import InputError
-from llm4msr.folders import read_manifest, seal, written_aside
+from llm4msr.folders import written_aside
 from llm4msr.knowledge.engines import DType
 from llm4msr.knowledge.engines.embedded import cache_folder
 from llm4msr.knowledge.engines.local import LocalEngine, load_model
 from llm4msr.knowledge.engines.model_folder import read_configs
+from llm4msr.seals import read_manifest, seal
 
 _KIND = "llm4msr converted language model"
 _VERSION = 1
