@@ -22,7 +22,8 @@ from llm4msr.report.tables import UNDEFINED, cell
 _NOTE = (
     "Mean over seeds ± standard deviation; the best of a line is bold. ★: above the backbone alone, ↓: below, by a "
     f"paired t-test over the seeds (p < {LEVEL:g}); few seeds see little, and many comparisons are not corrected for. "
-    f"No mark with one seed. A scenario with fewer than {FEWEST} positives or negatives has none and is in no mean."
+    f"No mark with one seed. A scenario with fewer than {FEWEST} positives or negatives has neither mark nor bold, and "
+    "is in no mean."
 )
 
 
@@ -91,10 +92,10 @@ def _line(
     *,
     telling: bool,
 ) -> list[Cell]:
-    """Mean and deviation of a metric for each column, the best mean strong.
+    """Mean and deviation of a metric for each column.
 
-    A significant difference from `base`, the backbone alone, gets a mark, but none if the rows are too few to be
-    `telling`.
+    Unless the rows are too few to be `telling`, the best mean is strong, and a significant difference from `base`, the
+    backbone alone, gets a mark.
     """
     values = {c: models[c][metric].to_list() if c in models else [] for c in columns}
     means = {c: float(np.mean(v)) for c, v in values.items() if v and None not in v}
@@ -104,7 +105,7 @@ def _line(
         shown = cell(values[c]) if values[c] else ""
         if telling and c in means and c != base and base in means:
             shown += _mark(*_of_same_seeds(models[c], models[base]), metric)
-        cells.append(Cell(shown, c in means and means[c] == best))
+        cells.append(Cell(shown, telling and c in means and means[c] == best))
     return [*(Cell(label) for label in labels), *cells]
 
 
