@@ -333,6 +333,15 @@ def test_a_scenario_that_no_row_has_is_told_of(run: Run, logs: Path) -> None:
     assert "shelf has one class" not in out
 
 
+def test_nothing_is_prepared_into_a_folder_that_is_read(run: Run, logs: Path) -> None:
+    (logs / "days").mkdir()
+    code, out = run(
+        "prepare", "--schema", logs / "shop.toml", "--interactions", logs / "days", "--out", logs / "days" / "data"
+    )
+    assert code == 2
+    assert f"lies in --interactions {logs / 'days'}, all of whose files are read" in " ".join(out.split())
+
+
 def test_the_version_is_shown(run: Run) -> None:
     assert run("--version") == (0, f"llm4msr {__version__}\n")
 

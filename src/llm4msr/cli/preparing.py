@@ -76,6 +76,9 @@ def prepare(
     own |= {"--positives": positives, "--events": events}
     if source is not None and (given := [name for name, value in own.items() if value is not None]):
         raise InputError(f"{given[0]}: is for data of your own, and --source {source} reads its own files")
+    for name, path in own.items():
+        if path is not None and path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"--out {out}: lies in {name} {path}, all of whose files are read; choose another place")
     if source is None and settings:
         raise InputError(f"--set {settings[0]}: is a setting of a --source, and none is named")
     if source is not None:

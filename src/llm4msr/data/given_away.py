@@ -82,7 +82,7 @@ def _dependence(frame: pl.DataFrame) -> float:
     The greater of two: over all rows, and over those that have another value than the most frequent one (or none).
     A value that goes with the user goes with the item only by way of the user, who is the same in a negative.
     """
-    usual = frame["value"].mode().first() if frame.height else None
+    usual = frame["value"].mode().min() if frame.height else None
     unusual = frame.filter(pl.col("value").is_not_null() & pl.col("value").ne_missing(usual))
     found = max(_beyond_chance(frame, "stretch"), _beyond_chance(unusual, "stretch"))
     several = frame.filter(pl.len().over("scenario", "user") > 1)
