@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -164,15 +165,18 @@ class _Draws:
     def __init__(self, positives: _Positives, config: Negatives) -> None:
         self._positives, self._config = positives, config
         item, count = positives.item, len(positives.place)
-        place = np.arange(count)
-        occurrence = np.argsort(item * count + place, kind="stable")  # by item, then time
-        self._by_item = item[occurrence] * count + occurrence
         self._base = hash_keys(positives.user, item, positives.place, seed=config.seed)
-        stretch = place // max(_STRETCH, config.window)
+        stretch = np.arange(count) // max(_STRETCH, config.window)
         found, self._group = np.unique(item * (count + 1) + stretch, return_inverse=True)
         self.groups = len(found)
         self._stretch_of_row = stretch
         self._stretch_of_group, self._item_of_group = found % (count + 1), found // (count + 1)
+
+    @cached_property
+    def _by_item(self) -> NDArray[np.int64]:
+        """A number for each positive, ascending by item and then by time."""
+        item, count = self._positives.item, len(self._group)
+        return np.sort(item * count + np.arange(count))
 
     def _limits(self, factors: Array, *, own: bool) -> Array:
         """For each row, the greatest factor of an item that it may draw; without `own`, of another item than its own.

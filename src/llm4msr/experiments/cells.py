@@ -9,7 +9,7 @@ from pathlib import Path
 from llm4msr.data.prepared import PreparedData
 from llm4msr.errors import InputError
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.knowledge.controls import CONTROLS, NO_CONTROL, Control
+from llm4msr.knowledge.controls import CONTROLS, NO_CONTROL
 from llm4msr.knowledge.folder import KnowledgeFolder
 from llm4msr.knowledge.readings import VECTORS, open_reading
 from llm4msr.models.model import ModelConfig, PartChoice
@@ -35,12 +35,12 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's name in errors and progress."""
-        return f"{self.data}: {self.backbone} with {Control(self.control).label(self.enhancer)}"
+        return f"{self.data}: {self.backbone} with {self.base.knowledge.replacement.label(self.enhancer)}"
 
     @property
     def folder(self) -> Path:
         """The folder of its runs, relative to the matrix's root folder."""
-        control = self.control if Control(self.control).replaces else ""
+        control = self.control if self.base.knowledge.replacement.replaces else ""
         parts = (self.data, self.backbone, f"{self.enhancer} {control}".strip())
         return Path(RUNS, *(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-.") or "x" for part in parts))
 
@@ -48,7 +48,7 @@ class Cell:
         """The run config of one seed with the searched settings. A control that draws at random draws anew for it."""
         update = {"learning_rate": learning_rate, "embedding_decay": embedding_decay, "seed": seed}
         train, knowledge = self.base.train, self.base.knowledge
-        if Control(self.control).disturbs:
+        if knowledge.replacement.disturbs:
             drawn = knowledge.control_seed + seed - train.seed
             knowledge = knowledge.model_copy(update={"control_seed": drawn})
         return self.base.model_copy(update={"train": train.model_copy(update=update), "knowledge": knowledge})
@@ -92,7 +92,7 @@ def _check(cell: Cell, data: PreparedData) -> None:
     try:
         BACKBONES.config(model.backbone.name, model.backbone.settings)
         needs = model.enhancer_config().needs
-        if Control(cell.control).replaces and not needs:
+        if cell.base.knowledge.replacement.replaces and not needs:
             raise InputError(f"the enhancer {model.enhancer.name!r} reads no knowledge that a control could replace")
         if needs:
             if folder is None:
@@ -103,7 +103,7 @@ def _check(cell: Cell, data: PreparedData) -> None:
             for level in {_LEVEL[need] for need in needs}:
                 opened.subjects(level)  # type: ignore[arg-type]
             read = [kind for kind in cell.base.knowledge.vectors if kind not in VECTORS]
-            instead = Control(cell.control).vectors
+            instead = cell.base.knowledge.replacement.vectors
             if instead is not None and instead not in CONTROLS:
                 read.append(instead)
             for kind in read:

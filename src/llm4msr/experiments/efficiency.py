@@ -12,7 +12,6 @@ import torch
 
 from llm4msr.experiments.cells import Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
-from llm4msr.knowledge.controls import Control
 from llm4msr.models.batch import Batch
 from llm4msr.models.model import MultiScenarioModel
 from llm4msr.report.sheets import Cell as Text
@@ -69,7 +68,7 @@ def efficiency(
 
     A model that fails is named under the table with its reason; the others are still measured.
     """
-    cells = [cell for cell in cells_of(config) if not Control(cell.control).replaces]
+    cells = [cell for cell in cells_of(config) if not cell.base.knowledge.replacement.replaces]
     found = []
     for name in config.data:
         failed: dict[str, str] = {}

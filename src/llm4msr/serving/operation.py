@@ -17,9 +17,11 @@ from llm4msr.serving.current import Current
 from llm4msr.serving.guard import error_body
 from llm4msr.serving.log import LOG
 from llm4msr.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from llm4msr.serving.requests import RequestError
+from llm4msr.serving.requests import LONGEST_VALUE, RequestError
 
-_ONE_OF_THESE = "expected a text of at most 10,000 characters, a finite number, true, false or null, or a list of these"
+_ONE_OF_THESE = (
+    f"expected a text of at most {LONGEST_VALUE:,} characters, a finite number, true, false or null, or a list of these"
+)
 _TYPES_OF_A_VALUE = ("str", "int", "float", "bool", "none")
 _PAGE = files("llm4msr.serving") / "page"
 _TYPES = {

@@ -15,7 +15,7 @@ from llm4msr.validation import Settings
 MOST_ITEMS = 2000
 MOST_REQUESTS = 64
 MOST_EVENTS = 1000
-_LONGEST, _LONGEST_VALUE = 256, 10_000
+_LONGEST, LONGEST_VALUE = 256, 10_000
 """Characters of ids and names, and of values such as titles."""
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -71,7 +71,7 @@ Id = Annotated[
     AfterValidator(_unicode),
     Field(description="The id as the data has it; whole numbers may be given as such.", examples=["1004"]),
 ]
-Value = Annotated[str, StringConstraints(max_length=_LONGEST_VALUE), AfterValidator(_unicode)]
+Value = Annotated[str, StringConstraints(max_length=LONGEST_VALUE), AfterValidator(_unicode)]
 Scalar = Value | int | float | bool | None
 Ids = Annotated[
     list[Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST)]],

@@ -156,45 +156,48 @@ class CommandEngine:
 
     def run(self, prompts: Sequence[str], generation: Generation) -> Iterator[Sequence[tuple[int, Outcome]]]:
         """Send the prompts to the program in order, up to `window` ahead, and yield each answer as it comes."""
-        settings = generation.model_dump(mode="json")
-        waiting = list(range(len(prompts)))[::-1]
         flight: list[int] = []
-        failed = [0] * len(prompts)
-        silent = 0
         try:
-            while waiting or flight:
-                try:
-                    process = self._running()
-                    while waiting and len(flight) < self._window:
-                        flight.append(waiting.pop())
-                        process.send({"id": flight[-1], "prompt": prompts[flight[-1]], "generation": settings})
-                    reply: _Reply = _parsed(_Reply, process.receive(self._seconds))
-                    if reply.id not in flight:
-                        raise _StoppedError(f"it answered {reply.id}, which was not asked")
-                    flight.remove(reply.id)
-                    silent = 0
-                    yield [(reply.id, reply.outcome())]
-                except _StoppedError as error:
-                    self.close()
-                    if not flight:  # it failed before it was sent a prompt
-                        silent += 1
-                        if silent > self._restarts:
-                            raise InputError(f"{self._name}: could not be started again: {error}") from error
-                        continue
-                    given_up: list[tuple[int, Outcome]] = []
-                    # Only the first prompt in flight is blamed, since programs answer roughly in order.
-                    failed[flight[0]] += 1
-                    if failed[flight[0]] > self._restarts:
-                        given_up = [
-                            (flight.pop(0), Refusal(f"{self._name} failed {self._restarts + 1} times: {error}"))
-                        ]
-                    waiting += flight[::-1]
-                    flight = []
-                    if given_up:
-                        yield given_up
+            yield from self._answers(prompts, generation.model_dump(mode="json"), flight)
         finally:
             if flight:  # what the program still answers is not an answer to the next call
                 self.close()
+
+    def _answers(
+        self, prompts: Sequence[str], settings: dict[str, Any], flight: list[int]
+    ) -> Iterator[Sequence[tuple[int, Outcome]]]:
+        """See `run`; `flight` has the positions of the prompts that are sent and not answered."""
+        waiting = list(range(len(prompts)))[::-1]
+        failed = [0] * len(prompts)
+        silent = 0
+        while waiting or flight:
+            try:
+                process = self._running()
+                while waiting and len(flight) < self._window:
+                    flight.append(waiting.pop())
+                    process.send({"id": flight[-1], "prompt": prompts[flight[-1]], "generation": settings})
+                reply: _Reply = _parsed(_Reply, process.receive(self._seconds))
+                if reply.id not in flight:
+                    raise _StoppedError(f"it answered {reply.id}, which was not asked")
+                flight.remove(reply.id)
+                silent = 0
+                yield [(reply.id, reply.outcome())]
+            except _StoppedError as error:
+                self.close()
+                if not flight:  # it failed before it was sent a prompt
+                    silent += 1
+                    if silent > self._restarts:
+                        raise InputError(f"{self._name}: could not be started again: {error}") from error
+                    continue
+                given_up: list[tuple[int, Outcome]] = []
+                # Only the first prompt in flight is blamed, since programs answer roughly in order.
+                failed[flight[0]] += 1
+                if failed[flight[0]] > self._restarts:
+                    given_up = [(flight.pop(0), Refusal(f"{self._name} failed {self._restarts + 1} times: {error}"))]
+                waiting += flight[::-1]
+                flight.clear()
+                if given_up:
+                    yield given_up
 
     def _running(self) -> _Process:
         if self._process is None:
