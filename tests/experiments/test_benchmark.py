@@ -261,11 +261,6 @@ def test_variants_are_the_papers(matrix: MatrixConfig) -> None:
         found = ENHANCERS.config("llm4msr", enhancers[name].settings)
         assert {key: getattr(found, key) for key in placement} == placement
         assert (found.hidden, found.rank) == (4, 2)
-    raw = matrix.model_dump()
-    beside = {"user": "parallel", "features": "parallel"}
-    raw["enhancers"]["ours"]["settings"] |= beside
-    for variant in ablation(MatrixConfig.model_validate(raw), "ours").enhancers.values():
-        ENHANCERS.config(variant.name or "", variant.settings)  # each is possible
     assert [e.settings.get("layers") for e in sweep_layers(matrix, None, [1, 3]).enhancers.values()] == [None, 1, 3]
     with pytest.raises(InputError, match="no llm4msr enhancer 'our'; did you mean 'ours'"):
         ablation(matrix, "our")

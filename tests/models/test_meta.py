@@ -115,16 +115,6 @@ def test_what_is_added_to_the_first_columns_is_what_the_layers_give(weights: Any
     torch.testing.assert_close(layers.added(x, layers.generate(z), inverse, gate), expected)
 
 
-@pytest.mark.parametrize("states", [1, 3])
-@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
-def test_further_columns_are_as_if_they_were_concatenated(weights: Any, states: int) -> None:
-    layers = MetaLayers(3, (6, 5, 4), weights=weights, rank=2).double()
-    x, z = torch.randn(7, 6, dtype=torch.float64), torch.randn(states, 3, dtype=torch.float64)
-    inverse = torch.arange(7) % states
-    found = layers(x[:, :4], layers.generate(z), inverse, x[:, 4:])
-    torch.testing.assert_close(found, layers(x, layers.generate(z), inverse))
-
-
 def test_low_rank_layers_start_close_to_one_shared_network() -> None:
     torch.manual_seed(0)
     layers = MetaLayers(64, (20, 16, 20), rank=8)
@@ -284,31 +274,6 @@ def test_match_features_are_product_and_dot() -> None:
     assert enhancer.backbone_width == 1 + 2 + 1
 
 
-@pytest.mark.parametrize("weights", ["full", "low_rank", "factored"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_parallel_features_are_read_by_the_users_layers_and_not_by_the_backbone(weights: str, layers: int) -> None:
-    settings = {"user": "parallel", "scenario": "parallel", "layers": layers, "weights": weights, "rank": 3}
-    features = {"match": True, "candidate": True, "match_dim": 2, "features": "parallel"}
-    enhancer = LLM4MSR(plain(**settings, **features), EmbeddingShape(1, 2), 3, WIDTHS)
-    batch = make_rows([3, 1, 0])
-    assert batch.users is not None
-    assert batch.item is not None
-    assert batch.users.inverse is not None
-    assert enhancer.alpha is not None
-    assert enhancer.user_layers is not None
-    assert enhancer.scenario_layers is not None
-    with torch.no_grad():
-        enhancer.alpha.copy_(torch.tensor([0.3, 0.1]))
-    e, z = torch.randn(4, 2), batch.users.vectors
-    product = enhancer.match_user(z)[batch.users.inverse] * enhancer.match_item(batch.item)
-    read = torch.cat([e, enhancer.candidate(batch.item), product, product.sum(1, keepdim=True)], 1)
-    user = applied(enhancer.user_layers, read, z, batch.users.inverse)[:, 0]
-    scenario = applied(enhancer.scenario_layers, e, enhancer.scenario_vectors, batch.scenario_ids())[:, 0]
-    found = enhancer(e, batch, SumOfInputs())[0]
-    torch.testing.assert_close(found, 0.3 * user + 0.1 * scenario + 0.6 * e.sum(1))
-    assert enhancer.backbone_width == 2
-
-
 @pytest.mark.parametrize(
     ("settings_", "needs"),
     [
@@ -333,11 +298,6 @@ def test_the_papers_model_reads_prompts_of_users_and_scenarios_alone() -> None:
 def test_an_enhancer_that_does_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="take the enhancer 'none' instead"):
         plain(user="none", scenario="none")
-
-
-def test_parallel_features_need_parallel_layers() -> None:
-    with pytest.raises(ValidationError, match="it needs user = 'parallel'"):
-        plain(match=True, features="parallel")
 
 
 def test_unknown_names_and_settings_are_answered_with_the_nearest() -> None:

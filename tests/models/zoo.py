@@ -24,7 +24,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "star": {"hidden": [12, 8], "auxiliary_hidden": [4], "scenario_dim": 3},
 }
 _SIZES = {"hidden": 6, "rank": 3, "match_dim": 3}
-_PARALLEL = {**_SIZES, "user": "parallel", "features": "parallel"}
 _SMALL = {**_SIZES, "scenario": "parallel", "gate": False, "candidate": False, "match": False}
 ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -46,11 +45,8 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm4msr-scenario-bottom": ("llm4msr", {**_SMALL, "user": "none", "scenario": "bottom"}),
     "llm4msr-both-parallel": ("llm4msr", {**_SMALL, "user": "parallel", "layers": 1}),
     "llm4msr-candidate-match": ("llm4msr", {**_SMALL, "candidate": True, "match": True, "layers": 3}),
-    "llm4msr-lighter": ("llm4msr", {**_PARALLEL, "layers": 1}),
-    "llm4msr-parallel-features": ("llm4msr", {**_PARALLEL, "scenario": "parallel"}),
-    "llm4msr-parallel-features-full": ("llm4msr", {**_PARALLEL, "weights": "full"}),
-    "llm4msr-parallel-features-below": ("llm4msr", {**_PARALLEL, "scenario": "bottom"}),
     "llm4msr-match-only": ("llm4msr", {**_SMALL, "match": True, "user": "none", "scenario": "none"}),
+    "llm4msr-light": ("llm4msr_light", {"rank": 3, "match_dim": 4}),
 }
 PAIRS = [(backbone, enhancer) for backbone in BACKBONES for enhancer in ENHANCERS]
 

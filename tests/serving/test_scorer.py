@@ -28,6 +28,7 @@ ENHANCERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "knowledge_added": ("knowledge_added", {"source": "both"}, {}),
     "llm4msr": ("llm4msr", {}, {}),
     "paper": ("llm4msr_paper", {"hidden": 8}, {}),
+    "light": ("llm4msr_light", {}, {}),
     "both-parallel": ("llm4msr", {"source": "both", "user": "parallel", "scenario": "parallel"}, {"counts": True}),
 }
 EVENTS_AS_CLOCK: dict[str, Any] = {"half_life_events": 3.0, "counts": True}

@@ -35,7 +35,6 @@ EAGER = {
     "dynamic-network-full",
     "llm4msr-full",
     "llm4msr-paper",
-    "llm4msr-parallel-features-full",
 }
 """What is not replayed: layers of many rows that are grouped by value."""
 

@@ -23,16 +23,15 @@ from llm4msr.models.registry import ENHANCERS
 
 OURS = ("llm4msr", "llm4msr_paper")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "user-bottom": {"user": "bottom", "scenario": "none", "features": "beside"},
+    "user-bottom": {"user": "bottom", "scenario": "none"},
     "user-parallel": {"user": "parallel", "scenario": "none"},
-    "domain-bottom": {"user": "none", "scenario": "bottom", "match": False, "features": "beside"},
-    "domain-parallel": {"user": "none", "scenario": "parallel", "match": False, "features": "beside"},
-    "full": {"user": "bottom", "scenario": "parallel", "features": "beside"},
+    "domain-bottom": {"user": "none", "scenario": "bottom", "match": False},
+    "domain-parallel": {"user": "none", "scenario": "parallel", "match": False},
+    "full": {"user": "bottom", "scenario": "parallel"},
 }
 """Figure 3: the level of knowledge in use, and the place of its meta layers.
 
-Match features read users' knowledge, so variants without the user level turn them off. Features that the user's
-parallel layers alone would read go to the backbone in variants without such layers.
+Match features read users' knowledge, so variants without the user level turn them off.
 """
 
 

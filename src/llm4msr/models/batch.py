@@ -89,7 +89,8 @@ class Batch:
     `categorical` `(B, Fc)` int64; `multi` `(B, sum of lengths)` int64 padded with -1; `numeric` `(B, Fn)` float32, NaN
     where missing; `offsets`: `D + 1` positions, scenario d has the rows `offsets[d]:offsets[d + 1]`; `label` `(B,)`
     float32; `rows` `(B,)`: the rows' numbers in the data; `item` `(B, d)`: the candidate's vector, followed by a flag,
-    1 if it has none.
+    1 if it has none; `item_read` `(B, k)`: in its place, where many rows are scored, what the enhancer reads of it
+    (`Enhancer.read_items`).
     """
 
     categorical: Tensor
@@ -100,6 +101,7 @@ class Batch:
     rows: Tensor
     users: UserStates | None = None
     item: Tensor | None = None
+    item_read: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])

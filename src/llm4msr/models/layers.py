@@ -22,6 +22,18 @@ def plus_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.addmm(x, left, right)
 
 
+def plus_product_first(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`plus_product` of the first `n` columns of `x` `(B, W)` with `right` `(m, n)`; the other columns stay.
+
+    Nothing else may read `x`: without gradients it is changed in place, which saves a pass over it.
+    """
+    width = right.shape[1]
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return torch.cat([plus_product(x[:, :width], left, right), x[:, width:]], 1)
+    x[:, :width].addmm_(left, right)
+    return x
+
+
 class ReLU(nn.ReLU):
     """`relu` as a module; its input must be read by nothing else."""
 

@@ -114,16 +114,11 @@ class MetaLayers(nn.Module):
         """The mean square of each generated tensor, averaged over the tensors."""
         return torch.stack([part.square().mean() for part in generated]).mean()
 
-    def forward(
-        self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None, more: Tensor | None = None
-    ) -> Tensor:
-        """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`.
-
-        If there is `more` `(B, n)`, its columns follow those of `x`, which are then `widths[0] - n`.
-        """
+    def forward(self, x: Tensor, generated: Sequence[Tensor], inverse: Tensor | None) -> Tensor:
+        """Apply to each row of `x` `(B, widths[0])` the layers `generated[inverse]`; returns `(B, widths[K])`."""
         h = x
         for place, made in enumerate(generated):
-            h = self._layer(place, h, made, inverse, more if place == 0 else None)
+            h = self._layer(place, h, made, inverse)
             if place < len(generated) - 1 or self.activate_last:
                 h = relu(h)
         return h
@@ -153,39 +148,27 @@ class MetaLayers(nn.Module):
         right = torch.cat([self.right[last], self.bias[last][None]])
         return plus_product(x, left, functional.pad(right, (0, beside)))
 
-    def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None, more: Tensor | None = None) -> Tensor:
+    def _layer(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         if self.weights != "full":
-            return torch.addmm(self.bias[place], self._turned(place, h, made, inverse, more), self.right[place])
+            return torch.addmm(self.bias[place], self._turned(place, h, made, inverse), self.right[place])
         inside, outside = self.widths[place], self.widths[place + 1]
         weight = made[:, : inside * outside].reshape(-1, inside, outside)
-        h = h if more is None else torch.cat([h, more], 1)
         return grouped_matmul(h, weight, inverse) + of_rows(made[:, inside * outside :], inverse)
 
-    def _turned(
-        self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None, more: Tensor | None = None
-    ) -> Tensor:
+    def _turned(self, place: int, h: Tensor, made: Tensor, inverse: Tensor | None) -> Tensor:
         """The rows between the two shared projections, `(B, rank)`: after the core and with the shift added."""
         r, left = self.rank, cast(Tensor, self.left[place])
-        if more is None:  # `h` may have further columns, which are not read
-            left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))
+        left = functional.pad(left, (0, 0, 0, h.shape[1] - left.shape[0]))  # further columns of `h` are not read
         if self.weights == "factored" and made.shape[0] == 1:  # one z for all rows, as in a request: one product over B
             scale, shift = made.split([made.shape[1] - r, r], 1)
             turned = torch.addmm(left, (left @ self.inner[place]) * scale, self.outer[place])
-            return torch.add(_product(h, more, turned), shift)
-        inner = _product(h, more, left)
+            return torch.addmm(shift, h, turned)
+        inner = h @ left
         if self.weights == "low_rank":
             core = made[:, : r * r].reshape(-1, r, r)
             return inner + grouped_matmul(inner, core, inverse) + of_rows(made[:, r * r :], inverse)
         scale, shift = of_rows(made, inverse).split([made.shape[1] - r, r], 1)
         return torch.addmm(inner + shift, (inner @ self.inner[place]) * scale, self.outer[place])
-
-
-def _product(h: Tensor, more: Tensor | None, weight: Tensor) -> Tensor:
-    """`[h, more] @ weight` without concatenating the two."""
-    if more is None:
-        return h @ weight
-    first, second = weight.split([h.shape[1], more.shape[1]])
-    return torch.addmm(more @ second, h, first)
 
 
 def grouped_matmul(x: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llm4msr.errors import InputError, nearest
 from llm4msr.models.batch import Batch
 from llm4msr.models.own import load_models
+from llm4msr.models.readers import given
 from llm4msr.validation import Settings
 
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -71,6 +72,20 @@ class Enhancer(ModelPart):
     @abstractmethod
     def backbone_width(self) -> int:
         """The width of the backbone's input."""
+
+    reads_items = False
+    """Whether the enhancer has `read_items`."""
+
+    def read_items(self, vectors: Tensor) -> Tensor:
+        """What the enhancer computes of items' vectors `(n, d)` alone, `(n, k)`.
+
+        Where many rows are scored, it is computed once for each item (`Batch.item_read`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no items' vectors")
+
+    def items(self, batch: Batch) -> Tensor:
+        """What it reads of the candidates, `(B, k)`; raises `ValueError` if the batch has no items' vectors."""
+        return self.read_items(given(batch.item, "item vectors")) if batch.item_read is None else batch.item_read
 
     @abstractmethod
     def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from llm4msr.models.batch import Batch, UserStates
-from llm4msr.models.enhancers.llm4msr import LLM4MSR
+from llm4msr.models.enhancers.mixed import Mixed
 from llm4msr.serving.bundle import Bundle
 from llm4msr.serving.fields import places
 from llm4msr.serving.requests import ExplainRequest, ScoreRequest
@@ -159,7 +159,7 @@ class Explainer:
     @torch.no_grad()
     def _branches(self, batch: Batch, e: Tensor) -> Branches | None:
         enhancer = self._bundle.model.enhancer
-        if not isinstance(enhancer, LLM4MSR) or enhancer.alpha is None:
+        if not isinstance(enhancer, Mixed) or enhancer.alpha is None:
             return None
         logit, beside, _ = enhancer.branches(e, batch, self._bundle.model.backbone)
         alpha = enhancer.alpha

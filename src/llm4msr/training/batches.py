@@ -22,7 +22,9 @@ from llm4msr.data.split import Part
 from llm4msr.knowledge.states import StateTable
 from llm4msr.knowledge.tables import NO_KNOWLEDGE, Knowledge
 from llm4msr.models.batch import Batch, FieldLayout, KnowledgeWidths
+from llm4msr.models.registry import Enhancer
 from llm4msr.training.columns import Columns, MappedColumns, Picked
+from llm4msr.training.item_readings import ItemReadings
 from llm4msr.training.order import Drawing, Groups, shuffled
 
 T = TypeVar("T")
@@ -32,6 +34,8 @@ _LOOKED_AT = 2**20
 """Rows, in random blocks, from which `counts` makes its sample batches."""
 _AHEAD = 2
 """How many batches are made ahead."""
+_FEW_THREADS = 2
+"""With so few threads, which all score, a further thread that makes batches ahead would slow them down."""
 _POPULATION = 20_000
 """At most so many rows stand for the population."""
 _OWN_STATES = 0.6
@@ -94,21 +98,34 @@ class BatchSource:
         groups = Groups(self._states_seen, drawing.together) if grouped else None
         return islice(shuffled(self._data.split.valid, drawing, epoch, groups), start, None)
 
-    def part(self, part: Part, batch_size: int | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def part(
+        self,
+        part: Part,
+        batch_size: int | None = None,
+        share: tuple[int, int] = (0, 1),
+        enhancer: Enhancer | None = None,
+    ) -> Iterator[Batch]:
         """All rows of a part; the batches are in order of time. With `share` (i, n), every n-th batch from batch i on.
 
-        The default of `batch_size` depends on the device.
+        The default of `batch_size` depends on the device. With an `enhancer` that reads items, each item is read once,
+        and batches have `item_read` in place of `item`.
         """
         batch_size = batch_size or (_SCORED_BY_GPU if self.device.type == "cuda" else _SCORED)
         first, last = self._data.split.range(part)
         starts = range(first + share[0] * batch_size, last, batch_size * share[1])
-        chunks = (np.arange(i, min(i + batch_size, last)) for i in starts)
-        return prefetched(self.make(rows) for rows in chunks)
+        table = self._knowledge.item
+        readings = None
+        if enhancer is not None and enhancer.reads_items and table is not None:
+            readings = ItemReadings(table, first, last, enhancer.read_items, self.device)
+        batches = (self.make(np.arange(i, min(i + batch_size, last)), readings) for i in starts)
+        no_core_to_spare = self.device.type == "cpu" and torch.get_num_threads() <= _FEW_THREADS
+        return batches if no_core_to_spare else prefetched(batches)
 
-    def make(self, rows: NDArray[np.int64]) -> Batch:
+    def make(self, rows: NDArray[np.int64], readings: ItemReadings | None = None) -> Batch:
         """The batch of the given rows, sorted by scenario and otherwise in the given order."""
         rows, offsets = self.in_slices(rows)
-        return self.columns.gather(self._picked(rows)).batch(tuple(offsets.tolist()))
+        batch = self.columns.gather(self._picked(rows), item=readings is None).batch(tuple(offsets.tolist()))
+        return batch if readings is None else replace(batch, item_read=readings.of(rows))
 
     def in_slices(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows sorted by scenario, otherwise in the given order, and the offsets of the slices, `(D + 1,)`."""
@@ -132,8 +149,7 @@ class BatchSource:
         tables = list(self._knowledge.users.values())
         if not tables:
             return Picked(rows)
-        seen = [table.index[rows] for table in tables]
-        _, first, inverse = np.unique(_combined(tables, seen), return_index=True, return_inverse=True)
+        first, inverse = _different(_combined(tables, [table.index[rows] for table in tables]))
         return Picked(rows) if len(first) > len(rows) * _OWN_STATES else Picked(rows, first, inverse)
 
     @cached_property
@@ -152,6 +168,17 @@ def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArra
         found = found * len(table.vectors) + index
         different *= len(table.vectors)
     return found
+
+
+def _different(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each different value its first position, and each value's index into these.
+
+    Equal values mostly follow one another, so only the first of each run is sorted.
+    """
+    begins = np.concatenate([np.ones(min(1, len(values)), dtype=np.bool_), values[1:] != values[:-1]])
+    heads = np.flatnonzero(begins)
+    _, first, inverse = np.unique(values[heads], return_index=True, return_inverse=True)
+    return heads[first], inverse[np.cumsum(begins) - 1]
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

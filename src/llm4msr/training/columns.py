@@ -63,8 +63,8 @@ class Gathered:
 class Columns(Protocol):
     """Gathers the values of rows."""
 
-    def gather(self, picked: Picked) -> Gathered:
-        """The tensors of a batch, on the device."""
+    def gather(self, picked: Picked, *, item: bool = True) -> Gathered:
+        """The tensors of a batch, on the device; without `item`, there are no vectors of the candidates."""
         ...
 
 
@@ -92,7 +92,7 @@ class MappedColumns:
         self._numeric = _columns(data, "numeric")
         self._label = np.asarray(data.label)
 
-    def gather(self, picked: Picked) -> Gathered:
+    def gather(self, picked: Picked, *, item: bool = True) -> Gathered:
         """The tensors of a batch, on the device."""
         rows, count = picked.rows, len(picked.rows)
         categorical = np.empty((count, len(self._categorical)), dtype=np.int64)
@@ -102,11 +102,12 @@ class MappedColumns:
         for place, column in enumerate(self._numeric):
             numeric[:, place] = column[rows]
         multi = np.concatenate([np.empty((count, 0), np.int64), *(column[rows] for column in self._multi)], axis=1)
-        item = None if self._item is None else _flagged([self._item], [self._item.index[rows]])
+        table = self._item if item else None
+        items = None if table is None else flagged([table], [table.index[rows]])
         states = None
         if self._users:
             whose = rows if picked.first is None else rows[picked.first]
-            states = _flagged(self._users, [table.index[whose] for table in self._users])
+            states = flagged(self._users, [table.index[whose] for table in self._users])
         return Gathered(
             categorical=self._sent(categorical),
             multi=self._sent(multi.astype(np.int64)),
@@ -115,7 +116,7 @@ class MappedColumns:
             rows=self._sent(rows),
             states=None if states is None else self._sent(states),
             inverse=None if picked.inverse is None else self._sent(picked.inverse),
-            item=None if item is None else self._sent(item),
+            item=None if items is None else self._sent(items),
         )
 
     def _sent(self, array: NDArray[Any]) -> Tensor:
@@ -148,15 +149,17 @@ class ResidentColumns:
         }
         return 4 * (numbers + sum(vectors.values()))
 
-    def gather(self, picked: Picked) -> Gathered:
+    def gather(self, picked: Picked, *, item: bool = True) -> Gathered:
         """The tensors of a batch, on the device."""
         if picked.first is None or picked.inverse is None:
-            return self.at(sent(picked.rows, self._device))
+            return self.at(sent(picked.rows, self._device), item=item)
         numbers = [picked.rows, picked.rows[picked.first], picked.inverse]
         rows, whose, inverse = sent(np.concatenate(numbers), self._device).split([len(part) for part in numbers])
-        return self.at(rows, whose, inverse)
+        return self.at(rows, whose, inverse, item=item)
 
-    def at(self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None) -> Gathered:
+    def at(
+        self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None, *, item: bool = True
+    ) -> Gathered:
         """The tensors of the rows `at` `(B,)`, row numbers on the device.
 
         `whose` `(S,)`: for each different state of the batch, the number of a row that sees it. `inverse` `(B,)`: each
@@ -173,7 +176,7 @@ class ResidentColumns:
             rows=at,
             states=states,
             inverse=inverse,
-            item=None if self._item is None else _seen(self._item, at),
+            item=_seen(self._item, at) if item and self._item is not None else None,
         )
 
     def _side_by_side(self, rows: int, columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Tensor:
@@ -222,7 +225,7 @@ def _seen(table: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
     return vectors.index_select(0, index.index_select(0, rows))
 
 
-def _flagged(tables: list[StateTable], indices: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+def flagged(tables: list[StateTable], indices: Sequence[NDArray[np.integer[Any]]]) -> NDArray[np.float32]:
     """The tables' vectors at the indices, concatenated, each followed by a flag: 1 for the unknown state, else 0."""
     out = np.empty((len(indices[0]), sum(table.vectors.shape[1] + 1 for table in tables)), dtype=np.float32)
     start = 0

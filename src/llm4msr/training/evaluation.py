@@ -23,7 +23,7 @@ def predict(
     out = torch.zeros(last - first, device=source.device)
     model.eval()
     with torch.inference_mode():
-        for batch in source.part(part, share=(group.rank, group.size)):
+        for batch in source.part(part, share=(group.rank, group.size), enhancer=model.enhancer):
             out[batch.rows - first] = model(batch)[0].float()
     return group.sum(out.cpu()).numpy()
 

@@ -5,26 +5,33 @@ User-level meta layers transform the embeddings below the backbone. Scenario-lev
     h = backbone(h_u),   logit = alpha * h_s + (1 - alpha) * h          (equations 8 and 9)
 
 Additions to the paper: the candidate's vector as a field; match features (product and dot product of the projected
-user state and candidate); a gate that can close the user's layers below the backbone. The features are concatenated
-with the embeddings, or read by the user's parallel layers alone. By default `llm4msr` has the additions on;
-`llm4msr_paper` is the paper's model.
+user state and candidate); a gate that can close the user's layers below the backbone. By default `llm4msr` has the
+additions on; `llm4msr_paper` is the paper's model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from llm4msr.models.batch import Batch, EmbeddingShape, KnowledgeWidths
+from llm4msr.models.dropout import VectorDropout
 from llm4msr.models.enhancers.llm4msr_config import LLM4MSRConfig, PaperConfig, Placement
+from llm4msr.models.enhancers.mixed import Mixed
 from llm4msr.models.meta import MetaLayers
-from llm4msr.models.readers import given, of_rows, of_scenarios, scenario_vectors, together, user_states
-from llm4msr.models.registry import ENHANCERS, Backbone, Enhancer
+from llm4msr.models.readers import (
+    apart,
+    given,
+    of_rows,
+    of_scenarios,
+    scenario_vectors,
+    side_by_side,
+    together,
+    user_states,
+)
+from llm4msr.models.registry import ENHANCERS, Backbone
 
 _SMALL = 0.1
 """Factor on the initial weights of layers whose output is added to the embeddings."""
@@ -41,8 +48,7 @@ class _Level(NamedTuple):
     """The meta layers of a level.
 
     `generated` are the tensors generated for them, `of_rows` each row's index into these (None: row b has number b),
-    `penalised` the tensors that the penalty counts, `gate` `(B, 1)` the factor on the layers' output, `features`
-    `(B, n)` what they read beside the embeddings.
+    `penalised` the tensors that the penalty counts, `gate` `(B, 1)` the factor on the layers' output.
     """
 
     layers: MetaLayers
@@ -51,41 +57,30 @@ class _Level(NamedTuple):
     of_rows: Tensor | None
     penalised: list[Tensor]
     gate: Tensor | None = None
-    features: Tensor | None = None
-
-
-def _flags(widths: Sequence[int]) -> Tensor:
-    """Which numbers of vectors side by side, `(sum of widths,)`, are flags: the last one of each."""
-    found = torch.zeros(sum(widths), dtype=torch.bool)
-    ends = [end - 1 for end in accumulate(widths) if end]
-    found[ends] = True
-    return found
 
 
 @ENHANCERS.register("llm4msr", LLM4MSRConfig, replayable=True)
-class LLM4MSR(Enhancer):
+class LLM4MSR(Mixed):
     """The paper's enhancer with our additions (see the module)."""
 
     scenario_vectors: Tensor
-    user_flags: Tensor
-    item_flags: Tensor
 
     def __init__(
         self, config: LLM4MSRConfig, shape: EmbeddingShape, scenarios: int, knowledge: KnowledgeWidths
     ) -> None:
         super().__init__()
         self.config = config
-        if "item" in config.needs:
+        self.reads_items = "item" in config.needs
+        if self.reads_items:
             given(knowledge.item, "item vectors")
         of_one = config.match_dim + 1
         if config.candidate:
             self.candidate = nn.Linear(knowledge.item, of_one)
-        width = self._width = shape.width + of_one * (config.widens and config.candidate)
-        beside = 0 if config.widens else of_one * (config.candidate + config.match)
+        width = self._width = shape.width + of_one * config.candidate
         user_width = given(sum(knowledge.users), "user states") if config.user_sources else 0
-        self.register_buffer("user_flags", _flags(knowledge.users), persistent=False)
-        self.register_buffer("item_flags", _flags((knowledge.item,)), persistent=False)
-        self.user_layers = self._layers(config.user, user_width, width + beside)
+        self.drop_users = VectorDropout(knowledge.users, config.dropout)
+        self.drop_item = VectorDropout((knowledge.item,), config.dropout)
+        self.user_layers = self._layers(config.user, user_width, width)
         if config.gated:
             self.gate = nn.Linear(user_width, scenarios)
             nn.init.zeros_(self.gate.weight)
@@ -106,12 +101,6 @@ class LLM4MSR(Enhancer):
         weights = self.config.weights
         return super().replays() and (weights == "factored" or (weights == "low_rank" and not self.reads_scenarios))
 
-    def _dropped(self, vectors: Tensor, flags: Tensor) -> Tensor:
-        """The vectors `(n, d)` with dropout while training, except the flags of unknown vectors."""
-        if not (self.config.dropout and self.training):
-            return vectors
-        return torch.where(flags, vectors, functional.dropout(vectors, self.config.dropout))
-
     def _layers(self, placement: Placement, knowledge: int, width: int) -> MetaLayers | None:
         if placement == "none":
             return None
@@ -130,7 +119,7 @@ class LLM4MSR(Enhancer):
     @property
     def backbone_width(self) -> int:
         """`E`, plus the widths of the candidate and match features that are concatenated with the embeddings."""
-        return self._width + (self.config.match_dim + 1) * (self.config.widens and self.config.match)
+        return self._width + (self.config.match_dim + 1) * self.config.match
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -147,26 +136,22 @@ class LLM4MSR(Enhancer):
             for part in self.scenario_layers.fixed():
                 part.copy_(part[-1:].clone().expand_as(part))
 
-    def forward(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor | None]:
-        """Logits `(B,)` and, in training, the mean squares of each level's generated weights, added up."""
-        logit, beside, penalty = self.branches(e, batch, backbone)
-        if self.alpha is None:
-            return logit, penalty
-        return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
-
     def branches(self, e: Tensor, batch: Batch, backbone: Backbone) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """The backbone's logits `(B,)`, the logits of each parallel level (user, scenario), and the penalty."""
+        """The backbone's logits `(B,)`, those of each parallel level (user, scenario), and the penalty.
+
+        The penalty is the mean squares of each level's generated weights, added up.
+        """
         users = self._read_users(batch)
         features = self._features(users, batch)
-        x = torch.cat([e, *features], 1) if self.config.widens else e
+        x = torch.cat([e, *features], 1) if features else e
         below, beside = x, []
-        levels = [*self._user_level(users, features, batch), *self._scenario_level(batch)]
+        levels = [*self._user_level(users, batch), *self._scenario_level(batch)]
         for level in levels:
             if level.placement == "bottom":  # the scenario's layers read the output of the user's
                 below = self._bottom(level, below)
             else:  # each parallel level reads the input of the first bottom level
                 inside = x[:, : self._width]
-                beside.append(level.layers(inside, level.generated, level.of_rows, level.features)[:, 0])
+                beside.append(level.layers(inside, level.generated, level.of_rows)[:, 0])
         logit = backbone(below, batch.offsets)
         penalty = None
         if self.training:
@@ -179,7 +164,7 @@ class LLM4MSR(Enhancer):
         if not c.user_sources:
             return _Users({}, None)
         states = user_states(batch)
-        z = self._dropped(states.vectors, self.user_flags)
+        z = self.drop_users(states.vectors)
         small = {"gate": self.gate} if c.gated else {}
         small |= {"match": self.match_user} if c.match else {}
         if layers is None or layers.weights == "full":
@@ -190,21 +175,26 @@ class LLM4MSR(Enhancer):
         made = {"layers": read[: len(generators)], **dict(zip(small, read[len(generators) :], strict=True))}
         return _Users(made, states.inverse)
 
+    @property
+    def _item_readers(self) -> list[nn.Linear]:
+        return ([self.candidate] if self.config.candidate else []) + ([self.match_item] if self.config.match else [])
+
+    def read_items(self, vectors: Tensor) -> Tensor:
+        """The candidates' features, and their part of the match features."""
+        return side_by_side(self.drop_item(vectors), self._item_readers)
+
     def _features(self, users: _Users, batch: Batch) -> list[Tensor]:
         """The candidate's features and the match features, each `(B, n)`; none if the model has neither."""
-        c = self.config
-        if "item" not in c.needs:
+        if not self.reads_items:
             return []
-        item = self._dropped(given(batch.item, "item vectors"), self.item_flags)
-        readers = ([self.candidate] if c.candidate else []) + ([self.match_item] if c.match else [])
-        read = together(item, readers)
-        features = read[: len(read) - c.match]
-        if c.match:
+        read = apart(self.items(batch), self._item_readers)
+        features = read[: len(read) - self.config.match]
+        if self.config.match:
             product = of_rows(users.made["match"], users.inverse) * read[-1]
             features += [product, product.sum(1, keepdim=True)]
         return features
 
-    def _user_level(self, users: _Users, features: list[Tensor], batch: Batch) -> list[_Level]:
+    def _user_level(self, users: _Users, batch: Batch) -> list[_Level]:
         """The user level, if there is one."""
         if self.user_layers is None:
             return []
@@ -212,8 +202,7 @@ class LLM4MSR(Enhancer):
         if self.config.gated:
             opened, ids = torch.sigmoid(users.made["gate"]), batch.scenario_ids()
             gate = opened.gather(1, ids[:, None]) if inverse is None else opened[inverse, ids][:, None]
-        beside = torch.cat(features, 1) if features and not self.config.widens else None
-        return [_Level(self.user_layers, self.config.user, made, inverse, made, gate, beside)]
+        return [_Level(self.user_layers, self.config.user, made, inverse, made, gate)]
 
     def _scenario_level(self, batch: Batch) -> list[_Level]:
         """The scenario level, if there is one."""

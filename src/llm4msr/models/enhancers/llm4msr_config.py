@@ -26,9 +26,8 @@ class LLM4MSRConfig(ModelPartConfig):
       bottom layers: `e + sigmoid(G z + g)_d f(e)`. It can close the layers where they do not help. `g` starts at
       `gate_start`. Other layers have no gate.
     - `alpha`: initial value of the mixing weight of each parallel level; the weights are learned.
-    - `candidate`, `match`: features beyond the paper, of `match_dim + 1` numbers each; both need item vectors.
-    - `features`: "beside" concatenates these features with the embeddings: the backbone reads them, and the meta layers
-      read the candidate's. With "parallel", the user's parallel layers alone read them, so the backbone is not wider.
+    - `candidate`, `match`: features beyond the paper, of `match_dim + 1` numbers each, which are concatenated with the
+      embeddings: the backbone reads them, and the meta layers read the candidate's. Both need item vectors.
     - `dropout`: share of the numbers of user and item vectors that is dropped in training.
     """
 
@@ -47,26 +46,18 @@ class LLM4MSRConfig(ModelPartConfig):
     candidate: bool = True
     match: bool = True
     match_dim: int = Field(default=15, ge=1)
-    features: Literal["beside", "parallel"] = "beside"
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _does_something(self) -> LLM4MSRConfig:
         if self.user == "none" and self.scenario == "none" and not (self.candidate or self.match):
             raise ValueError("user, scenario, candidate and match are all off: take the enhancer 'none' instead")
-        if self.features == "parallel" and self.user != "parallel":
-            raise ValueError("features = 'parallel' is for the user's parallel layers: it needs user = 'parallel'")
         return self
 
     @property
     def gated(self) -> bool:
         """Whether the model has a gate: it is on, and there are residual bottom layers of the user."""
         return self.gate and self.user == "bottom" and self.residual
-
-    @property
-    def widens(self) -> bool:
-        """Whether features are concatenated with the embeddings, so that the backbone gets wider."""
-        return (self.candidate or self.match) and self.features == "beside"
 
     @property
     def user_sources(self) -> tuple[UserTable, ...]:
