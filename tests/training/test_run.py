@@ -165,6 +165,17 @@ def test_a_damaged_run_is_named(shop: PreparedData, tmp_path: Path, name: str, c
         train_run(config, tmp_path / "run")
 
 
+def test_a_run_of_another_format_is_named_and_can_be_repeated(shop: PreparedData, tmp_path: Path) -> None:
+    config, path = RunConfig.checked(_raw(shop), "test"), tmp_path / "run" / "config.json"
+    train_run(config, tmp_path / "run")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    with pytest.raises(InputError, match=r"config\.json: the run is of format 0, .* reads format 1; train it anew"):
+        evaluate_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds a run with other settings or data \(format\)"):
+        train_run(config, tmp_path / "run")
+    assert read_settings(path).model == config.model
+
+
 def test_altered_weights_are_refused_by_name(shop: PreparedData, tmp_path: Path) -> None:
     train_run(RunConfig.checked(_raw(shop), "test"), tmp_path / "run")
     weights = tmp_path / "run" / "model.safetensors"

@@ -19,6 +19,8 @@ from llm4msr.models.registry import BACKBONES, ENHANCERS
 from llm4msr.training.config import RunConfig
 from llm4msr.training.opening import open_knowledge
 
+FORMAT = 1
+"""The format of a run's files. It changes with every change that makes earlier runs unreadable, or read otherwise."""
 _FOLDERS = ("data", "knowledge_folder")
 
 
@@ -37,6 +39,7 @@ def resolved(config: RunConfig, data: PreparedData, reasoned: KnowledgeFolder | 
     parts = (BACKBONES.get(config.model.backbone.name), ENHANCERS.get(config.model.enhancer.name))
     code = {kind.__qualname__: found for kind in parts if (found := source_of(kind)) is not None}
     return {
+        "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "prepared": data.fingerprint,
         "knowledge": None if reasoned is None else fingerprint(reasoned, config.knowledge),
@@ -76,13 +79,19 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
 
 
 def run_config(folder: Path, data: Path | None = None, knowledge: Path | None = None) -> RunConfig:
-    """The config of a run; raises `InputError` if the folder is no run.
+    """The config of a run; raises `InputError` if the folder is no run, or one of another format.
 
     `data` and `knowledge` are their present folders, if they were moved since the run.
     """
     path = folder / "config.json"
     moved = {"data": data, "knowledge_folder": knowledge}
-    config = RunConfig.checked(read_json(path).get("config"), str(path))
+    recorded = read_json(path)
+    if recorded.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: the run is of format {recorded.get('format')}, from another version of llm4msr, and this one "
+            f"reads format {FORMAT}; train it anew, with {path.name} as its settings"
+        )
+    config = RunConfig.checked(recorded.get("config"), str(path))
     return config.model_copy(update={name: where for name, where in moved.items() if where is not None}).absolute()
 
 
