@@ -16,6 +16,7 @@ ROOMS = [
     "errors",
     "times",
     "allocation",
+    "cores",
     "validation",
     "schema",
     "folders",

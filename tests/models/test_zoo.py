@@ -12,6 +12,7 @@ from torch.nn import functional
 from llm4msr.models.registry import BACKBONES as REGISTERED_BACKBONES
 from llm4msr.models.registry import ENHANCERS as REGISTERED_ENHANCERS
 from llm4msr.training.checkpoint import read_tensors, write_tensors
+from llm4msr.training.objective import losses, objective
 from tests.models.zoo import BACKBONES, ENHANCERS, PAIRS, make_model, make_rows, pick
 
 every_pair = pytest.mark.parametrize(("backbone", "enhancer"), PAIRS)
@@ -97,6 +98,17 @@ def test_every_parameter_learns(backbone: str, enhancer: str) -> None:
             if parameter.grad is not None and bool(parameter.grad.abs().sum() > 0):
                 touched.add(name)
     assert touched == {name for name, _ in model.named_parameters()}
+
+
+@every_pair
+def test_bfloat16_is_near_float32_and_has_gradients(backbone: str, enhancer: str) -> None:
+    model, batch = make_model(backbone, enhancer).train(), make_rows([8, 1, 8])
+    plain, _ = losses(model, batch, "float32")
+    mixed, penalty = losses(model, batch, "bfloat16")
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, plain, rtol=0.05, atol=0.05)
+    objective(mixed, penalty, 0.1).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @every_pair

@@ -12,7 +12,7 @@ from llm4msr.serving import onnx
 from tests.models.zoo import BACKBONES, LAYOUT, SCENARIOS, WIDTHS, make_model
 
 pytest.importorskip("onnxruntime")
-FAST = [("star", "llm4msr"), ("shared_bottom", "llm4msr-paper")]
+FAST = [("star", "llm4msr"), ("shared_bottom", "llm4msr-paper"), ("shared_bottom", "llm4msr-light")]
 ENHANCERS = ["none", "dynamic-network-full", "epnet", "knowledge-added", "llm4msr-paper", "llm4msr-full"]
 SLOW = [*((b, "llm4msr") for b in BACKBONES if b != "star"), *(("star", e) for e in ENHANCERS)]
 PAIRS = [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]

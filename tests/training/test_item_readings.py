@@ -36,7 +36,7 @@ def model_of(source: BatchSource, data: PreparedData, enhancer: str, **settings:
     return build_model(config, source.layout, data.scenario_count, source.widths, 0).eval()
 
 
-@pytest.mark.parametrize("columns", [MappedColumns, ResidentColumns])
+@pytest.mark.parametrize(("columns", "cores"), [(MappedColumns, 1), (MappedColumns, 8), (ResidentColumns, 8)])
 @pytest.mark.parametrize(
     ("enhancer", "settings"),
     [
@@ -48,12 +48,24 @@ def model_of(source: BatchSource, data: PreparedData, enhancer: str, **settings:
     ],
 )
 def test_scores_are_those_of_rows_that_bring_their_items_vectors(
-    shop: PreparedData, knowledge: Knowledge, enhancer: str, settings: dict[str, Any], columns: type[Columns]
+    shop: PreparedData,
+    knowledge: Knowledge,
+    enhancer: str,
+    settings: dict[str, Any],
+    columns: type[Columns],
+    cores: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("llm4msr.training.batches.usable_cores", lambda: cores)  # 1: no thread makes batches ahead
     source = BatchSource(shop, knowledge, CPU, columns(shop, knowledge, CPU))  # type: ignore[call-arg]
     model = model_of(source, shop, enhancer, **settings)
     assert model.enhancer.reads_items == enhancer.startswith("llm4msr")
     first = shop.split.range("test")[0]
+    for batch in source.part("test", 100, enhancer=model.enhancer):
+        assert (batch.item is None, batch.item_read is None) == (
+            model.enhancer.reads_items,
+            not model.enhancer.reads_items,
+        )
     plain = np.zeros(len(range(*shop.split.range("test"))), dtype=np.float32)
     with torch.inference_mode():
         for batch in source.part("test", 100):
@@ -74,7 +86,7 @@ def test_each_item_of_the_rows_is_read_once(
         return 2 * vectors
 
     rows = np.arange(300, 420)
-    readings = ItemReadings(knowledge.item, 300, 420, read, CPU)
+    readings = ItemReadings(knowledge.item, [range(300, 350), range(350, 420)], read)
     occurring = np.unique(knowledge.item.index[rows])
     assert sum(len(vectors) for vectors in seen) == len(occurring)
     assert max(len(vectors) for vectors in seen) <= 7
@@ -95,7 +107,7 @@ def test_scoring_changes_no_batch(enhancer: str) -> None:
 
 def test_a_part_may_have_no_rows(knowledge: Knowledge) -> None:
     assert knowledge.item is not None
-    readings = ItemReadings(knowledge.item, 5, 5, lambda vectors: vectors, CPU)
+    readings = ItemReadings(knowledge.item, [], lambda vectors: vectors)
     assert readings.of(np.arange(5, 5)).shape == (0, 6)
 
 

@@ -74,7 +74,7 @@ class Enhancer(ModelPart):
         """The width of the backbone's input."""
 
     reads_items = False
-    """Whether the enhancer has `read_items`."""
+    """Whether it reads candidates through `items` alone: batches that are only scored then have no `item`."""
 
     def read_items(self, vectors: Tensor) -> Tensor:
         """What the enhancer computes of items' vectors `(n, d)` alone, `(n, k)`.

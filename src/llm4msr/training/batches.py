@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llm4msr.cores import usable_cores
 from llm4msr.data.prepared import PreparedData
 from llm4msr.data.split import Part
 from llm4msr.knowledge.states import StateTable
@@ -34,8 +35,8 @@ _LOOKED_AT = 2**20
 """Rows, in random blocks, from which `counts` makes its sample batches."""
 _AHEAD = 2
 """How many batches are made ahead."""
-_FEW_THREADS = 2
-"""With so few threads, which all score, a further thread that makes batches ahead would slow them down."""
+_FEW_CORES = 2
+"""If the threads that score take all of so few cores, a further thread that makes batches ahead slows them down."""
 _POPULATION = 20_000
 """At most so many rows stand for the population."""
 _OWN_STATES = 0.6
@@ -107,19 +108,19 @@ class BatchSource:
     ) -> Iterator[Batch]:
         """All rows of a part; the batches are in order of time. With `share` (i, n), every n-th batch from batch i on.
 
-        The default of `batch_size` depends on the device. With an `enhancer` that reads items, each item is read once,
-        and batches have `item_read` in place of `item`.
+        The default of `batch_size` depends on the device. On a CPU, with an `enhancer` that reads items, each item is
+        read once, and batches have `item_read` in place of `item`. The enhancer must be in evaluation mode.
         """
         batch_size = batch_size or (_SCORED_BY_GPU if self.device.type == "cuda" else _SCORED)
         first, last = self._data.split.range(part)
         starts = range(first + share[0] * batch_size, last, batch_size * share[1])
-        table = self._knowledge.item
-        readings = None
-        if enhancer is not None and enhancer.reads_items and table is not None:
-            readings = ItemReadings(table, first, last, enhancer.read_items, self.device)
-        batches = (self.make(np.arange(i, min(i + batch_size, last)), readings) for i in starts)
-        no_core_to_spare = self.device.type == "cpu" and torch.get_num_threads() <= _FEW_THREADS
-        return batches if no_core_to_spare else prefetched(batches)
+        chunks = [range(i, min(i + batch_size, last)) for i in starts]
+        on_cpu, table, readings = self.device.type == "cpu", self._knowledge.item, None
+        if on_cpu and enhancer is not None and enhancer.reads_items and table is not None:
+            readings = ItemReadings(table, chunks, enhancer.read_items)
+        batches = (self.make(np.arange(rows.start, rows.stop), readings) for rows in chunks)
+        core_to_spare = usable_cores() > min(torch.get_num_threads(), _FEW_CORES)
+        return prefetched(batches) if core_to_spare or not on_cpu else batches
 
     def make(self, rows: NDArray[np.int64], readings: ItemReadings | None = None) -> Batch:
         """The batch of the given rows, sorted by scenario and otherwise in the given order."""
@@ -173,7 +174,7 @@ def _combined(tables: list[StateTable], seen: list[NDArray[np.int32]]) -> NDArra
 def _different(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each different value its first position, and each value's index into these.
 
-    Equal values mostly follow one another, so only the first of each run is sorted.
+    In order of time, equal values mostly follow one another, so only the first of each run is sorted.
     """
     begins = np.concatenate([np.ones(min(1, len(values)), dtype=np.bool_), values[1:] != values[:-1]])
     heads = np.flatnonzero(begins)

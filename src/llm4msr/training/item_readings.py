@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,33 +10,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm4msr.knowledge.states import StateTable
-from llm4msr.training.columns import flagged, sent
+from llm4msr.training.columns import flagged
 
 _AT_ONCE = 65_536
 """How many items are read at once."""
 
 
 class ItemReadings:
-    """The readings of the items that occur in some rows.
+    """The readings of the items that occur in some rows, in host memory.
 
     Args:
         table: the items' vectors and the item of each row of the data.
-        first: number of the first row.
-        last: number of the row after the last.
+        chunks: the numbers of the rows.
         read: from items' vectors `(n, d)` to what a model reads of them, `(n, k)`: an enhancer's `read_items`.
-        device: the device of the readings.
     """
 
-    def __init__(
-        self, table: StateTable, first: int, last: int, read: Callable[[Tensor], Tensor], device: torch.device
-    ) -> None:
+    @torch.no_grad()
+    def __init__(self, table: StateTable, chunks: Sequence[range], read: Callable[[Tensor], Tensor]) -> None:
+        self._index = table.index
         here = np.zeros(len(table.vectors), dtype=np.bool_)
-        here[table.index[first:last]] = True
+        for rows in chunks:
+            here[table.index[rows.start : rows.stop]] = True
         items, self._place = np.flatnonzero(here), np.cumsum(here, dtype=np.int32) - 1
-        blocks = [items[i : i + _AT_ONCE] for i in range(0, max(1, len(items)), _AT_ONCE)]
-        self._readings = torch.cat([read(sent(flagged([table], [block]), device)) for block in blocks])
-        self._index, self._device = table.index, device
+        for start in range(0, max(1, len(items)), _AT_ONCE):
+            block = read(torch.from_numpy(flagged([table], [items[start : start + _AT_ONCE]])))
+            if start == 0:
+                self._readings = block.new_empty(len(items), block.shape[1])
+            self._readings[start : start + _AT_ONCE] = block
 
     def of(self, rows: NDArray[np.int64]) -> Tensor:
-        """The reading of the item of each row, `(B, k)`; the rows must be among the first to last."""
-        return self._readings.index_select(0, sent(self._place[self._index[rows]], self._device))
+        """The reading of the item of each row, `(B, k)`; the rows must be among the chunks."""
+        return self._readings.index_select(0, torch.from_numpy(self._place[self._index[rows]]))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from llm4msr.cores import usable_cores
 from llm4msr.errors import InputError
 from llm4msr.knowledge.engines import DType, EngineName
 from llm4msr.knowledge.engines.base import Engine
@@ -43,11 +43,6 @@ def settings_of(identity: Mapping[str, Any], command: str = "") -> tuple[EngineN
         return name, "bfloat16", None
     layers = identity.get("layers")
     return name, cast(DType, identity.get("dtype", "bfloat16")), None if layers is None else int(layers)
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_engine(

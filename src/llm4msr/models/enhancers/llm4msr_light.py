@@ -2,16 +2,17 @@
 
 For a user state `z`, and a row with the embeddings `e` and the candidate's vector `v`,
 
-    h = E e + V v + M ((P z) * (Q v)),   logit_u = w(z) . h + c(z),   w(z) = (1 + s(z)) * u,
+    h = E e + V v + M ((P z) * (Q v)),   logit_u = w(z) . h + c(z) t(v),   w(z) = (1 + s(z)) * u,
 
 where `*` multiplies number by number. So it is a low-rank meta layer (`models.meta`) with a diagonal core, and it reads
 the embeddings, the candidate, and how the user and the candidate match. `s` and `c` are generated (equations 4 to 6).
-The backbone stays as it is: `logit = alpha logit_u + (1 - alpha) backbone(e)` (equation 9).
+`t` is linear, and 1 at first. `V`, `P`, `Q` and `t` have biases. The backbone stays as it is, and `logit = alpha
+logit_u + (1 - alpha) backbone(e)` (equation 9).
 
 All of it is one dot product of a vector of the state and a vector of the row. The state's vector is computed once for
 all rows that see the state:
 
-    logit_u = [w(z), (P z) * (M^T w(z)), c(z)] . [E e + V v, Q v, 1].
+    logit_u = [w(z), (P z) * (M^T w(z)), c(z)] . [E e + V v, Q v, t(v)].
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class LLM4MSRLight(Mixed):
         self.of_match = nn.Parameter(of_match.clone())
         self.out = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, 1))[:, 0])
         self.user = nn.Linear(users, rank + match + 1)  # s(z), P z, c(z)
-        self.item = nn.Linear(item, rank + match + 1)  # V v, Q v, and what c(z) is multiplied by: 1 at first
+        self.item = nn.Linear(item, rank + match + 1)  # V v, Q v, t(v)
         with torch.no_grad():
             for generated in (self.user.weight[:rank], self.user.weight[-1:]):
                 nn.init.normal_(generated, std=0.1 / users**0.5)
@@ -109,6 +110,6 @@ class LLM4MSRLight(Mixed):
 
 def _dot(rows: Tensor, states: Tensor, inverse: Tensor | None) -> Tensor:
     """The dot product of each row `(B, n)` with its state's vector, `states[inverse]`, `(B,)`."""
-    if len(states) == 1:  # all rows see the same state, as in a request
+    if states.shape[0] == 1:  # all rows see the same state, as in a request
         return rows @ states[0]
     return (rows * of_rows(states, inverse)).sum(1)

@@ -26,5 +26,5 @@ class Mixed(Enhancer):
         if self.alpha is None:
             return logit, penalty
         if len(beside) == 1:
-            return torch.lerp(logit, beside[0], self.alpha), penalty
+            return logit + self.alpha * (beside[0] - logit), penalty
         return self.alpha @ torch.stack(beside) + (1 - self.alpha.sum()) * logit, penalty
