@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from llm4msr.cores import usable_cores
 from llm4msr.errors import InputError
 from llm4msr.folders import MANIFEST, write_json
 
@@ -22,7 +22,7 @@ def checksum(path: Path) -> str:
 
 def checksums(paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of several files, computed on all cores."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         return list(pool.map(checksum, paths))
 
 

@@ -109,8 +109,3 @@ def test_a_part_may_have_no_rows(knowledge: Knowledge) -> None:
     assert knowledge.item is not None
     readings = ItemReadings(knowledge.item, [], lambda vectors: vectors)
     assert readings.of(np.arange(5, 5)).shape == (0, 6)
-
-
-def test_an_enhancer_that_reads_no_items_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="EPNet reads no items' vectors"):
-        make_model("star", "epnet").enhancer.read_items(torch.zeros(1, 6))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm4msr.cores import usable_cores
 from llm4msr.data.entities import Entities, gather_entities
 from llm4msr.data.fields import EncodedField, FieldRecord, check_numbers, encode_field
 from llm4msr.data.given_away import check_context_fields, check_item_fields, with_all_items
@@ -134,7 +134,7 @@ def _write(content: _Content, tables: Tables, folder: Path, report: Report) -> d
     (folder / "vocabulary").mkdir()
     frames = {"items": items.frame, "users": users.frame, "positives": content.positives, "rejected": content.rejected}
     records: dict[str, Any] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         written = [
             pool.submit(frame.write_parquet, folder / f"{name}.parquet", compression_level=_COMPRESSION)
             for name, frame in frames.items()

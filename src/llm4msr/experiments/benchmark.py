@@ -15,6 +15,7 @@ from threading import Thread
 import polars as pl
 import torch
 
+from llm4msr.cores import usable_cores
 from llm4msr.errors import InputError
 from llm4msr.experiments.cells import RUNS, Cell, cells_of
 from llm4msr.experiments.config import MatrixConfig
@@ -168,7 +169,7 @@ def _at_once(
     cells: Mapping[int, Cell], config: MatrixConfig, root: Path, jobs: int
 ) -> Iterator[tuple[int, list[Run] | None]]:
     """Run cells in `jobs` processes; yield place and runs, or None for cells that a killed process left unfinished."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,))
     try:
         waiting = {pool.submit(run_cell, cell, config, root): place for place, cell in cells.items()}

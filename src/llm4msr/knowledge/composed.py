@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm4msr.cores import usable_cores
 from llm4msr.data.prepared import PreparedData
 from llm4msr.knowledge.config import KnowledgeConfig, behaviour_weights
 from llm4msr.knowledge.item_vectors import ItemVectors
@@ -86,7 +86,7 @@ class _Pool:
                 out=self.vectors[begin : begin + size],
             )
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        with ThreadPoolExecutor(max_workers=usable_cores()) as threads:
             self.states = dict(zip(chosen, threads.map(composed, chosen, sizes), strict=True))
 
     def _scenarios(self, source: Composed) -> list[frozenset[int]]:

@@ -77,11 +77,11 @@ class Enhancer(ModelPart):
     """Whether it reads candidates through `items` alone: batches that are only scored then have no `item`."""
 
     def read_items(self, vectors: Tensor) -> Tensor:
-        """What the enhancer computes of items' vectors `(n, d)` alone, `(n, k)`.
+        """What the enhancer computes of items' vectors `(n, d)` alone, `(n, k)`: by default the vectors themselves.
 
         Where many rows are scored, it is computed once for each item (`Batch.item_read`).
         """
-        raise NotImplementedError(f"{type(self).__name__} reads no items' vectors")
+        return vectors
 
     def items(self, batch: Batch) -> Tensor:
         """What it reads of the candidates, `(B, k)`; raises `ValueError` if the batch has no items' vectors."""

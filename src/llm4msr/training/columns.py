@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -151,15 +151,13 @@ class ResidentColumns:
 
     def gather(self, picked: Picked, *, item: bool = True) -> Gathered:
         """The tensors of a batch, on the device."""
-        if picked.first is None or picked.inverse is None:
-            return self.at(sent(picked.rows, self._device), item=item)
-        numbers = [picked.rows, picked.rows[picked.first], picked.inverse]
-        rows, whose, inverse = sent(np.concatenate(numbers), self._device).split([len(part) for part in numbers])
-        return self.at(rows, whose, inverse, item=item)
+        numbers = [picked.rows]
+        if picked.first is not None and picked.inverse is not None:
+            numbers += [picked.rows[picked.first], picked.inverse]
+        found = self.at(*sent(np.concatenate(numbers), self._device).split([len(part) for part in numbers]))
+        return found if item else replace(found, item=None)
 
-    def at(
-        self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None, *, item: bool = True
-    ) -> Gathered:
+    def at(self, at: Tensor, whose: Tensor | None = None, inverse: Tensor | None = None) -> Gathered:
         """The tensors of the rows `at` `(B,)`, row numbers on the device.
 
         `whose` `(S,)`: for each different state of the batch, the number of a row that sees it. `inverse` `(B,)`: each
@@ -176,7 +174,7 @@ class ResidentColumns:
             rows=at,
             states=states,
             inverse=inverse,
-            item=_seen(self._item, at) if item and self._item is not None else None,
+            item=None if self._item is None else _seen(self._item, at),
         )
 
     def _side_by_side(self, rows: int, columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Tensor:

@@ -7,7 +7,6 @@ categories.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from llm4msr.cores import usable_cores
 from llm4msr.data.sources.delimited import read_delimited
 from llm4msr.data.tables import Table, Tables
 from llm4msr.errors import InputError
@@ -47,7 +47,7 @@ def kuaisar(config: KuaiSARConfig) -> Tables:
     for name in _COLUMNS:  # check for all files before reading the first
         if not (config.folder / name).is_file():
             raise InputError(f"{config.folder / name}: no such file; KuaiSAR's archive has it beside rec_inter.csv")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         waiting = {
             name: pool.submit(read_delimited, [config.folder / name], ",", types=types)
             for name, types in _COLUMNS.items()
